@@ -1,0 +1,51 @@
+# One command each; the first call on a fresh machine builds .venv, later ones only when the pins change.
+#
+#   make score                      score the built-in decoder on the built-in text; options in ARGS="..."
+#   make test                       run the tests; options in ARGS="..."
+#   make check                      format, lint and types, changing nothing
+#   make clean                      remove .venv and everything that can be made again
+#
+# PYTHON=python3.12                 the interpreter that .venv is made from (3.10 or newer)
+# TORCH_INDEX=https://...           one more package index for torch, such as that of the CPU builds
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: score test check clean
+.DEFAULT_GOAL := score
+
+score: $(RUNTIME)
+	$(BIN)/linscore score $(ARGS)
+
+test: $(DEV)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(RUNTIME): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "linscore needs Python 3.10 or newer: name one with make PYTHON=..." >&2; exit 1; }
+	@echo "installing linscore into $(VENV), a few minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	@$(PIP) --editable .
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "installing the tools for tests and checks"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

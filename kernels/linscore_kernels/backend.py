@@ -1,0 +1,43 @@
+"""Which backend computes the moments: Triton on CUDA tensors, plain torch ("eager") elsewhere, unless told."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from types import ModuleType
+
+import torch
+
+BACKENDS = ("triton", "eager")
+VARIABLE = "LINSCORE_BACKEND"
+
+
+def choose_backend(device: torch.device | str, wanted: str | None = None) -> str:
+    """The backend's name for tensors on `device`: `wanted`, else $LINSCORE_BACKEND, else what fits the device.
+
+    Raises ValueError for an unknown name, and where Triton is asked for and cannot run.
+    """
+    name = wanted or os.environ.get(VARIABLE) or "auto"
+    on_gpu = torch.device(device).type == "cuda"
+    if name == "auto":
+        return "triton" if on_gpu and has_triton() else "eager"
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose auto, {' or '.join(BACKENDS)}")
+    if name == "triton" and not has_triton():
+        raise ValueError("the triton backend needs the triton package: pip install triton, or choose eager")
+    if name == "triton" and not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"the triton backend runs on CUDA tensors, these are on {device}: choose eager")
+    return name
+
+
+def has_triton() -> bool:
+    """Whether the triton package is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def load_backend(name: str) -> ModuleType:
+    """The module with `token_stats`, `gram` and `accumulate`."""
+    return importlib.import_module(
+        {"triton": "linscore_kernels.triton_backend", "eager": "linscore_kernels.eager"}[name]
+    )

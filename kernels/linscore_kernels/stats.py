@@ -1,0 +1,124 @@
+"""What one pass over a batch of tokens leaves behind: the types that both backends share.
+
+For the rows x (entering a block), y (leaving it) and δ = y − x, taken about a fixed pilot centre (c_x, c_δ):
+
+    second = [ Σ x̂x̂ᵀ | Σ x̂δ̂ᵀ ]      x̂ = x − c_x,  δ̂ = δ − c_δ      [d, 2d], of the left half the upper triangle
+
+Centring on the true mean later is a rank-1 correction, and small, because the pilot centre is close to the mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LIGHT, HEAVY, NONFINITE = 0, 1, 2
+
+# A row is heavy when it lies further than this from the centre, in medians of that distance: attention sinks,
+# a few tokens up to a thousand times longer than the rest, which no 16- or 32-bit product survives.
+HEAVY_MEDIANS = 20.0
+# The pilot reads this many leading rows: few enough to lie in the first sequences whatever the batch size.
+PILOT_ROWS = 256
+
+# The per-token figures whose sums are kept, in this order.
+SCALARS = (
+    "q_delta",
+    "block_influence",
+    "angular_distance",
+    "delta_ratio",
+    "norm_x",
+    "norm_y",
+    "norm_delta",
+    "rounding",
+)
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """Where the products are centred, how columns are scaled, and which rows are heavy: fixed once, stored."""
+
+    center_x: Tensor  # [d] float32, median of the pilot rows
+    center_delta: Tensor  # [d] float32
+    scale_x: Tensor  # [d] float32 powers of two that bring each column near unit size
+    scale_delta: Tensor  # [d] float32
+    limit_x: float  # rows with ‖x − c_x‖ above are heavy
+    limit_delta: float  # rows with ‖δ − c_δ‖ above are heavy
+
+    @staticmethod
+    def choose(x: Tensor, y: Tensor | None, delta: Tensor | None = None) -> Pilot | None:
+        """Read the pilot off the leading finite rows of `x` against `y` or `delta` `[n, d]`; None without any."""
+        other = y if y is not None else delta
+        finite = (torch.isfinite(x).all(1) & torch.isfinite(other).all(1)).nonzero()[:, 0]
+        rows = finite[:PILOT_ROWS]
+        if not len(rows):
+            return None
+        x, other = x[rows].float(), other[rows].float()
+        center_x, scale_x, limit_x = _center_scale_limit(x)
+        center_delta, scale_delta, limit_delta = _center_scale_limit(other if y is None else other - x)
+        return Pilot(center_x, center_delta, scale_x, scale_delta, limit_x, limit_delta)
+
+    def without_limits(self) -> Pilot:
+        """The same centre, no row heavy: for the float64 path that takes the heavy rows themselves."""
+        return replace(self, limit_x=float("inf"), limit_delta=float("inf"))
+
+    def to(self, device: torch.device) -> Pilot:
+        """A copy on `device`."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+def _center_scale_limit(rows: Tensor) -> tuple[Tensor, Tensor, float]:
+    center = rows.median(0).values
+    shifted = rows - center
+    size = shifted.abs().median(0).values.clamp_min(torch.finfo(torch.float16).tiny)
+    scale = torch.exp2(-torch.log2(size).round())
+    distance = torch.linalg.vector_norm(shifted.double(), dim=1).median().item()
+    return center, scale, HEAVY_MEDIANS * distance if distance > 0 else float("inf")
+
+
+class TokenStats(NamedTuple):
+    """The operands of the products and the per-token figures of `n` rows; heavy and non-finite rows are zero."""
+
+    x: tuple[Tensor, ...]  # operands [n, d]: one, or (hi, lo) when split into two 16-bit parts
+    delta: tuple[Tensor, ...]  # likewise
+    shifted: bool  # whether the operands have the pilot centre subtracted (and, when split, are scaled)
+    norm_x: Tensor  # [n] ‖x‖, float32 or float64
+    norm_y: Tensor  # [n] ‖y‖
+    norm_delta: Tensor  # [n] ‖δ‖
+    q_delta: Tensor  # [n] ‖δ − c_δ‖²
+    rounding: Tensor  # [n] Σ ulp(y)²/12, the noise that storing y in its dtype adds to δ
+    sum_x: Tensor  # [d] float64, Σ (x − c_x) over light rows
+    sum_delta: Tensor  # [d] float64, Σ (δ − c_δ) over light rows
+    status: Tensor  # [n] uint8: LIGHT, HEAVY or NONFINITE
+
+
+class Sums(NamedTuple):
+    """Everything additive about some rows except their second moments."""
+
+    n: Tensor  # [] float64, light rows
+    sum_x: Tensor  # [d] float64
+    sum_delta: Tensor  # [d] float64
+    scalars: Tensor  # [len(SCALARS)] float64
+    status: Tensor  # [n] uint8
+
+
+def reduce(stats: TokenStats) -> Sums:
+    """Sum the per-token figures over the light rows.
+
+    1 − cos(x, y) is computed as (‖δ‖² − (‖y‖ − ‖x‖)²) / 2‖x‖‖y‖, which keeps its digits where x and y are nearly
+    parallel; the angular distance is arccos/π through the half-angle, for the same reason. A pair with a zero
+    vector counts as orthogonal.
+    """
+    light = stats.status == LIGHT
+    norm_x, norm_y, norm_delta = (v.double() for v in (stats.norm_x, stats.norm_y, stats.norm_delta))
+    product = norm_x * norm_y
+    influence = (norm_delta.square() - (norm_y - norm_x).square()) / (2 * product)
+    influence = torch.where(product > 0, influence, 1.0).clamp(0.0, 2.0)
+    angle = 2 / torch.pi * torch.asin((influence / 2).sqrt())
+    ratio = torch.where(norm_x > 0, norm_delta / norm_x, 0.0)
+    columns = (stats.q_delta, influence, angle, ratio, norm_x, norm_y, norm_delta, stats.rounding)
+    scalars = torch.stack([torch.where(light, column.double(), 0.0).sum() for column in columns])
+    return Sums(light.sum().double(), stats.sum_x, stats.sum_delta, scalars, stats.status)

@@ -1,0 +1,170 @@
+"""The operations of the eager backend as Triton kernels: token_stats → gram → merge_tiles, chunk by chunk.
+
+16-bit input at precision "fast" multiplies raw x with δ rounded to 16 bit; everything else, float32 input and
+precision "exact", multiplies operands about the pilot centre, split in two float16 parts. The three kernels stay
+on the device from end to end: nothing here waits for a result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from linscore_kernels.gram import launch_gram
+from linscore_kernels.launch_parameters import GramLaunch, gram_launch
+from linscore_kernels.launching import capability, interpreted
+from linscore_kernels.merge_tiles import launch_merge
+from linscore_kernels.stats import Pilot, Sums, TokenStats, reduce
+from linscore_kernels.token_stats import ROW_ALIGN, Tokens, launch_token_stats
+
+OPERAND_BYTES = 1 << 30  # of one chunk
+LEAST_CHUNK = 8192  # rows: a shorter chunk spends its time on merging
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def token_stats(
+    x: Tensor,
+    y: Tensor | None,
+    delta: Tensor | None,
+    *,
+    pilot: Pilot,
+    rows: Tensor | None = None,
+    precision: str = "fast",
+) -> TokenStats:
+    """Operands and per-token figures of the rows of `x` `[n, d]` against `y` or the given `delta` `[n, d]`.
+
+    `rows` (int64 indices) picks rows. Operands are raw 16 bit (`shifted` false), or about the pilot centre, scaled
+    and split in two float16 parts: for float32 input, and at `precision` "exact". Raises ValueError for arguments
+    that do not fit together.
+    """
+    _check(x, y, delta, pilot, rows, precision)
+    return _as_stats(_tokens(x, y, delta, pilot, rows, precision))
+
+
+def gram(stats: TokenStats, out: Tensor) -> None:
+    """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the operands to `out` `[d, 2d]`, as they are: raw, or shifted and scaled.
+
+    `stats` must come from this module's `token_stats`, whose operands lie in one padded buffer.
+    """
+    d = stats.x[0].shape[1]
+    operands = _buffer(stats)
+    launch_merge(launch_gram(operands, d, _launch(operands, d)), out)
+
+
+def accumulate(
+    x: Tensor,
+    y: Tensor | None,
+    delta: Tensor | None,
+    second: Tensor,
+    *,
+    pilot: Pilot,
+    rows: Tensor | None = None,
+    precision: str = "fast",
+    sign: int = 1,
+    launch: GramLaunch | None = None,
+    splits: int | None = None,
+) -> Sums:
+    """One pass over the rows: add `sign` times their second moments to `second` `[d, 2d]` float64, return the sums.
+
+    `launch` and `splits` replace the tile shape and the number of programs per tile that are chosen otherwise.
+    Raises ValueError for arguments that do not fit together.
+    """
+    _check(x, y, delta, pilot, rows, precision)
+    _check_second(second, x)
+    n, d = len(x) if rows is None else len(rows), x.shape[1]
+    center = torch.cat([pilot.center_x, pilot.center_delta])
+    scale = torch.cat([pilot.scale_x, pilot.scale_delta])
+    chunk = _chunk(d, _is_split(x, precision))
+    parts = []
+    for start in range(0, n, chunk):
+        span = slice(start, min(start + chunk, n))
+        picked = [v if rows is not None or v is None else v[span] for v in (x, y, delta)]
+        tokens = _tokens(*picked, pilot, None if rows is None else rows[span], precision)
+        sums = reduce(_as_stats(tokens))
+        partial = launch_gram(tokens.operands, d, launch or _launch(tokens.operands, d), splits)
+        if len(tokens.operands) == 4:
+            launch_merge(partial, second, scale=scale, sign=sign)
+        else:  # the product holds δ as rounded, so its origin moves by the sums of δ as rounded
+            about = torch.cat([tokens.sums[0], tokens.sums[1] + tokens.sums[2]])
+            launch_merge(partial, second, origin=(center, about, sums.n), sign=sign)
+        parts.append(sums)
+    return _concatenate(parts)
+
+
+def _tokens(
+    x: Tensor, y: Tensor | None, delta: Tensor | None, pilot: Pilot, rows: Tensor | None, precision: str
+) -> Tokens:
+    other = y if delta is None else delta
+    assert other is not None  # checked at the door
+    split = _is_split(x, precision)
+    return launch_token_stats(x, other, rows, pilot, delta_given=delta is not None, split=split)
+
+
+def _is_split(x: Tensor, precision: str) -> bool:
+    return precision == "exact" or x.dtype is torch.float32
+
+
+def _as_stats(tokens: Tokens) -> TokenStats:
+    n, d = len(tokens.status), tokens.sums.shape[1]
+    parts = tuple(part[:n, :d] for part in tokens.operands)
+    half = len(parts) // 2
+    sum_x, sum_delta, _ = tokens.sums
+    return TokenStats(
+        parts[:half], parts[half:], half == 2, *tokens.figures, sum_x=sum_x, sum_delta=sum_delta, status=tokens.status
+    )
+
+
+def _buffer(stats: TokenStats) -> Tensor:
+    """The padded buffer `[parts, rows, width]` that the operands of `stats` are views of."""
+    first, parts = stats.x[0], len(stats.x) + len(stats.delta)
+    width = first.stride(0)
+    rows = -(-len(first) // ROW_ALIGN) * ROW_ALIGN
+    return first.as_strided((parts, rows, width), (rows * width, width, 1), 0)
+
+
+def _launch(operands: Tensor, d: int) -> GramLaunch:
+    return gram_launch(capability(operands), d, split=len(operands) == 4)
+
+
+def _chunk(d: int, split: bool) -> int:
+    rows = OPERAND_BYTES // (d * (8 if split else 4))
+    return max(rows // LEAST_CHUNK, 1) * LEAST_CHUNK
+
+
+def _concatenate(parts: list[Sums]) -> Sums:
+    n, sum_x, sum_delta, scalars, status = zip(*parts, strict=True)
+    return Sums(sum(n), sum(sum_x), sum(sum_delta), sum(scalars), torch.cat(status))
+
+
+def _check(
+    x: Tensor, y: Tensor | None, delta: Tensor | None, pilot: Pilot, rows: Tensor | None, precision: str
+) -> None:
+    if (y is None) == (delta is None):
+        raise ValueError("pass either y or delta: the other one follows from it")
+    if precision not in ("fast", "exact"):
+        raise ValueError(f'precision must be "fast" or "exact", not {precision!r}')
+    for name, tensor in (("x", x), ("y" if delta is None else "delta", y if delta is None else delta)):
+        assert tensor is not None
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"{name} is {tensor.dtype}; convert it to float32, float16 or bfloat16, or use eager")
+        if tensor.ndim != 2 or tensor.shape != x.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)} beside x {tuple(x.shape)}; both must be [n, d]")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device} and x on {x.device}; move one of them")
+    if not len(x) or (rows is not None and not len(rows)):
+        raise ValueError("no rows: skip empty batches")
+    if rows is not None and (rows.dtype is not torch.int64 or rows.ndim != 1 or rows.device != x.device):
+        raise ValueError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
+    if pilot.center_x.shape != x.shape[1:] or pilot.center_x.device != x.device:
+        where = f"{tuple(pilot.center_x.shape)} on {pilot.center_x.device}"
+        raise ValueError(f"the pilot's centre is {where}; choose it from rows of x and move it with pilot.to(x.device)")
+    if not (x.is_cuda or interpreted()):
+        raise ValueError(f"Triton has no kernels for {x.device}: use the eager backend, or set TRITON_INTERPRET=1")
+
+
+def _check_second(second: Tensor, x: Tensor) -> None:
+    d = x.shape[1]
+    if second.shape != (d, 2 * d) or second.dtype is not torch.float64 or second.stride(1) != 1:
+        raise ValueError(f"second must be [{d}, {2 * d}] float64 with contiguous rows, not {tuple(second.shape)}")
+    if second.device != x.device:
+        raise ValueError(f"second is on {second.device} and x on {x.device}; move one of them")

@@ -1,0 +1,96 @@
+"""The command line: reads options, calls the rooms, prints. Every mistake of the user is one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from linscore.errors import LinscoreError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="linscore")
+def cli() -> None:
+    """How linear is each block of a transformer decoder? Score, rank, and see what could go."""
+
+
+@cli.command()
+@click.argument("model", default="embedded")
+@click.option("--text", metavar="PATH", help="Text, jsonl, json or parquet file, a folder, or - for standard input.")
+@click.option("--dataset", metavar="NAME", help="A `datasets` name (NAME, NAME:CONFIG or NAME:CONFIG:SPLIT), streamed.")
+@click.option("--tokens", type=int, metavar="N", help="Stop after N tokens [default: all; 1,000,000 of a dataset].")
+@click.option("--seq-len", type=int, metavar="L", help="Tokens in a sequence [default: the model's context, ≤ 2048].")
+@click.option("--batch-size", type=int, metavar="B", help="Sequences in a batch [default: 4,096 tokens; GPU 16,384].")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--folds", type=int, default=2, show_default=True, help="Cross-validation folds for held-out scores.")
+@click.option("--skip-first", type=int, default=0, show_default=True, help="Leave out the first K positions.")
+@click.option("--skip-special", is_flag=True, help="Leave out the positions of special tokens.")
+@click.option("--precision", default="fast", show_default=True, help="fast or exact.")
+@click.option("--blocks", metavar="LIST", help="Blocks to score, such as 0-5,7 [default: all].")
+@click.option("--sub-blocks", is_flag=True, help="Score attention and MLP apart too.")
+@click.option("--out", metavar="DIR", help="Where the results go [default: scores/MODEL].")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of the table.")
+def score(model: str, out: str | None, as_json: bool, **options: Any) -> None:
+    """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore."""
+    from linscore.job import run_score
+    from linscore.table import score_table, show
+
+    report, paths = run_score(model, out=out, **options)
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+        return
+    show(score_table(report))
+    click.echo(f"report   {paths[0]}\nmoments  {paths[1]}")
+    click.echo(f"next     linscore rank {paths[0].parent} --by block_influence")
+    if model == "embedded":
+        click.echo("         linscore score MODEL --text FILE   (MODEL: a Hub name or a folder)")
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR")
+@click.option("--by", default="linearity_heldout", show_default=True, metavar="METRIC", help="Any figure of a block.")
+@click.option("--json", "as_json", is_flag=True, help="Print block indices, best first, as JSON.")
+def rank(folder: str, by: str, as_json: bool) -> None:
+    """Order the blocks of a scored model, the one that looks easiest to do without first."""
+    from linscore.rank import rank as rank_blocks
+    from linscore.report import Report
+    from linscore.table import rank_table, show
+
+    blocks = rank_blocks(Report.load(folder), by)
+    if as_json:
+        click.echo([block.index for block in blocks])
+    else:
+        show(rank_table(blocks, by))
+
+
+@cli.command()
+def doctor() -> None:
+    """Show GPU, versions and backend, what is missing and how to get it."""
+    from linscore.doctor import findings
+
+    for what, how in findings():
+        click.echo(f"{what:<17} {how}")
+
+
+def main() -> None:
+    """Entry point: one line on standard error for what the user can mend."""
+    try:
+        cli.main(prog_name="linscore", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.exit(error.format_message())
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (LinscoreError, OSError) as error:
+        _fail(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("linscore: interrupted, nothing was written", err=True)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"linscore: {' '.join(message.split())}", err=True)
+    sys.exit(2)

@@ -1,0 +1,5 @@
+"""What a user can mend: the message says what was wrong and what to do, in one line; the CLI exits with 2."""
+
+
+class LinscoreError(ValueError):
+    """Bad input: a path, a model, a text, an option or a file that cannot be used as given."""

@@ -1,0 +1,190 @@
+"""Every figure of one block from its moments alone (paper: sections 3.1 and 5; design: section 1).
+
+    linearity                = 1 − RSS/t_y       min over affine maps of the normalized error, "with the residual"
+    linearity w/o residual   = 1 − RSS/t_δ       the same with what the block adds in place of what leaves it
+    held-out                 = 1 − ΣE/Σt         the map fitted on the other folds, the error on this one
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from linscore.cell import Cell
+from linscore.errors import LinscoreError
+from linscore.moments import Moments
+from linscore.solve import Centered, fit_map, solve, squared_error
+
+
+@dataclass(frozen=True)
+class Linearity:
+    """The scores of one set of rows. None: not defined there (one fold; a block that adds nothing)."""
+
+    linearity: float | None
+    linearity_heldout: float | None
+    linearity_heldout_spread: float | None
+    linearity_no_residual: float | None
+    linearity_no_residual_heldout: float | None
+    linearity_no_residual_heldout_spread: float | None
+    rank: int
+    cutoff_sensitivity: float
+
+
+@dataclass(frozen=True)
+class BlockMetrics(Linearity):
+    """All figures of one block. Angles in units of π; norms in those of the residual stream, means over tokens."""
+
+    linearity_no_residual_unrelated: float  # what independent x and y would score, because δ contains −x
+    relative_error: float | None  # √(RSS/t_y)
+    cosine: float  # cos(x, y)
+    block_influence: float  # 1 − cos
+    angular_distance: float
+    delta_ratio: float  # ‖δ‖/‖x‖
+    norm_x: float
+    norm_y: float
+    norm_delta: float
+    procrustes: float | None
+    cka: float | None
+    anisotropy: float | None
+    effective_rank: float | None
+    participation_ratio: float | None
+    rounding_share: float | None  # of t_δ, noise because states are stored in 16 bits
+    width: int
+    rows: int
+    heavy_rows: int
+    without_heavy: Linearity | None
+
+
+def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bool = True) -> BlockMetrics:
+    """Score one block.
+
+    Args:
+        moments: of the block's (x, y).
+        after: moments that begin at y (the next block's, over the same rows); linear CKA needs them.
+        spectra: whether to take the eigenvalues and the nuclear norm: about 5d³, more than the scores themselves.
+
+    Raises:
+        LinscoreError: when the moments hold fewer than two rows.
+    """
+    folds = moments.cells()
+    pooled = pool(folds)
+    if pooled.n < 2 or moments.pilot is None:
+        raise LinscoreError(f"only {int(pooled.n)} rows were added: a score needs two at least, and 10·d to mean much")
+    whole = Centered.of(pooled, moments.pilot)
+    scores = score_folds(moments, folds, whole)
+    heavy_rows = moments.heavy_rows
+    return BlockMetrics(
+        **asdict(scores),
+        linearity_no_residual_unrelated=whole.t_x / (whole.t_x + whole.t_y),
+        relative_error=None if scores.linearity is None else max(0.0, 1 - scores.linearity) ** 0.5,
+        cosine=1 - pooled.mean("block_influence"),
+        rounding_share=pooled.mean("rounding") * whole.n / whole.t_delta if whole.t_delta > 0 else None,
+        **{name: pooled.mean(name) for name in _MEANS},
+        procrustes=procrustes(whole) if spectra else None,
+        cka=None if after is None else linear_cka(whole, after),
+        **state_metrics(whole.c_xx, spectra=spectra),
+        width=moments.d,
+        rows=int(pooled.n),
+        heavy_rows=heavy_rows,
+        without_heavy=_without_heavy(moments) if heavy_rows else None,
+    )
+
+
+_MEANS = ("block_influence", "angular_distance", "delta_ratio", "norm_x", "norm_y", "norm_delta")
+
+
+def pool(cells: list[Cell]) -> Cell:
+    """The sums over all rows of some cells."""
+    total = Cell.zeros(len(cells[0].sum_x), cells[0].sum_x.device)
+    for cell in cells:
+        total.add(cell)
+    return total
+
+
+def score_folds(moments: Moments, folds: list[Cell], whole: Centered) -> Linearity:
+    """In-sample scores of `whole`, held-out scores over `folds`, each the test rows of a map fitted on the others."""
+    in_sample = solve(whole, precision=moments.precision, want_map=False)
+    rss = whole.t_delta - in_sample.explained
+    tests = _test_folds(moments, folds)
+    errors, totals_y, totals_delta = zip(*tests, strict=True) if tests else ((), (), ())
+    return Linearity(
+        linearity=_score(rss, whole.t_y),
+        linearity_heldout=_score(sum(errors), sum(totals_y)),
+        linearity_heldout_spread=_spread(errors, totals_y),
+        linearity_no_residual=_score(rss, whole.t_delta),
+        linearity_no_residual_heldout=_score(sum(errors), sum(totals_delta)),
+        linearity_no_residual_heldout_spread=_spread(errors, totals_delta),
+        rank=in_sample.rank,
+        cutoff_sensitivity=in_sample.cutoff_sensitivity,
+    )
+
+
+def _test_folds(moments: Moments, folds: list[Cell]) -> list[tuple[float, float, float]]:
+    """(E, t_y, t_δ) of each fold under the map of the others; empty where there is only one fold with rows."""
+    filled = [fold for fold in folds if fold.n > 0]
+    pilot = moments.pilot
+    if len(filled) < 2 or pilot is None:
+        return []
+    tests = []
+    for test in filled:
+        training = Centered.of(pool([fold for fold in filled if fold is not test]), pilot)
+        fitted = fit_map(training, precision=moments.precision)
+        centered = Centered.of(test, pilot)
+        tests.append((squared_error(fitted, centered), centered.t_y, centered.t_delta))
+    return tests
+
+
+def _score(error: float, total: float) -> float | None:
+    return 1 - error / total if total > 0 else None
+
+
+def _spread(errors: Sequence[float], totals: Sequence[float]) -> float | None:
+    """Two folds: the difference of their scores; more: the standard deviation."""
+    scores = [1 - error / total for error, total in zip(errors, totals, strict=True) if total > 0]
+    if len(scores) < 2:
+        return None
+    return abs(scores[0] - scores[1]) if len(scores) == 2 else statistics.stdev(scores)
+
+
+def _without_heavy(moments: Moments) -> Linearity | None:
+    folds = moments.cells(heavy=False)
+    pooled = pool(folds)
+    if pooled.n < 2 or moments.pilot is None:
+        return None
+    return score_folds(moments, folds, Centered.of(pooled, moments.pilot))
+
+
+def procrustes(moments: Centered) -> float | None:
+    """1 − Procrustes disparity: how well y is x up to rotation, reflection and scale; never above linearity."""
+    total = moments.t_x * moments.t_y
+    return torch.linalg.svdvals(moments.c_xy).sum().item() ** 2 / total if total > 0 else None
+
+
+def linear_cka(moments: Centered, after: Moments) -> float | None:
+    """‖C_xy‖² / ‖C_xx‖‖C_yy‖ (Kornblith et al., 2019); None unless `after` saw exactly the same rows."""
+    state = pool(after.cells())
+    if after.pilot is None or state.n.item() != moments.n:
+        return None
+    total = moments.c_xx.norm() * Centered.of(state, after.pilot).c_xx.norm()
+    return (moments.c_xy.norm().square() / total).item() if total > 0 else None
+
+
+def state_metrics(c_xx: Tensor, *, spectra: bool = True) -> dict[str, float | None]:
+    """Shape of the cloud of states: anisotropy λ_max/Σλ, effective rank exp(entropy of λ/Σλ), (Σλ)²/Σλ²."""
+    total = c_xx.trace()
+    if not total > 0:
+        return {"anisotropy": None, "effective_rank": None, "participation_ratio": None}
+    participation = (total.square() / c_xx.square().sum()).item()
+    if not spectra:
+        return {"anisotropy": None, "effective_rank": None, "participation_ratio": participation}
+    shares = (torch.linalg.eigvalsh(c_xx) / total).clamp_min(0)
+    entropy = -torch.special.xlogy(shares, shares).sum()
+    return {
+        "anisotropy": shares[-1].item(),
+        "effective_rank": entropy.exp().item(),
+        "participation_ratio": participation,
+    }

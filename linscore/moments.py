@@ -1,0 +1,164 @@
+"""Additive second moments of one block, kept by fold, with the heavy rows apart (design: sections 1 and 2).
+
+δ = y − x is formed first, per element, never as the difference of two Grams: in a trained decoder it is 1 to 10 % of x.
+The sums are float64 about a pilot centre that the first rows fix, so they add up over batches, folds, processes and
+files. Rows far from the centre (attention sinks) are summed apart, as float64 products.
+"""
+
+from __future__ import annotations
+
+import torch
+from linscore_kernels import HEAVY, NONFINITE, Pilot, choose_backend, eager, load_backend
+from torch import Tensor
+
+from linscore.cell import Cell
+from linscore.errors import LinscoreError
+
+PRECISIONS = ("fast", "exact")
+
+
+class Moments:
+    """Moments of pairs (x, y) or (x, δ) of width `d`, for hooks that have blocks and people who have tensors.
+
+    Args:
+        d: width of x, y and δ.
+        folds: cross-validation folds; each keeps 16·d² bytes, and as much again once it has met a heavy row.
+        precision: "fast" (16- or 32-bit products, float32 sums over a chunk, float64 across chunks) or "exact".
+        backend: "triton" or "eager"; by default $LINSCORE_BACKEND, else what fits the device.
+        device: where the sums live and where they are computed.
+
+    Raises:
+        LinscoreError: for a width, number of folds, precision or backend that cannot be.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        *,
+        folds: int = 1,
+        precision: str = "fast",
+        backend: str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if d < 1 or folds < 1:
+            raise LinscoreError(f"width ({d}) and folds ({folds}) must both be at least 1")
+        if precision not in PRECISIONS:
+            raise LinscoreError(f"unknown precision {precision!r}: choose {' or '.join(PRECISIONS)}")
+        try:
+            self.backend = choose_backend(device, backend)
+        except ValueError as error:
+            raise LinscoreError(str(error)) from error
+        self.d, self.folds, self.precision, self.device = d, folds, precision, torch.device(device)
+        self.pilot: Pilot | None = None
+        self.light: list[Cell | None] = [None] * folds
+        self.heavy: list[Cell | None] = [None] * folds
+
+    def update(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        delta: Tensor | None = None,
+        fold: int = 0,
+        rows: Tensor | None = None,
+        sign: int = 1,
+    ) -> Tensor:
+        """Add the rows of `x` and `y`, or of `x` and a given `delta`: `[n, d]`, any float dtype (float64 stays exact).
+
+        `rows` (int64) picks some of them. Rows with a NaN or an infinity are left out. `sign=-1` takes back rows that
+        an earlier call had added.
+
+        Returns:
+            uint8, the status of each (picked) row: LIGHT, HEAVY or NONFINITE of `linscore_kernels`.
+
+        Raises:
+            LinscoreError: for shapes that do not fit, or a fold that is not there.
+        """
+        x, y, delta, rows = (t if t is None else t.to(self.device) for t in (x, y, delta, rows))
+        self._check(x, y, delta, fold)
+        n = len(x) if rows is None else len(rows)
+        pilot = self._settle_pilot(x, y, delta, rows) if n else None
+        if pilot is None:  # no row, or not one finite row so far
+            return torch.full((n,), NONFINITE, dtype=torch.uint8, device=self.device)
+        exact = self.precision == "exact" or x.dtype is torch.float64
+        compute = eager if x.dtype is torch.float64 else load_backend(self.backend)
+        cell = self._cell(self.light, fold)
+        sums = compute.accumulate(
+            x, y, delta, cell.second, pilot=pilot, rows=rows, precision="exact" if exact else "fast", sign=sign
+        )
+        cell.add_sums(sums, sign)
+        heavy = (sums.status == HEAVY).nonzero()[:, 0]
+        if len(heavy):
+            cell, picked = self._cell(self.heavy, fold), heavy if rows is None else rows[heavy]
+            every = pilot.without_limits()
+            apart = eager.accumulate(x, y, delta, cell.second, pilot=every, rows=picked, precision="exact", sign=sign)
+            cell.add_sums(apart, sign)
+        return sums.status
+
+    def merge(self, other: Moments) -> Moments:
+        """Add the moments of other rows of the same block, in place; returns self.
+
+        Two runs have two pilots: the other's sums are moved to this one's centre, exactly, in float64.
+        """
+        if (self.d, self.folds) != (other.d, other.folds):
+            raise LinscoreError(
+                f"moments of width {other.d} in {other.folds} folds do not add to width {self.d} in {self.folds}: "
+                "collect both with the same model and the same folds"
+            )
+        if other.pilot is None:
+            return self
+        theirs = other.pilot.to(self.device)
+        mine = self.pilot = self.pilot or theirs
+        a = theirs.center_x.double() - mine.center_x.double()
+        b = theirs.center_delta.double() - mine.center_delta.double()
+        for cells, others in ((self.light, other.light), (self.heavy, other.heavy)):
+            for fold, cell in enumerate(others):
+                if cell is not None:
+                    self._cell(cells, fold).add(cell.to(self.device).moved_origin(a, b))
+        return self
+
+    def to(self, device: torch.device | str) -> Moments:
+        """Move everything to `device`, where later updates are computed; returns self."""
+        self.device = torch.device(device)
+        self.backend = choose_backend(device)
+        self.pilot = self.pilot and self.pilot.to(self.device)
+        self.light, self.heavy = ([cell and cell.to(device) for cell in cells] for cells in (self.light, self.heavy))
+        return self
+
+    def cells(self, *, heavy: bool = True) -> list[Cell]:
+        """One cell per fold, with or without its heavy rows; not to be changed."""
+        empty = Cell.zeros(self.d, self.device)
+        folds = [cell or empty for cell in self.light]
+        if heavy:
+            folds = [
+                pair[0] if pair[1] is None else Cell.zeros(self.d, self.device).add(pair[0]).add(pair[1])
+                for pair in zip(folds, self.heavy, strict=True)
+            ]
+        return folds
+
+    @property
+    def heavy_rows(self) -> int:
+        """How many rows were summed apart."""
+        return sum(int(cell.n.item()) for cell in self.heavy if cell is not None)
+
+    def _cell(self, cells: list[Cell | None], fold: int) -> Cell:
+        cell = cells[fold]
+        if cell is None:
+            cell = cells[fold] = Cell.zeros(self.d, self.device)
+        return cell
+
+    def _settle_pilot(self, x: Tensor, y: Tensor | None, delta: Tensor | None, rows: Tensor | None) -> Pilot | None:
+        if self.pilot is None:
+            picked = [t if rows is None or t is None else t[rows] for t in (x, y, delta)]
+            self.pilot = Pilot.choose(*picked)
+        return self.pilot
+
+    def _check(self, x: Tensor, y: Tensor | None, delta: Tensor | None, fold: int) -> None:
+        if not 0 <= fold < self.folds:
+            raise LinscoreError(f"fold {fold} is not there: these moments have folds 0 to {self.folds - 1}")
+        if (y is None) == (delta is None):
+            raise LinscoreError("give either y or delta beside x")
+        other = y if y is not None else delta
+        if x.ndim != 2 or x.shape[1] != self.d or other is None or other.shape != x.shape:
+            shapes = f"{tuple(x.shape)} and {tuple(other.shape)}" if other is not None else f"{tuple(x.shape)}"
+            raise LinscoreError(f"x and y must both be [n, {self.d}], not {shapes}: reshape states to rows of tokens")

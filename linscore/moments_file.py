@@ -1,0 +1,93 @@
+"""moments.safetensors: all moments of a run in one file, with the facts needed to use or extend them.
+
+Keys are `NAME.light.FOLD.FIELD` and `NAME.heavy.FOLD.FIELD` for the cells and `NAME.pilot.FIELD` for the pilot, NAME
+being what `Collector.moments` calls it; everything is float64 but the pilot's float32.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from linscore_kernels import Pilot
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from linscore.cell import Cell
+from linscore.errors import LinscoreError
+from linscore.moments import Moments
+
+FORMAT = 1
+
+
+def save_moments(path: str | Path, moments: Mapping[str, Moments], **facts: Any) -> None:
+    """Write `moments` and JSON-able `facts` (model, tokens, …); an older file is replaced only by a whole new one."""
+    tensors: dict[str, Tensor] = {}
+    heads = {}
+    for name, one in moments.items():
+        tensors |= {f"{name}.{key}": value.cpu().contiguous() for key, value in _tensors(one).items()}
+        limits = [one.pilot.limit_x, one.pilot.limit_delta] if one.pilot else None
+        heads[name] = {"d": one.d, "folds": one.folds, "precision": one.precision, "limits": limits}
+    metadata = {"linscore": json.dumps({"format": FORMAT, "facts": facts, "moments": heads})}
+    new = Path(f"{path}.new")
+    save_file(tensors, new, metadata)
+    os.replace(new, path)
+
+
+def load_moments(path: str | Path) -> tuple[dict[str, Moments], dict[str, Any]]:
+    """Read a file of `save_moments`: the moments by name, on the CPU, and the facts.
+
+    Raises:
+        LinscoreError: when it is missing, damaged, or not such a file.
+    """
+    again = "score the model again with `linscore score --out DIR`"
+    if not Path(path).is_file():
+        raise LinscoreError(f"{path} is not there: {again}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            head = json.loads(file.metadata()["linscore"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        if head["format"] != FORMAT:
+            raise LinscoreError(f"{path} has format {head['format']}, this linscore reads {FORMAT}: {again}")
+        return {name: _moments(name, facts, tensors) for name, facts in head["moments"].items()}, head["facts"]
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, LinscoreError):
+            raise
+        raise LinscoreError(f"{path} is damaged or no moments file ({str(error).splitlines()[0]}): {again}") from error
+
+
+def _tensors(moments: Moments) -> dict[str, Tensor]:
+    found = {
+        f"{kind}.{fold}.{field.name}": getattr(cell, field.name)
+        for kind, cells in (("light", moments.light), ("heavy", moments.heavy))
+        for fold, cell in enumerate(cells)
+        if cell is not None
+        for field in fields(Cell)
+    }
+    if moments.pilot is not None:
+        found |= {f"pilot.{name}": value for name, value in vars(moments.pilot).items() if isinstance(value, Tensor)}
+    return found
+
+
+def _moments(name: str, head: dict[str, Any], tensors: dict[str, Tensor]) -> Moments:
+    moments = Moments(head["d"], folds=head["folds"], precision=head["precision"], backend="eager")
+    for kind, cells in (("light", moments.light), ("heavy", moments.heavy)):
+        for fold in range(moments.folds):
+            if f"{name}.{kind}.{fold}.n" in tensors:
+                cell = Cell(*(tensors[f"{name}.{kind}.{fold}.{field.name}"] for field in fields(Cell)))
+                empty = Cell.zeros(moments.d)
+                for field in fields(Cell):
+                    value = getattr(cell, field.name)
+                    if value.shape != getattr(empty, field.name).shape or not torch.isfinite(value).all():
+                        raise ValueError(f"{name}.{kind}.{fold}.{field.name} is not what it should be")
+                cells[fold] = cell
+    if head["limits"] is not None:
+        parts = [tensors[f"{name}.pilot.{field}"] for field in ("center_x", "center_delta", "scale_x", "scale_delta")]
+        moments.pilot = Pilot(*parts, *head["limits"])
+    return moments

@@ -1,0 +1,180 @@
+"""The least-squares problem behind every score, from moments alone, in float64.
+
+    C_xx = M_xx − s_x s_xᵀ/n     C_xδ = M_xδ − s_x s_δᵀ/n     t_δ = q_δ − ‖s_δ‖²/n
+    RSS = min_B ‖X_c B − δ_c‖² = t_δ − tr(C_xδᵀ C_xx⁺ C_xδ)     B* = C_xx⁺ C_xδ
+
+C_xx is equilibrated to unit diagonal first (outlier features differ by 10⁴ in variance). Cholesky where it is well
+conditioned, an eigendecomposition with a relative cut-off otherwise; the B meant then has minimum norm: a block that
+was seen in few directions is taken for the identity in the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from linscore_kernels import SCALARS, Pilot
+from torch import Tensor
+
+from linscore.cell import Cell
+
+# Eigenvalues of the equilibrated C_xx below this share of the largest are noise of the moments: sums of float32
+# products carry about 1e-7, float64 sums about 1e-16 times a growth with d and n.
+CUTOFF = {"fast": 1e-7, "exact": 1e-13}
+
+
+@dataclass(frozen=True)
+class Centered:
+    """The centred moments of one set of rows; all tensors float64."""
+
+    n: float
+    mean_x: Tensor  # [d]
+    mean_delta: Tensor  # [d]
+    c_xx: Tensor  # [d, d], symmetric
+    c_xd: Tensor  # [d, d]
+    t_delta: float
+
+    @staticmethod
+    def of(cell: Cell, pilot: Pilot) -> Centered:
+        """Centre the sums of a cell on their own mean."""
+        n, d = cell.n.item(), len(cell.sum_x)
+        upper = (cell.second[:, :d] - torch.outer(cell.sum_x / n, cell.sum_x)).triu()
+        return Centered(
+            n=n,
+            mean_x=cell.sum_x / n + pilot.center_x.double(),
+            mean_delta=cell.sum_delta / n + pilot.center_delta.double(),
+            c_xx=upper + upper.triu(1).T,
+            c_xd=cell.second[:, d:] - torch.outer(cell.sum_x / n, cell.sum_delta),
+            t_delta=(cell.scalars[SCALARS.index("q_delta")] - cell.sum_delta @ cell.sum_delta / n).item(),
+        )
+
+    @property
+    def t_x(self) -> float:
+        """‖X_c‖²."""
+        return self.c_xx.trace().item()
+
+    @property
+    def t_y(self) -> float:
+        """‖Y_c‖² for y = x + δ."""
+        return self.t_x + 2 * self.c_xd.trace().item() + self.t_delta
+
+    @property
+    def c_xy(self) -> Tensor:
+        """X_cᵀ Y_c."""
+        return self.c_xx + self.c_xd
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """The fitted map y ≈ x + (x − μ_x) B + μ_δ (the paper's A = I + B, with its means)."""
+
+    b: Tensor  # [d, d] float64
+    mean_x: Tensor  # [d] float64
+    mean_delta: Tensor  # [d] float64
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map states `[..., d]`; returns float64."""
+        x = x.double()
+        return x + (x - self.mean_x) @ self.b + self.mean_delta
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the solve gives: explained = tr(C_xδᵀ C_xx⁺ C_xδ), and the map where it was asked for."""
+
+    explained: float
+    rank: int
+    cutoff_sensitivity: float  # how much a ten times higher cut-off would explain less, as a share of t_δ
+    b: Tensor | None
+
+
+def solve(moments: Centered, *, precision: str, want_map: bool = True) -> Solution:
+    """Least squares of δ on x; `want_map=False` saves half the work where only the score is asked for."""
+    diagonal = moments.c_xx.diagonal()
+    # A feature that never changes has a variance of zero up to the rounding of its mean square.
+    noise = moments.n * (CUTOFF[precision] * moments.mean_x).square()
+    alive = (diagonal > noise).nonzero()[:, 0]
+    scale = diagonal[alive].rsqrt()
+    correlation = scale[:, None] * moments.c_xx[alive][:, alive] * scale
+    target = scale[:, None] * moments.c_xd[alive]
+    factor = _cholesky(correlation, moments.n, CUTOFF[precision])
+    if factor is None:
+        solution = _solve_by_eigen(correlation, target, scale, moments, CUTOFF[precision], want_map)
+    else:
+        solution = _solve_by_cholesky(factor, target, scale, want_map)
+    if solution.b is None or len(alive) == len(diagonal):
+        return solution
+    b = torch.zeros_like(moments.c_xd)
+    b[alive] = solution.b
+    return Solution(solution.explained, solution.rank, solution.cutoff_sensitivity, b)
+
+
+def _cholesky(correlation: Tensor, n: float, cutoff: float) -> Tensor | None:
+    """The factor, or None where a ten times higher cut-off could touch an eigenvalue."""
+    if n - 1 < len(correlation):
+        return None
+    factor, info = torch.linalg.cholesky_ex(correlation)
+    if info.item() or not len(correlation):
+        return None
+    # Rayleigh quotients after a few steps of (inverse) power iteration from a fixed vector.
+    vector = torch.linspace(0.5, 1.5, len(correlation), dtype=torch.float64).sin().to(correlation.device)[:, None]
+    low = high = vector / vector.norm()
+    for _ in range(4):
+        high = torch.nn.functional.normalize(correlation @ high, dim=0)
+        low = torch.nn.functional.normalize(torch.cholesky_solve(low, factor), dim=0)
+    largest, smallest = ((v.T @ correlation @ v).item() for v in (high, low))
+    # The quotients approach from inside the spectrum: leave a factor of ten for what four steps have not found.
+    return factor if smallest > 100 * cutoff * largest else None
+
+
+def _solve_by_cholesky(factor: Tensor, target: Tensor, scale: Tensor, want_map: bool) -> Solution:
+    half = torch.linalg.solve_triangular(factor, target, upper=False)
+    b = scale[:, None] * torch.linalg.solve_triangular(factor.T, half, upper=True) if want_map else None
+    return Solution(half.square().sum().item(), len(factor), 0.0, b)
+
+
+def _solve_by_eigen(
+    correlation: Tensor, target: Tensor, scale: Tensor, moments: Centered, cutoff: float, want_map: bool
+) -> Solution:
+    values, vectors = torch.linalg.eigh(correlation)
+    # n rows span at most n − 1 centred directions: what lies below is rounding, however large it came out.
+    most = max(0, min(len(values), int(moments.n) - 1))
+    values, vectors = values.flip(0)[:most], vectors.flip(1)[:, :most]
+    largest = values[0].item() if most else 0.0
+    kept = values > cutoff * largest
+    values, vectors = values[kept], vectors[:, kept]
+    projected = vectors.T @ target
+    gains = projected.square().sum(1) / values
+    marginal = gains[values <= 10 * cutoff * largest].sum().item()
+    b = None
+    if want_map:
+        b = scale[:, None] * (vectors @ (projected / values[:, None]))
+        if len(values) < len(scale):  # of all maps that agree on the data, the one of minimum norm
+            basis = torch.linalg.qr(vectors / scale[:, None]).Q
+            b = basis @ (basis.T @ b)
+    return Solution(gains.sum().item(), len(values), marginal / moments.t_delta if moments.t_delta > 0 else 0.0, b)
+
+
+def fit_map(moments: Centered, *, precision: str = "fast") -> AffineMap:
+    """The least-squares map of the block on these rows."""
+    b = solve(moments, precision=precision).b
+    assert b is not None
+    return AffineMap(b, moments.mean_x, moments.mean_delta)
+
+
+def diagonal_map(moments: Centered) -> AffineMap:
+    """The best map that scales each feature by itself: B = diag(C_xδ) / diag(C_xx)."""
+    variance = moments.c_xx.diagonal()
+    gain = torch.where(variance > 0, moments.c_xd.diagonal() / variance, 0.0)
+    return AffineMap(torch.diag(gain), moments.mean_x, moments.mean_delta)
+
+
+def squared_error(fitted: AffineMap, moments: Centered) -> float:
+    """‖error‖² of a map on other rows, from their moments: equal to evaluating it there, to 1e-14.
+
+    E = t_δ − 2 tr(BᵀC_xδ) + tr(BᵀC_xxB) + n‖g‖²,  g = (μ_δ − μ_δ') − Bᵀ(μ_x − μ_x'), the primes being the map's.
+    """
+    b = fitted.b
+    g = (moments.mean_delta - fitted.mean_delta) - b.T @ (moments.mean_x - fitted.mean_x)
+    quadratic = (b * (moments.c_xx @ b)).sum() - 2 * (b * moments.c_xd).sum()
+    return moments.t_delta + quadratic.item() + moments.n * (g @ g).item()

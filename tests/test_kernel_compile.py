@@ -1,0 +1,194 @@
+"""Every kernel compiled for every architecture in the launch table, without a GPU, and what came out of it.
+
+A pytest process may run kernels in Triton's interpreter, where nothing compiles. So this file is also a program: it
+runs itself in fresh processes, one per core, each of which compiles its share and prints the facts as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+# Shared memory per block that the architecture grants, bytes (CUDA C++ programming guide, compute capabilities).
+SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
+MATRIX_INSTRUCTION = {80: "mma.sync", 86: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05.mma", 120: "mma.sync"}
+TENSOR_MEMORY = 512  # columns on sm_100; past it Triton 3.6 to 3.9 compiles "successfully" to an empty body
+MAIN_ARCHITECTURES = (80, 90, 100)
+
+
+def cases() -> dict[str, tuple]:
+    """Name → (architecture, kernel, types of arguments, compile-time values, options)."""
+    found = {}
+    for architecture in SHARED:
+        found[f"gram-raw-bf16-{architecture}"] = gram_case(architecture, "raw", "bf16", 4096)
+        found[f"gram-split-fp16-{architecture}"] = gram_case(architecture, "split", "fp16", 4096)
+        found[f"gram-raw-bf16-odd-{architecture}"] = gram_case(architecture, "raw", "bf16", 3000)
+    for architecture in MAIN_ARCHITECTURES:
+        found[f"gram-raw-fp16-{architecture}"] = gram_case(architecture, "raw", "fp16", 4096)
+        found[f"gram-raw-bf16-narrow-{architecture}"] = gram_case(architecture, "raw", "bf16", 64)
+        found[f"token_stats-raw-bf16-{architecture}"] = token_stats_case(architecture, 4096, "bf16", False)
+        found[f"token_stats-split-fp32-{architecture}"] = token_stats_case(architecture, 4096, "fp32", True)
+        found[f"merge-raw-{architecture}"] = merge_case(architecture, raw=True)
+    found["token_stats-raw-bf16-d16384-100"] = token_stats_case(100, 16384, "bf16", False)
+    for d in (768, 16384):
+        found[f"token_stats-raw-bf16-d{d}-90"] = token_stats_case(90, d, "bf16", False)
+        found[f"token_stats-split-bf16-d{d}-90"] = token_stats_case(90, d, "bf16", True)
+    found["merge-split-90"] = merge_case(90, raw=False)
+    return found
+
+
+def gram_case(architecture: int, path: str, dtype: str, d: int) -> tuple:
+    from linscore_kernels.gram import _gram_kernel, gram_constants
+    from linscore_kernels.launch_parameters import gram_launch
+
+    launch = gram_launch(architecture, d, split=path == "split")
+    left = right = f"*{dtype}"
+    if launch.descriptors:
+        left = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_m}]>"
+        right = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_n}]>"
+    types = {"left": left, "right": right, "tiles_ptr": "*i32", "out_ptr": "*fp32"}
+    types |= dict.fromkeys(("rows", "width", "d"), "i32/16") | dict.fromkeys(("steps", "split_steps"), "i32")
+    if d % 16:
+        types["d"] = "i32"
+    constants = gram_constants(launch, split=path == "split", upcast=False)
+    return architecture, _gram_kernel, types, constants, {"num_warps": launch.warps, "num_stages": launch.stages}
+
+
+def token_stats_case(architecture: int, d: int, dtype: str, split: bool) -> tuple:
+    from linscore_kernels.token_stats import _token_stats_kernel, tile_shape
+
+    shape, options = tile_shape(d, split, architecture)
+    operand = "fp16" if split else dtype
+    types = {"x_ptr": f"*{dtype}", "other_ptr": f"*{dtype}", "center_ptr": "*fp32", "scale_ptr": "*fp32"}
+    types |= {"operands_ptr": f"*{operand}", "figures_ptr": "*fp32", "status_ptr": "*u8", "sums_ptr": "*fp32"}
+    types |= {"n": "i32"} | dict.fromkeys(("padded", "d", "width", "x_stride", "other_stride"), "i32/16")
+    types |= dict.fromkeys(("limit_x", "limit_delta", "largest", "ulp_factor"), "fp32")
+    constants = {"rows_ptr": None, "x_step": 1, "other_step": 1, "DELTA_GIVEN": False, "SPLIT": split} | shape
+    return architecture, _token_stats_kernel, types, constants, options
+
+
+def merge_case(architecture: int, raw: bool) -> tuple:
+    from linscore_kernels.merge_tiles import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
+
+    given, absent = (("center_ptr", "sums_ptr", "count_ptr"), ("inverse_ptr",))[:: 1 if raw else -1]
+    types = {"partial_ptr": "*fp32", "out_ptr": "*fp64"} | dict.fromkeys(given, "*fp64")
+    types |= {"d": "i32/16", "splits": "i32", "out_stride": "i32/16", "sign": "i32"}
+    constants = dict.fromkeys(absent) | {"BLOCK_ROWS": BLOCK_ROWS, "BLOCK_COLUMNS": BLOCK_COLUMNS}
+    return architecture, _merge_tiles_kernel, types, constants, {"num_warps": 8}
+
+
+def compile_case(architecture: int, kernel, types: dict, constants: dict, options: dict) -> dict:
+    """Compile as the launcher would for arguments divisible by 16 where marked so, and read off the facts."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    position = {name: index for index, name in enumerate(kernel.arg_names)}
+    aligned = {(position[k],): [["tt.divisibility", 16]] for k, v in types.items() if v[0] == "*" or v.endswith("/16")}
+    signature = {name: types[name].removesuffix("/16") if name in types else "constexpr" for name in kernel.arg_names}
+    source = ASTSource(kernel, signature, {(position[k],): v for k, v in constants.items()}, aligned)
+    options = options | {"enable_fp_fusion": True}
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    facts = resources(compiled.asm["cubin"])
+    matrix = sorted(set(re.findall(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync", compiled.asm["ptx"])))
+    asynchronous = next((name for name in ("cp.async.bulk", "cp.async") if name in compiled.asm["ptx"]), None)
+    block = constants.get("BLOCK_K", 0) * (constants.get("BLOCK_M", 0) + constants.get("BLOCK_N", 0))
+    tensor_memory = getattr(compiled.metadata, "tmem_size", 0) or 0
+    return facts | {
+        "shared": compiled.metadata.shared,
+        "stage": 2 * block,  # bytes of the operands of one step
+        "threads": 32 * compiled.metadata.num_warps,
+        "matrix": matrix,
+        "tensor_memory": tensor_memory,
+        "asynchronous": asynchronous,
+    }
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers per thread, and bytes of stack and local memory, which is where spilled registers go."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True).stdout
+    return {key.lower(): int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+
+
+def compile_share(share: int, shares: int) -> dict[str, dict]:
+    facts = {}
+    for name, case in list(cases().items())[share::shares]:
+        try:
+            facts[name] = compile_case(*case)
+        except Exception as error:  # reported by the test of that case
+            facts[name] = {"error": repr(error)[:2000]}
+    return facts
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """Every case, compiled afresh by one process per core."""
+    import linscore_kernels
+
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(Path(linscore_kernels.__path__[0]).parent)
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    shares = os.cpu_count() or 1
+    command = [sys.executable, __file__]
+    running = [
+        subprocess.Popen([*command, str(i), str(shares)], env=environment, stdout=subprocess.PIPE)
+        for i in range(shares)
+    ]
+    outputs = [process.communicate()[0] for process in running]
+    return {name: case for output in outputs for name, case in json.loads(output).items()}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for kernel in ("gram", "token_stats", "merge"):
+        if f"{kernel}_case_name" in metafunc.fixturenames:
+            names = [name for name in cases() if name.startswith(kernel)]
+            metafunc.parametrize(f"{kernel}_case_name", names)
+
+
+def assert_fits(case: dict, architecture: int) -> None:
+    assert "error" not in case, case["error"]
+    assert case["stack"] == case["local"] == 0, "registers spill"
+    assert case["reg"] <= 255
+    assert case["reg"] * case["threads"] <= 65536, "no multiprocessor has so many registers: the launch would fail"
+    assert case["shared"] <= SHARED[architecture]
+
+
+def test_gram_runs_on_the_matrix_units_without_spilling(facts, gram_case_name):
+    architecture, case = int(gram_case_name.split("-")[-1]), facts[gram_case_name]
+    assert_fits(case, architecture)
+    assert any(MATRIX_INSTRUCTION[architecture] in instruction for instruction in case["matrix"]), case["matrix"]
+    assert case["tensor_memory"] <= TENSOR_MEMORY
+    assert (case["tensor_memory"] > 0) == (architecture == 100)
+
+
+def test_gram_keeps_its_operands_in_flight(facts, gram_case_name):
+    architecture, case = int(gram_case_name.split("-")[-1]), facts[gram_case_name]
+    assert case["asynchronous"] == ("cp.async.bulk" if architecture >= 90 else "cp.async")
+    assert case["shared"] >= case["stage"] * 2  # both operands, at least two steps of them
+
+
+def test_token_stats_does_not_spill(facts, token_stats_case_name):
+    assert_fits(facts[token_stats_case_name], int(token_stats_case_name.split("-")[-1]))
+
+
+def test_merge_does_not_spill(facts, merge_case_name):
+    assert_fits(facts[merge_case_name], int(merge_case_name.split("-")[-1]))
+
+
+if __name__ == "__main__":
+    print(json.dumps(compile_share(int(sys.argv[1]), int(sys.argv[2]))))
