@@ -8,13 +8,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from linscore.cell import Cell
 from linscore.errors import LinscoreError
 from linscore.moments import Moments
 from linscore.solve import Centered, fit_map, solve, squared_error
@@ -38,7 +37,7 @@ class Linearity:
 class BlockMetrics(Linearity):
     """All figures of one block. Angles in units of π; norms in those of the residual stream, means over tokens."""
 
-    linearity_no_residual_unrelated: float  # what independent x and y would score, because δ contains −x
+    linearity_no_residual_unrelated: float | None  # what independent x and y would score, because δ contains −x
     relative_error: float | None  # √(RSS/t_y)
     cosine: float  # cos(x, y)
     block_influence: float  # 1 − cos
@@ -70,25 +69,25 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
     Raises:
         LinscoreError: when the moments hold fewer than two rows.
     """
-    folds = moments.cells()
-    pooled = pool(folds)
-    if pooled.n < 2 or moments.pilot is None:
-        raise LinscoreError(f"only {int(pooled.n)} rows were added: a score needs two at least, and 10·d to mean much")
-    whole = Centered.of(pooled, moments.pilot)
-    scores = score_folds(moments, folds, whole)
+    every = range(moments.folds)
+    total = moments.light_cell(every).add(moments.heavy_cell(every))
+    if total.n < 2:
+        raise LinscoreError(f"only {int(total.n)} rows were added: a score needs two at least, and 10·d to mean much")
+    whole = centered(moments, every)
+    scores = score_folds(moments, whole)
     heavy_rows = moments.heavy_rows
     return BlockMetrics(
-        **asdict(scores),
-        linearity_no_residual_unrelated=whole.t_x / (whole.t_x + whole.t_y),
+        **vars(scores),
+        linearity_no_residual_unrelated=_ratio(whole.t_x, whole.t_x + whole.t_y),
         relative_error=None if scores.linearity is None else max(0.0, 1 - scores.linearity) ** 0.5,
-        cosine=1 - pooled.mean("block_influence"),
-        rounding_share=pooled.mean("rounding") * whole.n / whole.t_delta if whole.t_delta > 0 else None,
-        **{name: pooled.mean(name) for name in _MEANS},
+        cosine=1 - total.mean("block_influence"),
+        rounding_share=_ratio(total.mean("rounding") * whole.n, whole.t_delta),
+        **{name: total.mean(name) for name in _MEANS},
         procrustes=procrustes(whole) if spectra else None,
         cka=None if after is None else linear_cka(whole, after),
         **state_metrics(whole.c_xx, spectra=spectra),
         width=moments.d,
-        rows=int(pooled.n),
+        rows=int(total.n),
         heavy_rows=heavy_rows,
         without_heavy=_without_heavy(moments) if heavy_rows else None,
     )
@@ -97,19 +96,19 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
 _MEANS = ("block_influence", "angular_distance", "delta_ratio", "norm_x", "norm_y", "norm_delta")
 
 
-def pool(cells: list[Cell]) -> Cell:
-    """The sums over all rows of some cells."""
-    total = Cell.zeros(len(cells[0].sum_x), cells[0].sum_x.device)
-    for cell in cells:
-        total.add(cell)
-    return total
+def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True) -> Centered:
+    """The centred moments of some folds, with or without their heavy rows; raises LinscoreError without a pilot."""
+    folds = list(folds)
+    if moments.pilot is None:
+        raise LinscoreError("no finite row was added to these moments yet")
+    return Centered.of(moments.light_cell(folds), moments.pilot, moments.heavy_cell(folds) if heavy else None)
 
 
-def score_folds(moments: Moments, folds: list[Cell], whole: Centered) -> Linearity:
-    """In-sample scores of `whole`, held-out scores over `folds`, each the test rows of a map fitted on the others."""
+def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Linearity:
+    """In-sample scores of `whole`; held-out scores, each fold under the map that was fitted on the others."""
     in_sample = solve(whole, precision=moments.precision, want_map=False)
     rss = whole.t_delta - in_sample.explained
-    tests = _test_folds(moments, folds)
+    tests = _test_folds(moments, heavy)
     errors, totals_y, totals_delta = zip(*tests, strict=True) if tests else ((), (), ())
     return Linearity(
         linearity=_score(rss, whole.t_y),
@@ -123,19 +122,20 @@ def score_folds(moments: Moments, folds: list[Cell], whole: Centered) -> Lineari
     )
 
 
-def _test_folds(moments: Moments, folds: list[Cell]) -> list[tuple[float, float, float]]:
+def _test_folds(moments: Moments, heavy: bool) -> list[tuple[float, float, float]]:
     """(E, t_y, t_δ) of each fold under the map of the others; empty where there is only one fold with rows."""
-    filled = [fold for fold in folds if fold.n > 0]
-    pilot = moments.pilot
-    if len(filled) < 2 or pilot is None:
-        return []
+    filled = [fold for fold in range(moments.folds) if moments.rows(fold)]
     tests = []
-    for test in filled:
-        training = Centered.of(pool([fold for fold in filled if fold is not test]), pilot)
+    for fold in filled if len(filled) > 1 else ():
+        training = centered(moments, (other for other in filled if other != fold), heavy=heavy)
         fitted = fit_map(training, precision=moments.precision)
-        centered = Centered.of(test, pilot)
-        tests.append((squared_error(fitted, centered), centered.t_y, centered.t_delta))
+        test = centered(moments, [fold], heavy=heavy)
+        tests.append((squared_error(fitted, test), test.t_y, test.t_delta))
     return tests
+
+
+def _ratio(part: float, total: float) -> float | None:
+    return part / total if total > 0 else None
 
 
 def _score(error: float, total: float) -> float | None:
@@ -151,11 +151,8 @@ def _spread(errors: Sequence[float], totals: Sequence[float]) -> float | None:
 
 
 def _without_heavy(moments: Moments) -> Linearity | None:
-    folds = moments.cells(heavy=False)
-    pooled = pool(folds)
-    if pooled.n < 2 or moments.pilot is None:
-        return None
-    return score_folds(moments, folds, Centered.of(pooled, moments.pilot))
+    light = centered(moments, range(moments.folds), heavy=False)
+    return score_folds(moments, light, heavy=False) if light.n >= 2 else None
 
 
 def procrustes(moments: Centered) -> float | None:
@@ -166,10 +163,10 @@ def procrustes(moments: Centered) -> float | None:
 
 def linear_cka(moments: Centered, after: Moments) -> float | None:
     """‖C_xy‖² / ‖C_xx‖‖C_yy‖ (Kornblith et al., 2019); None unless `after` saw exactly the same rows."""
-    state = pool(after.cells())
-    if after.pilot is None or state.n.item() != moments.n:
+    state = centered(after, range(after.folds))
+    if state.n != moments.n:
         return None
-    total = moments.c_xx.norm() * Centered.of(state, after.pilot).c_xx.norm()
+    total = moments.c_xx.norm() * state.c_xx.norm()
     return (moments.c_xy.norm().square() / total).item() if total > 0 else None
 
 

@@ -7,6 +7,8 @@ files. Rows far from the centre (attention sinks) are summed apart, as float64 p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from linscore_kernels import HEAVY, NONFINITE, Pilot, choose_backend, eager, load_backend
 from torch import Tensor
@@ -125,16 +127,17 @@ class Moments:
         self.light, self.heavy = ([cell and cell.to(device) for cell in cells] for cells in (self.light, self.heavy))
         return self
 
-    def cells(self, *, heavy: bool = True) -> list[Cell]:
-        """One cell per fold, with or without its heavy rows; not to be changed."""
-        empty = Cell.zeros(self.d, self.device)
-        folds = [cell or empty for cell in self.light]
-        if heavy:
-            folds = [
-                pair[0] if pair[1] is None else Cell.zeros(self.d, self.device).add(pair[0]).add(pair[1])
-                for pair in zip(folds, self.heavy, strict=True)
-            ]
-        return folds
+    def light_cell(self, folds: Iterable[int]) -> Cell:
+        """The sums over the light rows of some folds."""
+        return _pool([self.light[fold] for fold in folds], self.d, self.device)
+
+    def heavy_cell(self, folds: Iterable[int]) -> Cell:
+        """The sums over the heavy rows of some folds."""
+        return _pool([self.heavy[fold] for fold in folds], self.d, self.device)
+
+    def rows(self, fold: int) -> int:
+        """How many rows a fold holds, heavy ones included."""
+        return sum(int(cell.n.item()) for cell in (self.light[fold], self.heavy[fold]) if cell is not None)
 
     @property
     def heavy_rows(self) -> int:
@@ -162,3 +165,11 @@ class Moments:
         if x.ndim != 2 or x.shape[1] != self.d or other is None or other.shape != x.shape:
             shapes = f"{tuple(x.shape)} and {tuple(other.shape)}" if other is not None else f"{tuple(x.shape)}"
             raise LinscoreError(f"x and y must both be [n, {self.d}], not {shapes}: reshape states to rows of tokens")
+
+
+def _pool(cells: list[Cell | None], d: int, device: torch.device) -> Cell:
+    total = Cell.zeros(d, device)
+    for cell in cells:
+        if cell is not None:
+            total.add(cell)
+    return total

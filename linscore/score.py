@@ -13,11 +13,10 @@ from torch import nn
 from linscore.collect import Batch, Collector
 from linscore.decoders import check_causal, find_decoder, find_sub_blocks
 from linscore.errors import LinscoreError
-from linscore.metrics import BlockMetrics, block_metrics, pool, state_metrics
+from linscore.metrics import BlockMetrics, block_metrics, centered, state_metrics
 from linscore.moments import Moments
 from linscore.report import BlockReport, Report
 from linscore.score_warnings import find_warnings
-from linscore.solve import Centered
 
 
 def score(
@@ -126,9 +125,9 @@ def _block_report(moments: dict[str, Moments], index: int, spectra: bool) -> Blo
 
 def _final_state(final: Moments, spectra: bool) -> dict[str, float | None]:
     """The shape of what leaves the last block, before the final norm."""
-    pooled = pool(final.cells())
-    assert final.pilot is not None
-    return {"norm": pooled.mean("norm_x"), **state_metrics(Centered.of(pooled, final.pilot).c_xx, spectra=spectra)}
+    every = range(final.folds)
+    norm = final.light_cell(every).add(final.heavy_cell(every)).mean("norm_x")
+    return {"norm": norm, **state_metrics(centered(final, every).c_xx, spectra=spectra)}
 
 
 def _spread_name(folds: int) -> str | None:

@@ -10,7 +10,8 @@ was seen in few directions is taken for the identity in the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from linscore_kernels import SCALARS, Pilot
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from linscore.cell import Cell
 
-# Eigenvalues of the equilibrated C_xx below this share of the largest are noise of the moments: sums of float32
-# products carry about 1e-7, float64 sums about 1e-16 times a growth with d and n.
+# Eigenvalues of the equilibrated C_xx below this share of the light rows' largest are noise of the moments: sums of
+# float32 products carry about 1e-7, float64 sums about 1e-16 times a growth with d and n.
 CUTOFF = {"fast": 1e-7, "exact": 1e-13}
 
 
@@ -33,10 +34,15 @@ class Centered:
     c_xx: Tensor  # [d, d], symmetric
     c_xd: Tensor  # [d, d]
     t_delta: float
+    c_xx_light: Tensor | None = None  # [d, d] of the light rows, where heavy ones are among the rows: see `solve`
 
     @staticmethod
-    def of(cell: Cell, pilot: Pilot) -> Centered:
-        """Centre the sums of a cell on their own mean."""
+    def of(cell: Cell, pilot: Pilot, heavy: Cell | None = None) -> Centered:
+        """Centre the sums of a cell, and of the heavy rows' cell if there is one, on their own mean."""
+        if heavy is not None and heavy.n > 0:
+            light = Centered.of(cell, pilot).c_xx if cell.n > 0 else None
+            whole = Centered.of(Cell.zeros(len(cell.sum_x), cell.sum_x.device).add(cell).add(heavy), pilot)
+            return replace(whole, c_xx_light=light)
         n, d = cell.n.item(), len(cell.sum_x)
         upper = (cell.second[:, :d] - torch.outer(cell.sum_x / n, cell.sum_x)).triu()
         return Centered(
@@ -89,42 +95,59 @@ class Solution:
 
 
 def solve(moments: Centered, *, precision: str, want_map: bool = True) -> Solution:
-    """Least squares of δ on x; `want_map=False` saves half the work where only the score is asked for."""
+    """Least squares of δ on x; `want_map=False` saves half the work where only the score is asked for.
+
+    Sinks can outweigh the light rows a millionfold, but being float64 products they bring no noise: features are
+    scaled, and what counts as noise is judged, by the light rows.
+    """
+    light = moments.c_xx if moments.c_xx_light is None else moments.c_xx_light
     diagonal = moments.c_xx.diagonal()
     # A feature that never changes has a variance of zero up to the rounding of its mean square.
     noise = moments.n * (CUTOFF[precision] * moments.mean_x).square()
     alive = (diagonal > noise).nonzero()[:, 0]
-    scale = diagonal[alive].rsqrt()
-    correlation = scale[:, None] * moments.c_xx[alive][:, alive] * scale
+    scale = torch.where(light.diagonal() > noise, light.diagonal(), diagonal)[alive].rsqrt()
+    equilibrated = scale[:, None] * moments.c_xx[alive][:, alive] * scale
     target = scale[:, None] * moments.c_xd[alive]
-    factor = _cholesky(correlation, moments.n, CUTOFF[precision])
-    if factor is None:
-        solution = _solve_by_eigen(correlation, target, scale, moments, CUTOFF[precision], want_map)
-    else:
+    floor = CUTOFF["exact"] * _largest(equilibrated)
+    if precision == "fast":
+        floor = max(floor, CUTOFF["fast"] * _largest(scale[:, None] * light[alive][:, alive] * scale))
+    factor = _cholesky(equilibrated, moments.n, floor)
+    if factor is not None:
         solution = _solve_by_cholesky(factor, target, scale, want_map)
+    else:
+        solution = _solve_by_eigen(equilibrated, target, scale, moments, floor, want_map)
     if solution.b is None or len(alive) == len(diagonal):
         return solution
     b = torch.zeros_like(moments.c_xd)
     b[alive] = solution.b
-    return Solution(solution.explained, solution.rank, solution.cutoff_sensitivity, b)
+    return replace(solution, b=b)
 
 
-def _cholesky(correlation: Tensor, n: float, cutoff: float) -> Tensor | None:
+def _largest(matrix: Tensor) -> float:
+    """The largest eigenvalue, from inside, by power iteration."""
+    return _rayleigh(matrix, lambda vector: matrix @ vector)
+
+
+def _rayleigh(matrix: Tensor, step: Callable[[Tensor], Tensor]) -> float:
+    """Rayleigh quotient after a few normalized steps from a fixed vector without symmetry."""
+    if not len(matrix):
+        return 0.0
+    vector = torch.linspace(0.5, 1.5, len(matrix), dtype=matrix.dtype, device=matrix.device).mul(len(matrix)).sin()
+    for _ in range(5):
+        vector = torch.nn.functional.normalize(step(vector), dim=0)
+    return (vector @ matrix @ vector).item()
+
+
+def _cholesky(matrix: Tensor, n: float, floor: float) -> Tensor | None:
     """The factor, or None where a ten times higher cut-off could touch an eigenvalue."""
-    if n - 1 < len(correlation):
+    if n - 1 < len(matrix):
         return None
-    factor, info = torch.linalg.cholesky_ex(correlation)
-    if info.item() or not len(correlation):
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if info.item():
         return None
-    # Rayleigh quotients after a few steps of (inverse) power iteration from a fixed vector.
-    vector = torch.linspace(0.5, 1.5, len(correlation), dtype=torch.float64).sin().to(correlation.device)[:, None]
-    low = high = vector / vector.norm()
-    for _ in range(4):
-        high = torch.nn.functional.normalize(correlation @ high, dim=0)
-        low = torch.nn.functional.normalize(torch.cholesky_solve(low, factor), dim=0)
-    largest, smallest = ((v.T @ correlation @ v).item() for v in (high, low))
-    # The quotients approach from inside the spectrum: leave a factor of ten for what four steps have not found.
-    return factor if smallest > 100 * cutoff * largest else None
+    smallest = _rayleigh(matrix, lambda vector: torch.cholesky_solve(vector[:, None], factor)[:, 0])
+    # The quotient approaches from above: leave a factor of ten for what five steps have not found.
+    return factor if smallest > 100 * floor else None
 
 
 def _solve_by_cholesky(factor: Tensor, target: Tensor, scale: Tensor, want_map: bool) -> Solution:
@@ -134,25 +157,24 @@ def _solve_by_cholesky(factor: Tensor, target: Tensor, scale: Tensor, want_map: 
 
 
 def _solve_by_eigen(
-    correlation: Tensor, target: Tensor, scale: Tensor, moments: Centered, cutoff: float, want_map: bool
+    matrix: Tensor, target: Tensor, scale: Tensor, moments: Centered, floor: float, want_map: bool
 ) -> Solution:
-    values, vectors = torch.linalg.eigh(correlation)
+    values, vectors = torch.linalg.eigh(matrix)
     # n rows span at most n − 1 centred directions: what lies below is rounding, however large it came out.
     most = max(0, min(len(values), int(moments.n) - 1))
     values, vectors = values.flip(0)[:most], vectors.flip(1)[:, :most]
-    largest = values[0].item() if most else 0.0
-    kept = values > cutoff * largest
+    kept = values > floor
     values, vectors = values[kept], vectors[:, kept]
     projected = vectors.T @ target
     gains = projected.square().sum(1) / values
-    marginal = gains[values <= 10 * cutoff * largest].sum().item()
+    marginal = gains[values <= 10 * floor].sum().item() / moments.t_delta if moments.t_delta > 0 else 0.0
     b = None
     if want_map:
         b = scale[:, None] * (vectors @ (projected / values[:, None]))
         if len(values) < len(scale):  # of all maps that agree on the data, the one of minimum norm
             basis = torch.linalg.qr(vectors / scale[:, None]).Q
             b = basis @ (basis.T @ b)
-    return Solution(gains.sum().item(), len(values), marginal / moments.t_delta if moments.t_delta > 0 else 0.0, b)
+    return Solution(gains.sum().item(), len(values), marginal, b)
 
 
 def fit_map(moments: Centered, *, precision: str = "fast") -> AffineMap:

@@ -434,7 +434,7 @@ def test_an_attention_that_adds_nothing_yet_does_not_look_parallel() -> None:
 def test_small_contributions_are_told_from_others_of_their_size(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
     x, attention, mlp, other = (torch.randn(1, 8, 64, generator=generator).to(dtype) for _ in range(4))
-    attention, mlp, other = attention / 64, mlp / 64, other / 64
+    attention, mlp, other = attention / 256, mlp / 256, other / 256
     # Whichever order the model adds in.
     for y in (x + attention + mlp, x + (attention + mlp), x + mlp + attention):
         assert adds_up(BlockStates(x, y, attention, mlp))

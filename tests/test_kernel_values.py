@@ -38,7 +38,8 @@ def hard(n: int, d: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor
     step = 0.1 * unit.roll(1, 1) + 0.05 * torch.randn(n + 64, d, generator=generator)
     x = (unit * scale + mean).to(dtype)
     y = (x + step * scale + mean / 10).to(dtype)
-    pilot = Pilot.choose(x[n:].float(), y[n:].float() - x[n:].float())
+    pilot = Pilot.choose(x[n:], y[n:])
+    assert pilot is not None
     return x[:n].to(DEVICE), y[:n].to(DEVICE), pilot.to(DEVICE)
 
 
@@ -51,7 +52,7 @@ def products(x_hat: torch.Tensor, delta_hat: torch.Tensor) -> torch.Tensor:
 
 
 def error(got: torch.Tensor, x_hat: torch.Tensor, delta_hat: torch.Tensor, pilot: Pilot) -> float:
-    """The larger relative Frobenius error of the two halves, columns brought to unit length, at least to the pilot's."""
+    """The larger relative Frobenius error of the two halves, of columns of unit length or the pilot's if longer."""
     n, d = x_hat.shape
     x_hat, delta_hat = x_hat.double(), delta_hat.double()
     length = n**0.5 / torch.cat([pilot.scale_x, pilot.scale_delta]).double()
@@ -84,7 +85,7 @@ def test_second_moments_stay_in_the_error_budget(n, d, dtype, precision):
 
 
 def plain_16_bit(x: torch.Tensor, y: torch.Tensor, pilot: Pilot) -> torch.Tensor:
-    """What torch does with 16-bit tensors: δ = y − x in their dtype, products summed in float32, centring after that."""
+    """What torch does with 16-bit tensors: δ = y − x in their dtype, products summed in float32, then centring."""
     delta = y - x
     raw = products(x.float(), delta.float())
     center = torch.cat([pilot.center_x, pilot.center_delta]).double()
@@ -207,7 +208,17 @@ def test_splitting_flushing_halves_and_descriptors_agree(precision, descriptors)
     plain, _ = moments(x, y, None, pilot, precision=precision)
     launch = GramLaunch(64, 64, 64, warps=4, stages=2, descriptors=descriptors, halves=True, flush=128)
     other, _ = moments(x, y, None, pilot, precision=precision, launch=launch, splits=2)
-    torch.testing.assert_close(other, plain, rtol=1e-5, atol=2e-6 * plain.abs().max().item())
+    torch.testing.assert_close(other, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+
+
+def test_a_feature_that_moves_in_steps_makes_no_row_heavy():
+    x, y, _ = hard(100, 32, torch.bfloat16)
+    y[:, 0] = x[:, 0]
+    y[::7, 0] *= 1.0078125  # one bf16 step in every seventh row: the median deviation of δ is 0
+    pilot = Pilot.choose(x, y)
+    assert pilot is not None
+    _, sums = moments(x, y, None, pilot, precision="exact")
+    assert (sums.status == LIGHT).all()
 
 
 def test_the_same_call_gives_the_same_bits():
@@ -288,7 +299,7 @@ def test_splits_fill_the_device_only_where_tiles_do_not():
 def test_arguments_that_do_not_fit_are_refused_with_advice(change, message):
     x = torch.randn(8, 32)
     arguments = {"x": x, "y": x + 1, "delta": None, "second": torch.zeros(32, 64, dtype=torch.float64)}
-    options = {"pilot": Pilot.choose(x, x)}
+    options = {"pilot": Pilot.choose(x, x + 1)}
     call = arguments | options | change
     with pytest.raises(ValueError, match=message):
         triton_backend.accumulate(call.pop("x"), call.pop("y"), call.pop("delta"), call.pop("second"), **call)

@@ -1,9 +1,12 @@
-"""The Gram products [Σx̂x̂ᵀ | Σx̂δ̂ᵀ], the first in its upper triangle: 3d² FLOP per token in one launch over one tile list.
+"""The Gram products [Σx̂x̂ᵀ | Σx̂δ̂ᵀ], the first in its upper triangle: 3d² FLOP per token in one launch.
 
 The token axis is the reduction axis and is shared by several programs (split-K) where tiles alone leave multiprocessors
 idle; each writes a float32 partial tile of its own, without atomics. The loop is pure: operands come ready from
 token_stats. Split operands take three passes, Σ lo·hi + Σ hi·lo + Σ hi·hi, smallest first into one accumulator.
 """
+
+# mypy: allow-untyped-defs
+# (a kernel's arguments are typed by what it is launched with)
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ GROUP = 8  # rows of tiles that run together, so that their operands meet in L2
 
 @triton.jit
 def _products(
-    left, right, left_column, right_column, right_part, begin, steps, rows, width, d,
+    left, right, left_column, right_column, right_part, begin, steps, rows, width,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SPLIT: tl.constexpr, DESCRIPTORS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -95,7 +98,7 @@ def _gram_kernel(
     count = tl.minimum(split_steps, steps - first)
     if FLUSH == 0:
         sums = _products(
-            left, right, left_column, right_column, right_part, first * BLOCK_K, count, rows, width, d,
+            left, right, left_column, right_column, right_part, first * BLOCK_K, count, rows, width,
             BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
         )  # fmt: skip
     else:
@@ -103,7 +106,7 @@ def _gram_kernel(
         for start in range(0, count, FLUSH):
             sums += _products(
                 left, right, left_column, right_column, right_part, (first + start) * BLOCK_K,
-                tl.minimum(FLUSH, count - start), rows, width, d,
+                tl.minimum(FLUSH, count - start), rows, width,
                 BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
             )  # fmt: skip
     out = out_ptr + tl.program_id(1).to(tl.int64) * d * (2 * d)

@@ -7,9 +7,11 @@ Raw operands have their origin at zero; about the pilot centre c, with shifted s
 Split operands are about the centre already and are divided by their scales, powers of two.
 """
 
+# mypy: allow-untyped-defs
+# (a kernel's arguments are typed by what it is launched with)
+
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

@@ -73,7 +73,10 @@ class Pilot:
 def _center_scale_limit(rows: Tensor) -> tuple[Tensor, Tensor, float]:
     center = rows.median(0).values
     shifted = rows - center
-    size = shifted.abs().median(0).values.clamp_min(torch.finfo(torch.float16).tiny)
+    # In bf16 a feature with a large mean moves in steps, so its median deviation may be 0. A 1024th of the largest one
+    # then keeps its scaled values far below 32768, past which a row is heavy, and is less than σ even beside a sink.
+    size = torch.maximum(shifted.abs().median(0).values, shifted.abs().amax(0) / 1024)
+    size = torch.where(size > 0, size, 1.0).clamp_min(torch.finfo(torch.float16).tiny)
     scale = torch.exp2(-torch.log2(size).round())
     distance = torch.linalg.vector_norm(shifted.double(), dim=1).median().item()
     return center, scale, HEAVY_MEDIANS * distance if distance > 0 else float("inf")

@@ -78,8 +78,10 @@ def accumulate(
     parts = []
     for start in range(0, n, chunk):
         span = slice(start, min(start + chunk, n))
-        picked = [v if rows is not None or v is None else v[span] for v in (x, y, delta)]
-        tokens = _tokens(*picked, pilot, None if rows is None else rows[span], precision)
+        if rows is None:
+            tokens = _tokens(x[span], _cut(y, span), _cut(delta, span), pilot, None, precision)
+        else:
+            tokens = _tokens(x, y, delta, pilot, rows[span], precision)
         sums = reduce(_as_stats(tokens))
         partial = launch_gram(tokens.operands, d, launch or _launch(tokens.operands, d), splits)
         if len(tokens.operands) == 4:
@@ -109,8 +111,19 @@ def _as_stats(tokens: Tokens) -> TokenStats:
     parts = tuple(part[:n, :d] for part in tokens.operands)
     half = len(parts) // 2
     sum_x, sum_delta, _ = tokens.sums
+    figures = tokens.figures
     return TokenStats(
-        parts[:half], parts[half:], half == 2, *tokens.figures, sum_x=sum_x, sum_delta=sum_delta, status=tokens.status
+        parts[:half],
+        parts[half:],
+        half == 2,
+        norm_x=figures[0],
+        norm_y=figures[1],
+        norm_delta=figures[2],
+        q_delta=figures[3],
+        rounding=figures[4],
+        sum_x=sum_x,
+        sum_delta=sum_delta,
+        status=tokens.status,
     )
 
 
@@ -124,6 +137,10 @@ def _buffer(stats: TokenStats) -> Tensor:
 
 def _launch(operands: Tensor, d: int) -> GramLaunch:
     return gram_launch(capability(operands), d, split=len(operands) == 4)
+
+
+def _cut(tensor: Tensor | None, span: slice) -> Tensor | None:
+    return None if tensor is None else tensor[span]
 
 
 def _chunk(d: int, split: bool) -> int:

@@ -197,7 +197,7 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the final model")
-    parser.add_argument("--steps", type=int, default=7000, help="steps of 4,096 tokens")
+    parser.add_argument("--steps", type=int, default=3600, help="steps of 4,096 tokens")
     parser.add_argument("--seed", type=int, default=0)
     train(**vars(parser.parse_args()))
 
