@@ -1,6 +1,6 @@
 """The sums over one set of rows: what is kept of them, and how sums about two origins become one.
 
-    n, s_x = Σx̂, s_δ = Σδ̂, M = [Σx̂x̂ᵀ | Σx̂δ̂ᵀ], Σ of the per-token figures       x̂ = x − c_x,  δ̂ = δ − c_δ
+n, s_x = Σx̂, s_δ = Σδ̂, M = [Σx̂x̂ᵀ | Σx̂δ̂ᵀ], Σ of the per-token figures       x̂ = x − c_x,  δ̂ = δ − c_δ
 """
 
 from __future__ import annotations

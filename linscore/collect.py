@@ -86,7 +86,9 @@ class Collector:
                 "another --dtype"
             )
         if lost:
-            back = {name: _rows_by_fold(spoilt & ~lost.get(name, torch.zeros_like(spoilt)), folds) for name in self.moments}
+            back = {
+                name: _rows_by_fold(spoilt & ~lost.get(name, torch.zeros_like(spoilt)), folds) for name in self.moments
+            }
             self._sweep(ids, mask, back.__getitem__, sign=-1)
         tokens = int(counting.sum())
         self.tokens += tokens
@@ -103,7 +105,7 @@ class Collector:
             for name, x, y, delta in self._pairs(index, states):
                 for fold, rows in rows_of(name).items():
                     moments = self._moments(name, x)
-                    status = moments.update(_flat(x), _flat(y), delta=_flat(delta), fold=fold, rows=rows, sign=sign)
+                    status = moments.update(x, y, delta=delta, fold=fold, rows=rows, sign=sign)
                     bad = (status == NONFINITE).nonzero()[:, 0].cpu()
                     if len(bad):
                         where = lost.setdefault(name, torch.zeros(ids.shape, dtype=torch.bool))
@@ -114,14 +116,14 @@ class Collector:
         return lost
 
     def _pairs(self, index: int, states: BlockStates) -> Iterator[tuple[str, Tensor, Tensor | None, Tensor | None]]:
-        """(name, x, y, δ) of everything that is scored around one block."""
-        yield f"block.{index}", states.x, states.y, None
+        """(name, x, y, δ) of everything that is scored around one block, `[B·T, d]` each."""
+        x, y = states.x.flatten(0, 1), states.y.flatten(0, 1)
+        yield f"block.{index}", x, y, None
         if index + 1 not in self.indices:
-            yield f"state.{index + 1}", states.y, states.y, None
-        if self.sub_blocks is not None:
-            yield f"block.{index}.attention", states.x, None, states.attention
-            assert states.mlp_input is not None
-            yield f"block.{index}.mlp", states.mlp_input, None, states.mlp
+            yield f"state.{index + 1}", y, y, None
+        if states.attention is not None and states.mlp is not None and states.mlp_input is not None:
+            yield f"block.{index}.attention", x, None, states.attention.flatten(0, 1)
+            yield f"block.{index}.mlp", states.mlp_input.flatten(0, 1), None, states.mlp.flatten(0, 1)
 
     def _moments(self, name: str, x: Tensor) -> Moments:
         if name not in self.moments:
@@ -156,11 +158,4 @@ def _rows_by_fold(counting: Tensor, folds: Tensor) -> Rows:
     if counting.all() and (folds == folds[0]).all():
         return {int(folds[0]): None}
     present = folds.unique().tolist()
-    return {
-        fold: (counting & (folds == fold)[:, None]).flatten().nonzero()[:, 0] for fold in present
-    }
-
-
-def _flat(states: Tensor | None) -> Tensor | None:
-    """`[B, T, d]` → `[B·T, d]`."""
-    return None if states is None else states.reshape(-1, states.shape[-1])
+    return {fold: (counting & (folds == fold)[:, None]).flatten().nonzero()[:, 0] for fold in present}

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from linscore.documents import Document, read_dataset, read_documents
+from linscore.documents import Document
 from linscore.errors import LinscoreError
+from linscore.folds import passage_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Document", "Sequence", "batches", "pack", "read_dataset", "read_documents"]
+__all__ = ["Sequence", "batches", "pack"]
 
 PIECE_CHARS = 1 << 18  # given to the tokenizer at a time: at most 1 MiB of UTF-8
-LONGEST_PASSAGE = 16  # sequences
 
 # White space is pre-tokenized together with its neighbours, so a cut is made where the byte-level BPE families cut
 # themselves: behind a line end (alone, between words), else in front of a space (alone, between words).
@@ -110,7 +110,7 @@ class _Packer:
 
     def passage_tokens(self) -> int:
         """How long the next passage may be."""
-        return self.seq_len * min(LONGEST_PASSAGE, 1 + self.sequences // (4 * self.folds))
+        return self.seq_len * passage_length(self.sequences, self.folds)
 
     def add(self, passage: list[int]) -> list[Sequence]:
         """Give a passage to the fold with the fewest tokens; the sequences that this fills."""

@@ -77,7 +77,7 @@ def run_score(
 
 
 def parse_blocks(blocks: str) -> list[int]:
-    """ "0-5,7" → [0, 1, 2, 3, 4, 5, 7]."""
+    """Read a list of blocks: "0-2,7" is [0, 1, 2, 7]."""
     chosen: list[int] = []
     for part in blocks.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)

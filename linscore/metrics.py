@@ -1,8 +1,8 @@
 """Every figure of one block from its moments alone (paper: sections 3.1 and 5; design: section 1).
 
-    linearity                = 1 − RSS/t_y       min over affine maps of the normalized error, "with the residual"
-    linearity w/o residual   = 1 − RSS/t_δ       the same with what the block adds in place of what leaves it
-    held-out                 = 1 − ΣE/Σt         the map fitted on the other folds, the error on this one
+linearity                = 1 − RSS/t_y       min over affine maps of the normalized error, "with the residual"
+linearity w/o residual   = 1 − RSS/t_δ       the same with what the block adds in place of what leaves it
+held-out                 = 1 − ΣE/Σt         the map fitted on the other folds, the error on this one
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ class Linearity:
     linearity_no_residual_heldout_spread: float | None
     rank: int
     cutoff_sensitivity: float
+
+
+@dataclass(frozen=True)
+class StateMetrics:
+    """The shape of a cloud of states, from the eigenvalues λ of its C_xx. None: all states alike, or not asked for."""
+
+    anisotropy: float | None  # λ_max / Σλ
+    effective_rank: float | None  # exp(entropy of λ/Σλ)
+    participation_ratio: float | None  # (Σλ)² / Σλ²
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
         raise LinscoreError(f"only {int(total.n)} rows were added: a score needs two at least, and 10·d to mean much")
     whole = centered(moments, every)
     scores = score_folds(moments, whole)
+    cloud = state_metrics(whole.c_xx, spectra=spectra)
     heavy_rows = moments.heavy_rows
     return BlockMetrics(
         **vars(scores),
@@ -82,18 +92,22 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
         relative_error=None if scores.linearity is None else max(0.0, 1 - scores.linearity) ** 0.5,
         cosine=1 - total.mean("block_influence"),
         rounding_share=_ratio(total.mean("rounding") * whole.n, whole.t_delta),
-        **{name: total.mean(name) for name in _MEANS},
+        block_influence=total.mean("block_influence"),
+        angular_distance=total.mean("angular_distance"),
+        delta_ratio=total.mean("delta_ratio"),
+        norm_x=total.mean("norm_x"),
+        norm_y=total.mean("norm_y"),
+        norm_delta=total.mean("norm_delta"),
         procrustes=procrustes(whole) if spectra else None,
         cka=None if after is None else linear_cka(whole, after),
-        **state_metrics(whole.c_xx, spectra=spectra),
+        anisotropy=cloud.anisotropy,
+        effective_rank=cloud.effective_rank,
+        participation_ratio=cloud.participation_ratio,
         width=moments.d,
         rows=int(total.n),
         heavy_rows=heavy_rows,
         without_heavy=_without_heavy(moments) if heavy_rows else None,
     )
-
-
-_MEANS = ("block_influence", "angular_distance", "delta_ratio", "norm_x", "norm_y", "norm_delta")
 
 
 def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True) -> Centered:
@@ -170,18 +184,14 @@ def linear_cka(moments: Centered, after: Moments) -> float | None:
     return (moments.c_xy.norm().square() / total).item() if total > 0 else None
 
 
-def state_metrics(c_xx: Tensor, *, spectra: bool = True) -> dict[str, float | None]:
-    """Shape of the cloud of states: anisotropy λ_max/Σλ, effective rank exp(entropy of λ/Σλ), (Σλ)²/Σλ²."""
+def state_metrics(c_xx: Tensor, *, spectra: bool = True) -> StateMetrics:
+    """The shape of the cloud of states behind C_xx."""
     total = c_xx.trace()
     if not total > 0:
-        return {"anisotropy": None, "effective_rank": None, "participation_ratio": None}
+        return StateMetrics(None, None, None)
     participation = (total.square() / c_xx.square().sum()).item()
     if not spectra:
-        return {"anisotropy": None, "effective_rank": None, "participation_ratio": participation}
+        return StateMetrics(None, None, participation)
     shares = (torch.linalg.eigvalsh(c_xx) / total).clamp_min(0)
     entropy = -torch.special.xlogy(shares, shares).sum()
-    return {
-        "anisotropy": shares[-1].item(),
-        "effective_rank": entropy.exp().item(),
-        "participation_ratio": participation,
-    }
+    return StateMetrics(shares[-1].item(), entropy.exp().item(), participation)

@@ -76,8 +76,9 @@ class Moments:
         Raises:
             LinscoreError: for shapes that do not fit, or a fold that is not there.
         """
-        x, y, delta, rows = (t if t is None else t.to(self.device) for t in (x, y, delta, rows))
         self._check(x, y, delta, fold)
+        x = x.to(self.device)
+        y, delta, rows = (t if t is None else t.to(self.device) for t in (y, delta, rows))
         n = len(x) if rows is None else len(rows)
         pilot = self._settle_pilot(x, y, delta, rows) if n else None
         if pilot is None:  # no row, or not one finite row so far
@@ -152,8 +153,8 @@ class Moments:
 
     def _settle_pilot(self, x: Tensor, y: Tensor | None, delta: Tensor | None, rows: Tensor | None) -> Pilot | None:
         if self.pilot is None:
-            picked = [t if rows is None or t is None else t[rows] for t in (x, y, delta)]
-            self.pilot = Pilot.choose(*picked)
+            y, delta = (t if t is None or rows is None else t[rows] for t in (y, delta))
+            self.pilot = Pilot.choose(x if rows is None else x[rows], y, delta)
         return self.pilot
 
     def _check(self, x: Tensor, y: Tensor | None, delta: Tensor | None, fold: int) -> None:

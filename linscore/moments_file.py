@@ -88,6 +88,6 @@ def _moments(name: str, head: dict[str, Any], tensors: dict[str, Tensor]) -> Mom
                         raise ValueError(f"{name}.{kind}.{fold}.{field.name} is not what it should be")
                 cells[fold] = cell
     if head["limits"] is not None:
-        parts = [tensors[f"{name}.pilot.{field}"] for field in ("center_x", "center_delta", "scale_x", "scale_delta")]
-        moments.pilot = Pilot(*parts, *head["limits"])
+        parts = {key: tensors[f"{name}.pilot.{key}"] for key in ("center_x", "center_delta", "scale_x", "scale_delta")}
+        moments.pilot = Pilot(**parts, limit_x=head["limits"][0], limit_delta=head["limits"][1])
     return moments

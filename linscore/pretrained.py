@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,22 +39,38 @@ def load_pretrained(name: str = EMBEDDED, *, dtype: str = "auto", device: str = 
     """
     where = choose_device(device)
     source = str(EMBEDDED_MODEL) if name == EMBEDDED else name
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=_dtype(dtype, config, where))
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        with _quiet():
+            config = AutoConfig.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=_dtype(dtype, config, where))
+            tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise LinscoreError(_why(name, error)) from error
     context = getattr(config.get_text_config(), "max_position_embeddings", 0) or 0
-    return Pretrained(name, model.to(where).eval(), tokenizer, context)
+    model.to(where)  # type: ignore[arg-type]
+    return Pretrained(name, model.eval(), tokenizer, context)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers' warnings and bars kept off the terminal while a model loads."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def choose_device(device: str) -> torch.device:
     """The device called `device`, if it is there."""
     try:
-        where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+        where = (
+            torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+        )
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
         raise LinscoreError(f"device {device!r} is not there: run `linscore doctor`, or give --device cpu") from error

@@ -18,8 +18,14 @@ class ScoreProgress:
     """Shown while it is entered; `total` tokens are expected (None: not known)."""
 
     def __init__(self, total: int | None) -> None:
+        console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} tokens"))
-        self._bar = Progress(*columns, _Rate(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+        self._bar = Progress(
+            *(*columns, _Rate(), TimeRemainingColumn()),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,  # a log file wants no bar
+        )
         self._task = self._bar.add_task("scoring", total=total)
 
     def advance(self, tokens: int) -> None:

@@ -33,5 +33,4 @@ def rank(report: Report, by: str = "linearity_heldout") -> list[BlockReport]:
 
 def metric_names(report: Report) -> list[str]:
     """The figures a block can be ranked by."""
-    first = vars(report.blocks[0])
-    return [name for name, value in first.items() if name != "index" and not isinstance(value, dict)]
+    return [name for name in vars(report.blocks[0]) if name not in ("index", "sub_blocks", "without_heavy")]

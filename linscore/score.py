@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
-from linscore_kernels import has_triton
 from torch import nn
 
 from linscore.collect import Batch, Collector
@@ -46,10 +46,12 @@ def score(
         sub_blocks: score attention and MLP apart too.
         skip_first: positions at the start of each sequence that do not count.
         skip_tokens: token ids whose positions do not count, such as the special ones.
-        precision: "fast" or "exact" (see `Moments`); backend: "triton" or "eager", by default what fits the device.
+        precision: "fast" or "exact" (see `Moments`).
+        backend: "triton" or "eager"; by default $LINSCORE_BACKEND, else what fits the device.
         spectra: whether to take eigenvalues and nuclear norms (anisotropy, effective rank, Procrustes), about 5d³ a
             block; by default unless they would cost more than the pass over the text.
-        name: what the report calls the model; text: what it calls the text.
+        name: what the report calls the model.
+        text: what the report calls the text.
         progress: called after each batch with the number of tokens that counted.
 
     Raises:
@@ -103,9 +105,7 @@ def _report(collector: Collector, name: str, text: str | None, spectra: bool | N
         spread=_spread_name(collector.folds),
         seconds={"collect": round(seconds, 3), "solve": round(time.perf_counter() - started, 3)},
         versions=versions(),
-        warnings=find_warnings(
-            blocks, width=first.d, folds=collector.folds, nonfinite_rows=collector.nonfinite_rows
-        ),
+        warnings=find_warnings(blocks, width=first.d, folds=collector.folds, nonfinite_rows=collector.nonfinite_rows),
         blocks=blocks,
         final_state=final_state,
         moments=moments,
@@ -127,7 +127,7 @@ def _final_state(final: Moments, spectra: bool) -> dict[str, float | None]:
     """The shape of what leaves the last block, before the final norm."""
     every = range(final.folds)
     norm = final.light_cell(every).add(final.heavy_cell(every)).mean("norm_x")
-    return {"norm": norm, **state_metrics(centered(final, every).c_xx, spectra=spectra)}
+    return {"norm": norm, **vars(state_metrics(centered(final, every).c_xx, spectra=spectra))}
 
 
 def _spread_name(folds: int) -> str | None:
@@ -140,11 +140,8 @@ def _dtype(collector: Collector) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
-    names = ["linscore", "torch", "transformers"] + ["triton"] * has_triton()
     found = {"python": platform.python_version()}
-    for name in names:
-        try:
+    for name in ("linscore", "torch", "transformers", "triton"):
+        with suppress(PackageNotFoundError):  # triton is for Linux only
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed as a package"
     return found

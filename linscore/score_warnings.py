@@ -25,7 +25,9 @@ def find_warnings(blocks: Sequence[BlockReport], *, width: int, folds: int, nonf
             )
         )
     if folds == 1:
-        found.append(ScoreWarning("single_fold", "one fold: nothing is held out, in-sample scores only; give --folds 2"))
+        found.append(
+            ScoreWarning("single_fold", "one fold: nothing is held out, in-sample scores only; give --folds 2")
+        )
     if nonfinite_rows:
         found.append(
             ScoreWarning("nonfinite_rows", f"{nonfinite_rows:,} tokens turned NaN or infinite: left out of every block")

@@ -1,4 +1,4 @@
-"""Independent answers in float64: the stacked activations, an SVD, SciPy and scikit-learn; never the code under test."""
+"""Independent answers in float64: an SVD of stacked activations, SciPy, scikit-learn; never the code under test."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ from linscore_kernels import HEAVY, LIGHT, NONFINITE, SCALARS
 from oracles import states
 
 import linscore
-from linscore.cell import Cell
 from linscore import metrics
+from linscore.cell import Cell
 from linscore.metrics import block_metrics
 from linscore.moments import Moments
 from linscore.solve import Centered

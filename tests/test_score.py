@@ -145,7 +145,7 @@ def test_a_model_full_of_nan_is_refused():
     model = tiny("llama")
     with torch.no_grad():
         find_decoder(model).blocks[1].mlp.down_proj.weight.fill_(float("nan"))
-    with pytest.raises(linscore.LinscoreError, match="block.1 finite"):
+    with pytest.raises(linscore.LinscoreError, match=r"block\.1 finite"):
         linscore.score(model, [token_batches(model.config.vocab_size)])
 
 
@@ -165,7 +165,9 @@ def test_sub_blocks_score_what_attention_and_mlp_add():
     block = find_decoder(model).blocks[1]
     handles = [
         getattr(block, name).register_forward_hook(
-            lambda _m, _a, out, name=name: added.update({name: (out[0] if isinstance(out, tuple) else out).flatten(0, 1)})
+            lambda _m, _a, out, name=name: added.update(
+                {name: (out[0] if isinstance(out, tuple) else out).flatten(0, 1)}
+            )
         )
         for name in ("self_attn", "mlp")
     ]
@@ -206,6 +208,16 @@ def test_a_plain_module_of_like_blocks_is_scored_too():
     for block in report.blocks:  # exactly affine blocks
         assert block.linearity == pytest.approx(1, abs=1e-6)
         assert block.linearity_no_residual_heldout == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter stands in for a GPU only where there is none")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_triton_backend_gives_the_scores_of_the_eager_one(dtype):
+    model = tiny("llama").to(dtype)
+    ids = token_batches(model.config.vocab_size)
+    triton = linscore.score(model, [ids], backend="triton", blocks=[1])
+    assert triton.backend == "triton"
+    close(triton, linscore.score(model, [ids], backend="eager", blocks=[1]), 1e-5 if dtype is torch.float32 else 1e-3)
 
 
 @pytest.mark.parametrize(

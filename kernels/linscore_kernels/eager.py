@@ -6,13 +6,26 @@ of rows gives the upper triangle of Σx̂x̂ᵀ and all of Σx̂δ̂ᵀ: 3d² FL
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from linscore_kernels.stats import HEAVY, LIGHT, NONFINITE, Pilot, Sums, TokenStats, reduce
+from linscore_kernels.stats import (
+    HEAVY,
+    LIGHT,
+    NONFINITE,
+    Pilot,
+    Sums,
+    TokenStats,
+    add_up,
+    check_arguments,
+    reduce,
+)
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CHUNK = 2048  # rows: one chunk of operands stays in the last-level cache
-FLUSH = 8192  # rows summed in float32 before they go to the float64 masters (design: no visible error up to 1e5)
+FLUSH = 4 * CHUNK  # rows summed in float32 before they go to the float64 masters (design: no visible error up to 1e5)
 STRIP = 96  # columns of x per product; narrower wastes the cores, wider wastes the triangle
 
 
@@ -24,26 +37,44 @@ def token_stats(
     pilot: Pilot,
     rows: Tensor | None = None,
     precision: str = "fast",
-    buffer: Tensor | None = None,
 ) -> TokenStats:
-    """Operands and per-token figures of the rows of `x` `[n, d]` against `y` (or the given `delta`) `[n, d]`.
+    """Operands and per-token figures of the rows of `x` `[n, d]` against `y` or the given `delta` `[n, d]`.
 
-    `rows` (int64 indices) picks rows; `precision` is "fast" (float32) or "exact" (float64). `buffer` `[≥n, 2d]` of
-    that dtype takes the operands, so that a loop over chunks allocates once.
+    `rows` (int64 indices) picks rows; operands are float32, or float64 at `precision` "exact". Raises ValueError for
+    arguments that do not fit together.
     """
-    dtype = torch.float32 if precision == "fast" else torch.float64
-    if rows is not None:
-        x, y, delta = (t if t is None else t.index_select(0, rows) for t in (x, y, delta))
-    stored = y if y is not None else delta
-    x = x.to(dtype)
-    if delta is None:
-        y = y.to(dtype)
-        delta = y - x
-    else:
-        delta = delta.to(dtype)
-        y = x + delta if y is None else y.to(dtype)
-    n, d = x.shape
-    operands = x.new_empty(n, 2 * d) if buffer is None else buffer[:n]
+    check_arguments(x, y, delta, pilot, rows, precision, DTYPES)
+    n = len(x) if rows is None else len(rows)
+    return _token_stats(
+        _pick(x, y, delta, rows, slice(0, n)), pilot, x.new_empty(n, 2 * x.shape[1], dtype=_dtype(precision))
+    )
+
+
+def _dtype(precision: str) -> torch.dtype:
+    return torch.float32 if precision == "fast" else torch.float64
+
+
+def _pick(x: Tensor, y: Tensor | None, delta: Tensor | None, rows: Tensor | None, span: slice) -> _Pair:
+    other = delta if y is None else y
+    assert other is not None  # checked at the door
+    if rows is None:
+        return _Pair(x[span], other[span], y is None)
+    return _Pair(x.index_select(0, rows[span]), other.index_select(0, rows[span]), y is None)
+
+
+class _Pair(NamedTuple):
+    """Some rows of x, and of y or a given δ, as they are stored."""
+
+    x: Tensor
+    other: Tensor
+    delta_given: bool
+
+
+def _token_stats(pair: _Pair, pilot: Pilot, operands: Tensor) -> TokenStats:
+    """The same for checked rows; `operands` `[n, 2d]` takes [x̂ | δ̂] and names the dtype of the arithmetic."""
+    d = operands.shape[1] // 2
+    x, other = pair.x.to(operands.dtype), pair.other.to(operands.dtype)
+    y, delta = (x + other, other) if pair.delta_given else (other, other - x)
     x_hat = torch.sub(x, pilot.center_x, out=operands[:, :d])
     delta_hat = torch.sub(delta, pilot.center_delta, out=operands[:, d:])
     norms = [torch.linalg.vector_norm(t, dim=1) for t in (x, y, delta, x_hat, delta_hat)]
@@ -51,12 +82,14 @@ def token_stats(
     if status.any():
         operands[status != LIGHT] = 0
     return TokenStats(
-        (x_hat,),
-        (delta_hat,),
-        True,
-        *norms[:3],
+        x=(x_hat,),
+        delta=(delta_hat,),
+        shifted=True,
+        norm_x=norms[0],
+        norm_y=norms[1],
+        norm_delta=norms[2],
         q_delta=norms[4].square(),
-        rounding=_rounding(stored),
+        rounding=_rounding(pair.other),
         sum_x=x_hat.sum(0).double(),
         sum_delta=delta_hat.sum(0).double(),
         status=status,
@@ -74,12 +107,18 @@ def _classify(norms: list[Tensor], x: Tensor, y: Tensor, pilot: Pilot) -> Tensor
 
 
 def _rounding(stored: Tensor) -> Tensor:
-    """Σ ulp²/12 of each row as it is stored. ulp = 2^exponent · eps, the exponent read off the bits."""
-    if stored.dtype is torch.bfloat16:  # the sign and mantissa bits cleared leave the power of two itself
-        power = (stored.view(torch.int16) & 0x7F80).view(torch.bfloat16).float()
-    else:
-        power = torch.exp2((torch.frexp(stored).exponent - 1).float())
+    """Σ ulp²/12 of each row as it is stored; ulp = 2^exponent · eps, sign and mantissa bits being cleared."""
+    if stored.dtype is torch.float64:
+        return stored.new_zeros(len(stored))
+    power = (stored.view(_BITS[stored.dtype][0]) & _BITS[stored.dtype][1]).view(stored.dtype).float()
     return torch.linalg.vector_norm(power, dim=1).square() * (torch.finfo(stored.dtype).eps ** 2 / 12)
+
+
+_BITS = {
+    torch.float32: (torch.int32, 0x7F800000),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float16: (torch.int16, 0x7C00),
+}
 
 
 def gram(stats: TokenStats, out: Tensor) -> None:
@@ -105,31 +144,18 @@ def accumulate(
     sign: int = 1,
 ) -> Sums:
     """One pass over the rows: add `sign` times their second moments to `second` `[d, 2d]` float64, return the sums."""
-    dtype = torch.float32 if precision == "fast" else torch.float64
+    check_arguments(x, y, delta, pilot, rows, precision, DTYPES)
+    dtype = _dtype(precision)
     n, d = len(x) if rows is None else len(rows), x.shape[1]
-    buffer = x.new_empty(min(CHUNK, n), 2 * d, dtype=dtype)
+    buffer = x.new_empty(min(CHUNK, n), 2 * d, dtype=dtype)  # one for all chunks, so that it stays in cache
     partial = x.new_zeros(d, 2 * d, dtype=dtype)
-    parts, pending = [], 0
+    parts = []
     for start in range(0, n, CHUNK):
-        span = slice(start, min(start + CHUNK, n))
-        picked = (x[span], _cut(y, span), _cut(delta, span)) if rows is None else (x, y, delta)
-        stats = token_stats(
-            *picked, pilot=pilot, rows=None if rows is None else rows[span], precision=precision, buffer=buffer
-        )
+        stop = min(start + CHUNK, n)
+        stats = _token_stats(_pick(x, y, delta, rows, slice(start, stop)), pilot, buffer[: stop - start])
         gram(stats, partial)
         parts.append(reduce(stats))
-        pending += CHUNK
-        if pending >= FLUSH or span.stop == n:
+        if stop % FLUSH == 0 or stop == n:
             second.add_(partial, alpha=sign)
             partial.zero_()
-            pending = 0
-    return _concatenate(parts)
-
-
-def _cut(tensor: Tensor | None, span: slice) -> Tensor | None:
-    return None if tensor is None else tensor[span]
-
-
-def _concatenate(parts: list[Sums]) -> Sums:
-    n, sum_x, sum_delta, scalars, status = zip(*parts, strict=True)
-    return Sums(sum(n), sum(sum_x), sum(sum_delta), sum(scalars), torch.cat(status))
+    return add_up(parts)

@@ -50,7 +50,8 @@ class Pilot:
     @staticmethod
     def choose(x: Tensor, y: Tensor | None, delta: Tensor | None = None) -> Pilot | None:
         """Read the pilot off the leading finite rows of `x` against `y` or `delta` `[n, d]`; None without any."""
-        other = y if y is not None else delta
+        other = delta if y is None else y
+        assert other is not None
         finite = (torch.isfinite(x).all(1) & torch.isfinite(other).all(1)).nonzero()[:, 0]
         rows = finite[:PILOT_ROWS]
         if not len(rows):
@@ -66,8 +67,13 @@ class Pilot:
 
     def to(self, device: torch.device) -> Pilot:
         """A copy on `device`."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        return replace(
+            self,
+            center_x=self.center_x.to(device),
+            center_delta=self.center_delta.to(device),
+            scale_x=self.scale_x.to(device),
+            scale_delta=self.scale_delta.to(device),
+        )
 
 
 def _center_scale_limit(rows: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -125,3 +131,41 @@ def reduce(stats: TokenStats) -> Sums:
     columns = (stats.q_delta, influence, angle, ratio, norm_x, norm_y, norm_delta, stats.rounding)
     scalars = torch.stack([torch.where(light, column.double(), 0.0).sum() for column in columns])
     return Sums(light.sum().double(), stats.sum_x, stats.sum_delta, scalars, stats.status)
+
+
+def add_up(parts: list[Sums]) -> Sums:
+    """The sums of several chunks as one."""
+    n, sum_x, sum_delta, scalars = (torch.stack([part[i] for part in parts]).sum(0) for i in range(4))
+    return Sums(n, sum_x, sum_delta, scalars, torch.cat([part.status for part in parts]))
+
+
+def check_arguments(
+    x: Tensor,
+    y: Tensor | None,
+    delta: Tensor | None,
+    pilot: Pilot,
+    rows: Tensor | None,
+    precision: str,
+    dtypes: tuple[torch.dtype, ...],
+) -> None:
+    """What both backends ask of their arguments; raises ValueError that says what does not fit and what to do."""
+    if (y is None) == (delta is None):
+        raise ValueError("pass either y or delta: the other one follows from it")
+    if precision not in ("fast", "exact"):
+        raise ValueError(f'precision must be "fast" or "exact", not {precision!r}')
+    for name, tensor in (("x", x), ("y", y), ("delta", delta)):
+        if tensor is None:
+            continue
+        if tensor.dtype not in dtypes:
+            raise ValueError(f"{name} is {tensor.dtype}: convert it to {' or '.join(map(str, dtypes))}")
+        if tensor.ndim != 2 or tensor.shape != x.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)} beside x {tuple(x.shape)}; both must be [n, d]")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device} and x on {x.device}; move one of them")
+    if not len(x) or (rows is not None and not len(rows)):
+        raise ValueError("no rows: skip empty batches")
+    if rows is not None and (rows.dtype is not torch.int64 or rows.ndim != 1 or rows.device != x.device):
+        raise ValueError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
+    if pilot.center_x.shape != x.shape[1:] or pilot.center_x.device != x.device:
+        where = f"{tuple(pilot.center_x.shape)} on {pilot.center_x.device}"
+        raise ValueError(f"the pilot's centre is {where}; choose it from rows of x and move it with pilot.to(x.device)")

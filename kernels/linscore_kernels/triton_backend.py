@@ -14,7 +14,7 @@ from linscore_kernels.gram import launch_gram
 from linscore_kernels.launch_parameters import GramLaunch, gram_launch
 from linscore_kernels.launching import capability, interpreted
 from linscore_kernels.merge_tiles import launch_merge
-from linscore_kernels.stats import Pilot, Sums, TokenStats, reduce
+from linscore_kernels.stats import Pilot, Sums, TokenStats, add_up, check_arguments, reduce
 from linscore_kernels.token_stats import ROW_ALIGN, Tokens, launch_token_stats
 
 OPERAND_BYTES = 1 << 30  # of one chunk
@@ -90,7 +90,7 @@ def accumulate(
             about = torch.cat([tokens.sums[0], tokens.sums[1] + tokens.sums[2]])
             launch_merge(partial, second, origin=(center, about, sums.n), sign=sign)
         parts.append(sums)
-    return _concatenate(parts)
+    return add_up(parts)
 
 
 def _tokens(
@@ -148,33 +148,10 @@ def _chunk(d: int, split: bool) -> int:
     return max(rows // LEAST_CHUNK, 1) * LEAST_CHUNK
 
 
-def _concatenate(parts: list[Sums]) -> Sums:
-    n, sum_x, sum_delta, scalars, status = zip(*parts, strict=True)
-    return Sums(sum(n), sum(sum_x), sum(sum_delta), sum(scalars), torch.cat(status))
-
-
 def _check(
     x: Tensor, y: Tensor | None, delta: Tensor | None, pilot: Pilot, rows: Tensor | None, precision: str
 ) -> None:
-    if (y is None) == (delta is None):
-        raise ValueError("pass either y or delta: the other one follows from it")
-    if precision not in ("fast", "exact"):
-        raise ValueError(f'precision must be "fast" or "exact", not {precision!r}')
-    for name, tensor in (("x", x), ("y" if delta is None else "delta", y if delta is None else delta)):
-        assert tensor is not None
-        if tensor.dtype not in DTYPES:
-            raise ValueError(f"{name} is {tensor.dtype}; convert it to float32, float16 or bfloat16, or use eager")
-        if tensor.ndim != 2 or tensor.shape != x.shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)} beside x {tuple(x.shape)}; both must be [n, d]")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device} and x on {x.device}; move one of them")
-    if not len(x) or (rows is not None and not len(rows)):
-        raise ValueError("no rows: skip empty batches")
-    if rows is not None and (rows.dtype is not torch.int64 or rows.ndim != 1 or rows.device != x.device):
-        raise ValueError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
-    if pilot.center_x.shape != x.shape[1:] or pilot.center_x.device != x.device:
-        where = f"{tuple(pilot.center_x.shape)} on {pilot.center_x.device}"
-        raise ValueError(f"the pilot's centre is {where}; choose it from rows of x and move it with pilot.to(x.device)")
+    check_arguments(x, y, delta, pilot, rows, precision, DTYPES)
     if not (x.is_cuda or interpreted()):
         raise ValueError(f"Triton has no kernels for {x.device}: use the eager backend, or set TRITON_INTERPRET=1")
 

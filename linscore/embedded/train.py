@@ -123,7 +123,7 @@ def bits_per_byte(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, t
 def average_gradients(model: LlamaForCausalLM) -> None:
     """Mean of the gradients over the processes, in one message."""
     if dist.is_initialized():
-        gradients = [parameter.grad for parameter in model.parameters()]
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         flat = torch.cat([gradient.view(-1) for gradient in gradients])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()

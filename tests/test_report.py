@@ -1,0 +1,154 @@
+import json
+
+import pytest
+import torch
+from tiny_models import tiny
+
+import linscore
+from linscore import Report, load_moments, rank
+from linscore.table import bar, ranges
+
+PROMISED = [
+    "index",
+    "linearity",
+    "linearity_heldout",
+    "linearity_no_residual",
+    "linearity_no_residual_heldout",
+    "cosine",
+    "block_influence",
+    "angular_distance",
+    "delta_ratio",
+    "procrustes",
+    "cka",
+    "anisotropy",
+    "effective_rank",
+]
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    model = tiny("llama")
+    ids = torch.randint(3, model.config.vocab_size, (24, 32), generator=torch.Generator().manual_seed(0))
+    return linscore.score(model, ids.split(8), name="tiny")
+
+
+def test_the_json_has_the_promised_keys_in_order(report):
+    data = json.loads(report.to_json())
+    assert {"model", "tokens", "backend", "precision", "folds", "warnings", "blocks"} <= set(data)
+    assert data["model"] == "tiny"
+    assert data["tokens"] == 24 * 32
+    assert data["backend"] == "eager"
+    assert next(iter(data["blocks"][0])) == "index"
+    for block in data["blocks"]:
+        assert set(PROMISED) <= set(block)
+        assert all(isinstance(block[key], int | float) for key in PROMISED)
+
+
+def test_a_saved_report_loads_equal_and_its_moments_give_the_same_scores(report, tmp_path):
+    report_path, moments_path = report.save(tmp_path / "out")
+    assert Report.load(tmp_path / "out") == report
+    assert Report.load(report_path) == report
+    moments, facts = load_moments(moments_path)
+    assert facts["model"] == "tiny"
+    again = linscore.block_metrics(moments["block.1"], after=moments["block.2"])
+    assert again.linearity == report.blocks[1].linearity
+    assert again.cka == report.blocks[1].cka
+
+
+def test_saved_moments_can_be_extended(report, tmp_path):
+    _, path = report.save(tmp_path)
+    moments, _ = load_moments(path)
+    x = torch.randn(50, 32)
+    before = moments["block.0"].rows(0)
+    moments["block.0"].update(x, x + 1, fold=0)
+    assert moments["block.0"].rows(0) == before + 50
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other", "nan"])
+def test_a_damaged_moments_file_is_refused(report, tmp_path, damage):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    _, path = report.save(tmp_path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif damage == "text":
+        path.write_text("not a safetensors file")
+    elif damage == "other":
+        save_file({"a": torch.zeros(2)}, path)
+    else:
+        with safe_open(path, "pt") as file:
+            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors["block.0.light.0.second"][0, 0] = float("nan")
+        save_file(tensors, path, metadata)
+    with pytest.raises(linscore.LinscoreError, match="damaged"):
+        load_moments(path)
+
+
+def test_a_failed_save_leaves_the_older_result_whole(report, tmp_path, monkeypatch):
+    report.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_args, **_kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("linscore.moments_file.save_file", fail)
+    with pytest.raises(OSError, match="No space"):
+        report.save(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_rank_puts_the_block_that_does_least_first(report):
+    influence = [block.block_influence for block in rank(report, by="block_influence")]
+    assert influence == sorted(influence)
+    linearity = [block.linearity for block in rank(report, by="linearity")]
+    assert linearity == sorted(linearity, reverse=True)
+
+
+@pytest.mark.parametrize("by", ["nothing", "index", "sub_blocks", "without_heavy"])
+def test_rank_refuses_what_is_no_figure(report, by):
+    with pytest.raises(linscore.LinscoreError, match="choose one of linearity"):
+        rank(report, by=by)
+
+
+def test_rank_says_so_when_no_block_has_the_figure():
+    model = tiny("llama")
+    report = linscore.score(model, [torch.randint(3, 60, (8, 32))], folds=1)
+    with pytest.raises(linscore.LinscoreError, match="held out"):
+        rank(report)
+
+
+def kinds(report: Report) -> set[str]:
+    return {warning.kind for warning in report.warnings}
+
+
+def test_doubts_are_data_in_the_report():
+    model = tiny("llama")
+    few = torch.randint(3, model.config.vocab_size, (4, 8), generator=torch.Generator().manual_seed(0))
+    found = linscore.score(model, [few], folds=1)
+    assert {"few_tokens", "single_fold", "rank_deficient"} <= kinds(found)
+    assert all(warning.message and "\n" not in warning.message for warning in found.warnings)
+    many = torch.randint(3, model.config.vocab_size, (40, 32), generator=torch.Generator().manual_seed(0))
+    assert not kinds(linscore.score(model, [many]))
+
+
+def test_rounding_of_a_16_bit_stream_is_warned_about_where_a_block_adds_little():
+    model = tiny("llama")
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight.mul_(3e-3)
+            block.mlp.down_proj.weight.mul_(3e-3)
+    many = torch.randint(3, model.config.vocab_size, (40, 32), generator=torch.Generator().manual_seed(0))
+    assert "rounding" in kinds(linscore.score(model.to(torch.bfloat16), [many]))
+
+
+def test_bars_grow_by_eighths_and_stay_inside():
+    assert bar(0.0) == " " * 16
+    assert bar(1.0) == "█" * 16 == bar(7.0)
+    assert bar(0.5) == "█" * 8 + " " * 8
+    assert bar(-1.0) == " " * 16
+    assert bar(None) == ""
+
+
+def test_ranges_of_blocks_are_written_short():
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
