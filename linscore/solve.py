@@ -104,19 +104,34 @@ def solve(moments: Centered, *, precision: str, want_map: bool = True) -> Soluti
     diagonal = moments.c_xx.diagonal()
     # A feature that never changes has a variance of zero up to the rounding of its mean square.
     noise = moments.n * (CUTOFF[precision] * moments.mean_x).square()
-    alive = (diagonal > noise).nonzero()[:, 0]
-    scale = torch.where(light.diagonal() > noise, light.diagonal(), diagonal)[alive].rsqrt()
-    equilibrated = scale[:, None] * moments.c_xx[alive][:, alive] * scale
-    target = scale[:, None] * moments.c_xd[alive]
-    floor = CUTOFF["exact"] * _largest(equilibrated)
-    if precision == "fast":
-        floor = max(floor, CUTOFF["fast"] * _largest(scale[:, None] * light[alive][:, alive] * scale))
+    alive = diagonal > noise
+    if not alive.all():
+        return _solve_alive(moments, alive, precision, want_map)
+    scale = torch.where(light.diagonal() > noise, light.diagonal(), diagonal).rsqrt()
+    equilibrated = scale[:, None] * moments.c_xx * scale
+    largest = largest_light = _largest(equilibrated)
+    if moments.c_xx_light is not None:
+        largest_light = _largest(scale[:, None] * light * scale)
+    floor = max(CUTOFF["exact"] * largest, CUTOFF[precision] * largest_light)
+    target = scale[:, None] * moments.c_xd
     factor = _cholesky(equilibrated, moments.n, floor)
     if factor is not None:
-        solution = _solve_by_cholesky(factor, target, scale, want_map)
-    else:
-        solution = _solve_by_eigen(equilibrated, target, scale, moments, floor, want_map)
-    if solution.b is None or len(alive) == len(diagonal):
+        return _solve_by_cholesky(factor, target, scale, want_map)
+    return _solve_by_eigen(equilibrated, target, scale, moments, floor, want_map)
+
+
+def _solve_alive(moments: Centered, alive: Tensor, precision: str, want_map: bool) -> Solution:
+    """Solve without the features that never change: nothing can be read off them."""
+    light = moments.c_xx_light
+    part = replace(
+        moments,
+        mean_x=moments.mean_x[alive],
+        c_xx=moments.c_xx[alive][:, alive],
+        c_xd=moments.c_xd[alive],
+        c_xx_light=None if light is None else light[alive][:, alive],
+    )
+    solution = solve(part, precision=precision, want_map=want_map)
+    if solution.b is None:
         return solution
     b = torch.zeros_like(moments.c_xd)
     b[alive] = solution.b

@@ -47,6 +47,7 @@ def run(monkeypatch, capsys):
 
     def call(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["linscore", *args])
+        capsys.readouterr()  # what the test's own preparations printed
         code: int | str | None = 0
         try:
             cli.main()

@@ -52,8 +52,12 @@ class Pilot:
         """Read the pilot off the leading finite rows of `x` against `y` or `delta` `[n, d]`; None without any."""
         other = delta if y is None else y
         assert other is not None
-        finite = (torch.isfinite(x).all(1) & torch.isfinite(other).all(1)).nonzero()[:, 0]
-        rows = finite[:PILOT_ROWS]
+        # A few more rows than are wanted will do, unless too many of them are not finite.
+        for looked_at in (2 * PILOT_ROWS, len(x)):
+            finite = torch.isfinite(x[:looked_at]).all(1) & torch.isfinite(other[:looked_at]).all(1)
+            rows = finite.nonzero()[:PILOT_ROWS, 0]
+            if len(rows) == PILOT_ROWS:
+                break
         if not len(rows):
             return None
         x, other = x[rows].float(), other[rows].float()
@@ -98,7 +102,7 @@ class TokenStats(NamedTuple):
     norm_y: Tensor  # [n] ‖y‖
     norm_delta: Tensor  # [n] ‖δ‖
     q_delta: Tensor  # [n] ‖δ − c_δ‖²
-    rounding: Tensor  # [n] Σ ulp(y)²/12, the noise that storing y in its dtype adds to δ
+    rounding: Tensor  # [n] Σ ulp(y)²/12, the noise that storing y in 16 bits adds to δ
     sum_x: Tensor  # [d] float64, Σ (x − c_x) over light rows
     sum_delta: Tensor  # [d] float64, Σ (δ − c_δ) over light rows
     status: Tensor  # [n] uint8: LIGHT, HEAVY or NONFINITE
@@ -131,6 +135,27 @@ def reduce(stats: TokenStats) -> Sums:
     columns = (stats.q_delta, influence, angle, ratio, norm_x, norm_y, norm_delta, stats.rounding)
     scalars = torch.stack([torch.where(light, column.double(), 0.0).sum() for column in columns])
     return Sums(light.sum().double(), stats.sum_x, stats.sum_delta, scalars, stats.status)
+
+
+def join(parts: list[TokenStats]) -> TokenStats:
+    """The figures of several chunks as those of one, without operands."""
+
+    def cat(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    return TokenStats(
+        x=(),
+        delta=(),
+        shifted=parts[0].shifted,
+        norm_x=cat("norm_x"),
+        norm_y=cat("norm_y"),
+        norm_delta=cat("norm_delta"),
+        q_delta=cat("q_delta"),
+        rounding=cat("rounding"),
+        sum_x=torch.stack([part.sum_x for part in parts]).sum(0),
+        sum_delta=torch.stack([part.sum_delta for part in parts]).sum(0),
+        status=cat("status"),
+    )
 
 
 def add_up(parts: list[Sums]) -> Sums:

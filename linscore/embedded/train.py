@@ -133,7 +133,7 @@ def average_gradients(model: LlamaForCausalLM) -> None:
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """A plain transformers folder: float16 weights that load as float32."""
-    half = {name: value.half() for name, value in model.state_dict().items()}
+    half = {name: value.half() for name, value in model.state_dict().items() if name != "lm_head.weight"}  # tied
     model.save_pretrained(folder, state_dict=half)
     tokenizer.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
