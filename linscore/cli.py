@@ -35,9 +35,11 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of the table.")
 def score(model: str, out: str | None, as_json: bool, **options: Any) -> None:
     """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore."""
+    from linscore.allocator import keep_freed_memory
     from linscore.job import run_score
     from linscore.table import score_table, show
 
+    keep_freed_memory()
     report, paths = run_score(model, out=out, **options)
     if as_json:
         click.echo(report.to_json(), nl=False)

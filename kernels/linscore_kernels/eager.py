@@ -1,7 +1,7 @@
 """The same operations in plain torch: the backend of machines without a GPU and, in float64, the oracle.
 
-Rows go through in chunks that stay in cache; [x̂ | δ̂] lie side by side in one buffer, so that one product per strip
-of rows gives the upper triangle of Σx̂x̂ᵀ and all of Σx̂δ̂ᵀ: 3d² FLOP per token instead of 4d².
+Rows go through in chunks that stay in cache. Σx̂x̂ᵀ is computed in strips of rows, each from the diagonal on: with
+Σx̂δ̂ᵀ 3d² FLOP per token instead of 4d².
 """
 
 from __future__ import annotations
@@ -53,14 +53,6 @@ def _dtype(precision: str) -> torch.dtype:
     return torch.float32 if precision == "fast" else torch.float64
 
 
-def _pick(x: Tensor, y: Tensor | None, delta: Tensor | None, rows: Tensor | None, span: slice) -> _Pair:
-    other = delta if y is None else y
-    assert other is not None  # checked at the door
-    if rows is None:
-        return _Pair(x[span], other[span], y is None)
-    return _Pair(x.index_select(0, rows[span]), other.index_select(0, rows[span]), y is None)
-
-
 class _Pair(NamedTuple):
     """Some rows of x, and of y or a given δ, as they are stored."""
 
@@ -69,17 +61,31 @@ class _Pair(NamedTuple):
     delta_given: bool
 
 
+def _pick(x: Tensor, y: Tensor | None, delta: Tensor | None, rows: Tensor | None, span: slice) -> _Pair:
+    other = delta if y is None else y
+    assert other is not None  # checked at the door
+    if rows is None:
+        return _Pair(x[span], other[span], y is None)
+    picked = rows[span]
+    if len(picked) > 1 and (picked.diff() == 1).all():  # a run is read where it lies
+        return _pick(x, y, delta, None, slice(int(picked[0]), int(picked[-1]) + 1))
+    return _Pair(x.index_select(0, picked), other.index_select(0, picked), y is None)
+
+
 def _token_stats(pair: _Pair, pilot: Pilot, operands: Tensor) -> TokenStats:
     """The same for checked rows; `operands` `[n, 2d]` takes [x̂ | δ̂] and names the dtype of the arithmetic."""
     d = operands.shape[1] // 2
+    x_hat, delta_hat = operands[:, :d], operands[:, d:]
     x, other = pair.x.to(operands.dtype), pair.other.to(operands.dtype)
-    y, delta = (x + other, other) if pair.delta_given else (other, other - x)
-    x_hat = torch.sub(x, pilot.center_x, out=operands[:, :d])
-    delta_hat = torch.sub(delta, pilot.center_delta, out=operands[:, d:])
-    norms = [torch.linalg.vector_norm(t, dim=1) for t in (x, y, delta, x_hat, delta_hat)]
+    y, delta = (x + other, other) if pair.delta_given else (other, torch.sub(other, x, out=delta_hat))
+    norms = [torch.linalg.vector_norm(t, dim=1) for t in (x, y, delta)]
+    torch.sub(x, pilot.center_x, out=x_hat)
+    torch.sub(delta, pilot.center_delta, out=delta_hat)
+    norms += [torch.linalg.vector_norm(t, dim=1) for t in (x_hat, delta_hat)]
     status = _classify(norms, x, y, pilot)
     if status.any():
         operands[status != LIGHT] = 0
+    sum_x, sum_delta = operands.sum(0).double().split(d)
     return TokenStats(
         x=(x_hat,),
         delta=(delta_hat,),
@@ -89,8 +95,8 @@ def _token_stats(pair: _Pair, pilot: Pilot, operands: Tensor) -> TokenStats:
         norm_delta=norms[2],
         q_delta=norms[4].square(),
         rounding=_rounding(pair.other),
-        sum_x=x_hat.sum(0).double(),
-        sum_delta=delta_hat.sum(0).double(),
+        sum_x=sum_x,
+        sum_delta=sum_delta,
         status=status,
     )
 
@@ -117,15 +123,18 @@ _EXPONENT = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}  # the bits that are
 
 
 def gram(stats: TokenStats, out: Tensor) -> None:
-    """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the operands to `out` `[d, 2d]` in their dtype; below the diagonal nothing is promised."""
+    """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the operands to `out` `[d, 2d]`, or its left half to `[d, d]`, in their dtype.
+
+    Below the diagonal nothing is promised.
+    """
     x, delta = stats.x[0], stats.delta[0]
     d = x.shape[1]
     strip = max(128, d // 8)  # narrower leaves the cores idle, wider computes more below the diagonal (measured)
-    adjacent = delta.data_ptr() - x.data_ptr() == d * x.element_size() and x.stride() == delta.stride()
-    both = x.as_strided((len(x), 2 * d), x.stride()) if adjacent else torch.cat([x, delta], 1)
     for start in range(0, d, strip):
         stop = min(start + strip, d)
-        out[start:stop, start:].addmm_(both[:, start:stop].T, both[:, start:])
+        out[start:stop, start:d].addmm_(x[:, start:stop].T, x[:, start:])
+    if out.shape[1] > d:
+        out[:, d:].addmm_(x.T, delta)
 
 
 def accumulate(
@@ -144,7 +153,8 @@ def accumulate(
     dtype = _dtype(precision)
     n, d = len(x) if rows is None else len(rows), x.shape[1]
     buffer = x.new_empty(min(CHUNK, n), 2 * d, dtype=dtype)  # one for all chunks, so that it stays in cache
-    partial = x.new_zeros(d, 2 * d, dtype=dtype)
+    width = d if y is x else 2 * d  # a state paired with itself has no δ to multiply
+    partial = x.new_zeros(d, width, dtype=dtype)
     parts = []
     for start in range(0, n, CHUNK):
         stop = min(start + CHUNK, n)
@@ -152,6 +162,6 @@ def accumulate(
         gram(stats, partial)
         parts.append(stats._replace(x=(), delta=()))  # the buffer takes the next chunk
         if stop % FLUSH == 0 or stop == n:
-            second.add_(partial, alpha=sign)
+            second[:, :width].add_(partial, alpha=sign)
             partial.zero_()
     return reduce(join(parts))
