@@ -2,6 +2,7 @@
 #
 #   make score                      score the built-in decoder on the built-in text; options in ARGS="..."
 #   make test                       run the tests; options in ARGS="..."
+#   make bench                      time everything against its peers, on the CPU: some minutes
 #   make check                      format, lint and types, changing nothing
 #   make clean                      remove .venv and everything that can be made again
 #
@@ -19,7 +20,7 @@ DEV := $(VENV)/.dev
 # Without --no-compile a third of the installation goes into bytecode of modules that are never imported.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: score test check clean
+.PHONY: score test bench check clean
 .DEFAULT_GOAL := score
 
 score: $(RUNTIME)
@@ -27,6 +28,9 @@ score: $(RUNTIME)
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(DEV)
+	$(BIN)/python -m pytest benchmarks $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .

@@ -2,7 +2,8 @@
 
 A byte-level BPE of 2,048 tokens and a Llama of 10 blocks (d = 160, 2.9 M parameters, stored in float16:
 under 6 MB). The files in `heldout/` and their unit tests are left out of the training text, so the default
-job scores text that the decoder has never seen. Two processes share the work where there are two cores:
+job scores text that the decoder has never seen. Two processes share the work where there are two cores; the shipped
+one is 3,600 steps of 4,096 tokens on Python 3.11.7, one and a half hours on two shared cores:
 
     torchrun --nproc-per-node 2 -m linscore.embedded.train --out DIR
     cp DIR/model/* linscore/embedded/model/
