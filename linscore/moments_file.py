@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -46,20 +47,37 @@ def load_moments(path: str | Path) -> tuple[dict[str, Moments], dict[str, Any]]:
     Raises:
         LinscoreError: when it is missing, damaged, or not such a file.
     """
+    with _opened(path) as (file, head):
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        return {name: _moments(name, facts, tensors) for name, facts in head["moments"].items()}, head["facts"]
+
+
+def check_moments(path: str | Path) -> dict[str, Any]:
+    """The facts of a moments file from its head alone, which also tells a file that was cut short.
+
+    Raises:
+        LinscoreError: as `load_moments`.
+    """
+    with _opened(path) as (_, head):
+        return head["facts"]
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     again = "score the model again with `linscore score --out DIR`"
     if not Path(path).is_file():
         raise LinscoreError(f"{path} is not there: {again}")
     try:
         with safe_open(path, framework="pt") as file:
             head = json.loads(file.metadata()["linscore"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        if head["format"] != FORMAT:
-            raise LinscoreError(f"{path} has format {head['format']}, this linscore reads {FORMAT}: {again}")
-        return {name: _moments(name, facts, tensors) for name, facts in head["moments"].items()}, head["facts"]
+            if head["format"] != FORMAT:
+                raise LinscoreError(f"{path} has format {head['format']}, this linscore reads {FORMAT}: {again}")
+            yield file, head
+    except LinscoreError:
+        raise
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        if isinstance(error, LinscoreError):
-            raise
-        raise LinscoreError(f"{path} is damaged or no moments file ({str(error).splitlines()[0]}): {again}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LinscoreError(f"{path} is damaged or no moments file ({reason}): {again}") from error
 
 
 def _tensors(moments: Moments) -> dict[str, Tensor]:

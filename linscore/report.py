@@ -13,7 +13,7 @@ from typing import Any
 from linscore.errors import LinscoreError
 from linscore.metrics import BlockMetrics, Linearity
 from linscore.moments import Moments
-from linscore.moments_file import save_moments
+from linscore.moments_file import check_moments, save_moments
 
 REPORT, MOMENTS = "report.json", "moments.safetensors"
 
@@ -84,13 +84,15 @@ class Report:
 
     @staticmethod
     def load(folder: str | Path) -> Report:
-        """Read the `report.json` of a folder (its moments stay on disk: `load_moments`).
+        """Read the `report.json` of a folder; its moments stay on disk (`load_moments`), but must not be damaged.
 
         Raises:
-            LinscoreError: when it is missing or not a report.
+            LinscoreError: when the report is missing or none, or the moments beside it are damaged.
         """
         path = Path(folder)
         path = path / REPORT if path.is_dir() else path
+        if (path.parent / MOMENTS).exists():
+            check_moments(path.parent / MOMENTS)
         if not path.is_file():
             raise LinscoreError(f"no {REPORT} in {folder}: score a model first with `linscore score --out {folder}`")
         try:

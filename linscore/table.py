@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from linscore.metrics import BlockMetrics
 from linscore.report import BlockReport, Report
 
 BAR = 16  # characters
@@ -42,15 +43,17 @@ def score_table(report: Report) -> RenderableType:
     table.add_column("‖δ‖/‖x‖", justify="right")
     table.add_column("eff. rank", justify="right")
     for block in report.blocks:
-        table.add_row(*_row(block, heldout))
+        table.add_row(*_row(str(block.index), block, heldout))
+        for name, part in (block.sub_blocks or {}).items():
+            table.add_row(*_row(name, part, heldout), style="dim")
     warnings = [_warning(warning.message, warning.blocks) for warning in report.warnings]
     return Group(table, Text("bars: linearity without residual", style="dim"), *warnings)
 
 
-def _row(block: BlockReport, heldout: bool) -> Sequence[str]:
+def _row(label: str, block: BlockMetrics, heldout: bool) -> Sequence[str]:
     shown = block.linearity_no_residual_heldout if heldout else block.linearity_no_residual
     return (
-        str(block.index),
+        label,
         number(block.linearity),
         number(block.linearity_heldout),
         number(block.linearity_heldout_spread),

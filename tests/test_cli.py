@@ -96,6 +96,12 @@ def test_options_reach_the_report(run, model_folder, text, tmp_path):
     assert set(report["blocks"][0]["sub_blocks"]) == {"attention", "mlp"}
 
 
+def test_sub_blocks_have_rows_of_their_own(run, model_folder, text, tmp_path):
+    options = ("--seq-len", "16", "--sub-blocks", "--out", str(tmp_path / "o"))
+    _, printed, _ = run("score", model_folder, "--text", text, *options)
+    assert printed.count("attention") == printed.count("mlp") == 3
+
+
 def test_standard_input_and_jsonl_are_texts_too(run, model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(words(500).encode())))
     assert run("score", model_folder, "--text", "-", "--seq-len", "16", "--out", str(tmp_path / "a"))[0] == 0
@@ -218,6 +224,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(run, model_f
     code, _, error = run("score", model_folder, "--text", text, "--out", str(tmp_path / "file" / "out"))
     assert code == 2
     assert "cannot write" in error
+    assert error.count("\n") == 1
+
+
+def test_damaged_moments_beside_a_report_are_refused(run, scored, tmp_path):
+    path = tmp_path / "out" / "moments.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    code, _, error = run("rank", scored)
+    assert code == 2
+    assert "moments.safetensors is damaged" in error
     assert error.count("\n") == 1
 
 
