@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -79,10 +80,12 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point: one line on standard error for what the user can mend."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would bury the one line
     try:
         cli.main(prog_name="linscore", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        sys.exit(error.format_message())
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message())
     except (LinscoreError, OSError) as error:
