@@ -171,8 +171,8 @@ def _without_heavy(moments: Moments) -> Linearity | None:
 def procrustes(moments: Centered) -> float | None:
     """1 − Procrustes disparity, (‖C_xy‖_*)²/(t_x t_y): how well y is x up to rotation, reflection and scale.
 
-    Never above linearity. Singular values come as roots of the eigenvalues of C_xyᵀC_xy, six times cheaper at d = 4096
-    than an SVD; what squaring loses lies below 1e-7 of the largest.
+    Never above linearity. Singular values come as roots of the eigenvalues of C_xyᵀC_xy, which is cheaper than an
+    SVD; what squaring loses lies below 1e-7 of the largest.
     """
     total = moments.t_x * moments.t_y
     if not total > 0:

@@ -112,7 +112,7 @@ def _classify(norms: list[Tensor], x: Tensor, y: Tensor, pilot: Pilot) -> Tensor
 
 
 def _rounding(stored: Tensor) -> Tensor:
-    """Σ ulp²/12 of each row as it is stored in 16 bits; 0 for wider dtypes, where it is below 1e-12 of anything."""
+    """Σ ulp²/12 of each row as it is stored in 16 bits; 0 for wider dtypes, where it is negligible."""
     if stored.dtype not in _EXPONENT:
         return torch.zeros(len(stored), device=stored.device)
     power = (stored.view(torch.int16) & _EXPONENT[stored.dtype]).view(stored.dtype).float()  # ulp = 2^exponent · eps
