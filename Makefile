@@ -2,7 +2,9 @@
 #
 #   make score                      score the built-in decoder on the built-in text; options in ARGS="..."
 #   make test                       run the tests; options in ARGS="..."
-#   make bench                      time everything against its peers, on the CPU: some minutes
+#   make bench                      time everything against its peers on the CPU: under ten minutes
+#   make bench-gpu                  check every kernel on the GPU, then time everything there: under nine minutes;
+#                                   with .venv where there is one, else with PYTHON as it is
 #   make check                      format, lint and types, changing nothing
 #   make clean                      remove .venv and everything that can be made again
 #
@@ -20,7 +22,9 @@ DEV := $(VENV)/.dev
 # Without --no-compile a third of the installation goes into bytecode of modules that are never imported.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: score test bench check clean
+HAS_VENV := $(wildcard $(BIN)/python)
+
+.PHONY: score test bench bench-gpu check clean
 .DEFAULT_GOAL := score
 
 score: $(RUNTIME)
@@ -30,7 +34,11 @@ test: $(DEV)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(DEV)
-	$(BIN)/python -m pytest benchmarks $(ARGS)
+	$(BIN)/python benchmarks/run.py --device cpu --seconds 590 $(ARGS)
+
+bench-gpu: $(if $(HAS_VENV),$(DEV))
+	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels $(if $(HAS_VENV),$(BIN)/python,$(PYTHON)) \
+		benchmarks/run.py --device cuda --seconds 520 $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .

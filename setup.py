@@ -44,6 +44,7 @@ setup(
             "ruff",
             "mypy",
             "accelerate",
+            "matplotlib",
         ],
     },
     entry_points={"console_scripts": ["linscore=linscore.cli:main"]},

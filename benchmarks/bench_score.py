@@ -1,67 +1,101 @@
-"""The whole job against the plain forward pass, on a random Llama with d = 512 and 8 blocks, 16k tokens."""
+"""The whole job beside the plain forward pass, and beside keeping all hidden states and taking their SVDs.
 
-import subprocess
-import sys
-from pathlib import Path
+On a CPU "scoring" is all of `linscore.score`. On a GPU the streaming pass is timed by itself and the solves, whose cost
+does not depend on the text, by themselves: 1M tokens "at the measured rate" puts the two together.
+"""
 
+import statistics
+from itertools import pairwise
+
+import pytest
 import torch
-from peers import compare
-from transformers import LlamaConfig, LlamaForCausalLM
+from bench_pair import by_svd
+from gpu_figures import device_shares, moments_figures, peak_memory
+from llamas import FORWARD, batches, build, collect, forward, least_seconds
+from measure import add_floor, compare
+from shapes import DEVICE, SHAPES, LlamaShape
 
 import linscore
-from linscore.allocator import keep_freed_memory
+from linscore.bench import Timing, clock
+
+GROUP = "whole job"
+ON_GPU = DEVICE.type == "cuda"
+PAPER_RATE = 15_174 * 31 / 2_276  # token-pairs per second of the paper's notebook on Llama-2-7B
+SVD_PATIENCE = 20.0  # seconds
+pytestmark = pytest.mark.benchmark(timer=clock)
 
 
-def llama(d: int = 512, blocks: int = 8) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=1000,
-        hidden_size=d,
-        intermediate_size=1376,
-        num_hidden_layers=blocks,
-        num_attention_heads=8,
-        max_position_embeddings=512,
+@pytest.mark.seconds(gpu=90, cpu=150)
+@pytest.mark.parametrize("shape", SHAPES.decoders, ids=lambda shape: shape.name)
+def test_scoring_against_the_plain_forward_pass(benchmark, shape):
+    benchmark.group = GROUP
+    model, text = build(shape, SHAPES.dtype), batches(shape)
+    seconds = []
+
+    def score() -> None:
+        seconds.append(linscore.score(model, text).seconds)
+
+    job = (lambda: collect(model, text)) if ON_GPU else score
+    name, peers = f"{shape.name}, {shape.tokens:,} tokens", {FORWARD: lambda: forward(model, text)}
+    timing = compare(benchmark, job, peers, shape=name, dtype=SHAPES.dtype, rounds=3, long=True)
+    add_floor(benchmark, least_seconds(shape, SHAPES.dtype, shape.blocks, timing.peer_median(FORWARD)))
+    figures = benchmark.extra_info["figures"]
+    figures |= throughput(shape, timing)
+    for part in ("collect", "solve") if seconds else ():
+        figures[f"{part}, seconds"] = statistics.median(run[part] for run in seconds)
+    if ON_GPU:
+        figures |= peak_memory(model, text)
+        figures |= moments_figures(model, text, shape, figures["tokens/s, scoring"])
+        figures |= device_shares(model, text, timing.median / len(text))
+
+
+def throughput(shape: LlamaShape, timing: Timing) -> dict[str, float]:
+    plain, scoring = timing.peer_median(FORWARD), timing.median
+    pairs = shape.tokens * shape.blocks / scoring
+    return {
+        "scoring / forward": 1 / timing.ratio(FORWARD),
+        "tokens/s, forward": shape.tokens / plain,
+        "tokens/s, scoring": shape.tokens / scoring,
+        "token-pairs/s": pairs,
+        "times the paper's notebook": pairs / PAPER_RATE,
+    }
+
+
+@pytest.mark.seconds(gpu=75, cpu=60)
+def test_scoring_against_all_hidden_states_and_their_svds(benchmark):
+    """Both scores of each pair; the SVDs stop when patience ends, and the rate is that of the pairs done."""
+    benchmark.group = "whole job against hidden states + SVD"
+    shape = SHAPES.hidden_states
+    tokens = max(2 * shape.width, shape.sequence)
+    model, ids = build(shape, SHAPES.dtype), torch.randint(shape.vocabulary, (tokens // shape.sequence, shape.sequence))
+    name = f"{shape.name}, {ids.numel():,} tokens"
+    timing = compare(
+        benchmark,
+        lambda: linscore.score(model, [ids], folds=1, spectra=False),
+        {},
+        shape=name,
+        dtype=SHAPES.dtype,
+        rounds=3,
     )
-    return LlamaForCausalLM(config).eval()
+    started = clock()
+    pairs = by_hidden_states(model, ids.to(DEVICE))
+    rate, ours = pairs * ids.numel() / (clock() - started), shape.blocks * ids.numel() / timing.median
+    benchmark.extra_info["figures"] |= {
+        "hidden states + SVD: pairs done": f"{pairs} of {shape.blocks}",
+        "its token-pairs/s, one run": rate,
+        "token-pairs/s of linscore, solves included": ours,
+        "ratio of the rates": ours / rate,
+    }
 
 
-def test_scoring_against_the_plain_forward_pass(benchmark):
-    model = llama()
-    batches = list(torch.randint(1000, (32, 512), generator=torch.Generator().manual_seed(0)).split(8))
-
-    def forward() -> None:
-        with torch.no_grad():
-            for batch in batches:
-                model.model(input_ids=batch, use_cache=False)
-
-    compare(benchmark, lambda: linscore.score(model, batches), {"forward without LM head": forward}, rounds=7)
-
-
-def peak_memory(tokens: int) -> int:
-    """Peak resident set in KiB of a process that scores `tokens` tokens."""
-    code = f"from bench_score import score_tokens; score_tokens({tokens})"
-    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=True)
-    return int(run.stdout)
-
-
-def score_tokens(tokens: int) -> None:
-    keep_freed_memory()  # as on the command line
-    torch.manual_seed(0)
-    model = llama(d=128, blocks=4)
-    batches = (torch.randint(1000, (8, 512)) for _ in range(-(-tokens // 4096)))
-    linscore.score(model, batches)
-    # Not ru_maxrss, which a child inherits from the process that started it.
-    status = Path("/proc/self/status").read_text()
-    print(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
-
-
-def test_peak_memory_of_a_million_tokens(benchmark):
-    peaks: dict[int, int] = {}
-
-    def run() -> None:
-        peaks.update({tokens: peak_memory(tokens) for tokens in (50_000, 1_000_000)})
-
-    benchmark.pedantic(run, rounds=1)
-    benchmark.extra_info["peak MiB at 50,000 tokens"] = peaks[50_000] // 1024
-    benchmark.extra_info["peak MiB at 1,000,000 tokens"] = peaks[1_000_000] // 1024
-    benchmark.extra_info["ratio"] = round(peaks[1_000_000] / peaks[50_000], 4)
+@torch.no_grad()
+def by_hidden_states(model, ids: torch.Tensor) -> int:
+    """What the paper's notebook does; returns how many pairs were done."""
+    states = model.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+    started, done = clock(), 0
+    for x, y in pairwise(state.flatten(0, 1).float() for state in states):
+        by_svd(x, y)
+        done += 1
+        if clock() - started > SVD_PATIENCE:
+            break
+    return done

@@ -1,31 +1,61 @@
-"""Machine and versions go into every result; the comparisons are printed as a Markdown table at the end."""
+"""Hooks: every test becomes a row of the results, and none begins that the time left does not allow.
 
-import platform
+`run.py` says by the environment where the rows go and when to stop; without it they are only printed.
+"""
+
+import gc
+import os
+import time
+from pathlib import Path
 
 import pytest
+import results
 import torch
-from linscore_kernels import choose_backend
+from shapes import DEVICE
 
 from linscore.allocator import keep_freed_memory
-from linscore.score import versions
+
+RESULTS = os.environ.get("LINSCORE_RESULTS_FILE")
+DEADLINE = float(os.environ.get("LINSCORE_BENCH_DEADLINE", "inf"))  # Unix time
+rows: list[results.Row] = []
 
 keep_freed_memory()  # for the peers as well: each is measured at its best
 
 
-def pytest_benchmark_update_machine_info(config, machine_info):  # noqa: ARG001
-    machine_info["torch_threads"] = torch.get_num_threads()
-    machine_info["backend"] = choose_backend("cuda" if torch.cuda.is_available() else "cpu")
-    machine_info["versions"] = versions()
-    machine_info["cpu_brand"] = machine_info.get("cpu", {}).get("brand_raw", platform.processor())
+def pytest_configure(config):
+    config.addinivalue_line("markers", "seconds(gpu, cpu): how long a benchmark takes at most, for the time budget")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter, config):
-    session = getattr(config, "_benchmarksession", None)
-    if session is None or not session.benchmarks:
+def pytest_runtest_setup(item):
+    marker = item.get_closest_marker("seconds")
+    cost = marker.kwargs["gpu" if DEVICE.type == "cuda" else "cpu"] if marker else 3
+    if time.time() + cost > DEADLINE:
+        pytest.skip(results.NO_TIME)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.when == "teardown" or (report.when == "setup" and report.passed):
         return
-    terminalreporter.section("comparisons")
-    for bench in session.benchmarks:
-        terminalreporter.write_line(f"{bench.name}: median {bench.stats.median:.4f} s")
-        for name, value in bench.extra_info.items():
-            terminalreporter.write_line(f"    {name}: {value}")
+    if report.skipped and results.NO_TIME not in str(report.longrepr):
+        return  # not meant for this device
+    row = results.row_of(item, report, call)
+    rows.append(row)
+    if RESULTS:
+        results.add(Path(RESULTS), row)
+
+
+@pytest.fixture(autouse=True)
+def _memory_of_its_own():
+    """Each benchmark begins with the GPU's memory free."""
+    yield
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def pytest_terminal_summary(terminalreporter):
+    if rows:
+        terminalreporter.section("results")
+        terminalreporter.write_line(results.tables(rows))

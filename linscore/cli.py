@@ -70,6 +70,22 @@ def rank(folder: str, by: str, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--width", type=int, metavar="D", help="Features of a token [default: 768; GPU 4,096].")
+@click.option("--tokens", type=int, metavar="N", help="Tokens [default: 16,384; GPU 65,536].")
+@click.option("--dtype", help="float32, bfloat16 or float16 [default: float32; GPU bfloat16].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--tune", is_flag=True, help="Measure launch parameters on this GPU first, and rewrite their table.")
+def bench(tune: bool, **options: Any) -> None:
+    """Time every kernel beside its physical floor and plain torch."""
+    from linscore.bench import run_bench, run_tune
+    from linscore.table import show
+
+    if tune:
+        click.echo(f"rewrote  {run_tune(options['device'], click.echo)}")
+    show(run_bench(**options))
+
+
+@cli.command()
 def doctor() -> None:
     """Show GPU, versions and backend, what is missing and how to get it."""
     from linscore.doctor import findings

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from linscore_kernels import HEAVY, NONFINITE, Pilot, choose_backend, eager, load_backend
+from linscore_kernels import HEAVY, NONFINITE, Pilot, accumulate, choose_backend
 from torch import Tensor
 
 from linscore.cell import Cell
@@ -83,19 +83,18 @@ class Moments:
         pilot = self._settle_pilot(x, y, delta, rows) if n else None
         if pilot is None:  # no row, or not one finite row so far
             return torch.full((n,), NONFINITE, dtype=torch.uint8, device=self.device)
-        exact = self.precision == "exact" or x.dtype is torch.float64
-        compute = eager if x.dtype is torch.float64 else load_backend(self.backend)
+        double = x.dtype is torch.float64
+        precision, backend = ("exact", "eager") if double else (self.precision, self.backend)
         cell = self._cell(self.light, fold)
-        sums = compute.accumulate(
-            x, y, delta, cell.second, pilot=pilot, rows=rows, precision="exact" if exact else "fast", sign=sign
+        sums = accumulate(
+            x, y, delta, cell.second, pilot=pilot, rows=rows, precision=precision, sign=sign, backend=backend
         )
         cell.add_sums(sums, sign)
         heavy = (sums.status == HEAVY).nonzero()[:, 0]
         if len(heavy):
-            cell, picked = self._cell(self.heavy, fold), heavy if rows is None else rows[heavy]
-            every = pilot.without_limits()
-            apart = eager.accumulate(x, y, delta, cell.second, pilot=every, rows=picked, precision="exact", sign=sign)
-            cell.add_sums(apart, sign)
+            cell, rows = self._cell(self.heavy, fold), heavy if rows is None else rows[heavy]
+            every, exact = pilot.without_limits(), {"precision": "exact", "backend": "eager"}
+            cell.add_sums(accumulate(x, y, delta, cell.second, pilot=every, rows=rows, sign=sign, **exact), sign)
         return sums.status
 
     def merge(self, other: Moments) -> Moments:

@@ -85,7 +85,7 @@ def _report(collector: Collector, name: str, text: str | None, spectra: bool | N
     moments = collector.moments
     first = moments[f"block.{collector.indices[0]}"]
     if spectra is None:
-        spectra = first.device.type == "cuda" or first.d <= 1024 or collector.tokens >= 4 * first.d
+        spectra = _spectra_are_cheap(first, collector.tokens)
     blocks = [_block_report(moments, index, spectra) for index in collector.indices]
     final = moments.get(f"state.{len(collector.decoder.blocks)}")
     final_state = None if final is None else _final_state(final, spectra)
@@ -110,6 +110,14 @@ def _report(collector: Collector, name: str, text: str | None, spectra: bool | N
         final_state=final_state,
         moments=moments,
     )
+
+
+def _spectra_are_cheap(moments: Moments, tokens: int) -> bool:
+    """Whether eigenvalues cost little beside the pass over the text.
+
+    5d³ against some 27d² FLOP a token; eigenvalues run at a few per cent of a GPU's matrix rate (an estimate).
+    """
+    return moments.d <= 1024 or tokens >= (512 if moments.device.type == "cuda" else 4) * moments.d
 
 
 def _block_report(moments: dict[str, Moments], index: int, spectra: bool) -> BlockReport:

@@ -29,28 +29,31 @@ def cases() -> dict[str, tuple]:
     """Name → (architecture, kernel, types of arguments, compile-time values, options)."""
     found = {}
     for architecture in SHARED:
-        found[f"gram-raw-bf16-{architecture}"] = gram_case(architecture, "raw", "bf16", 4096)
+        found[f"gram-single-bf16-{architecture}"] = gram_case(architecture, "single", "bf16", 4096)
         found[f"gram-split-fp16-{architecture}"] = gram_case(architecture, "split", "fp16", 4096)
-        found[f"gram-raw-bf16-odd-{architecture}"] = gram_case(architecture, "raw", "bf16", 3000)
+        found[f"gram-single-bf16-odd-{architecture}"] = gram_case(architecture, "single", "bf16", 3000)
+        found[f"residual-bf16-{architecture}"] = residual_case(architecture, "bf16", 4096, delta_given=False)
     for architecture in MAIN_ARCHITECTURES:
-        found[f"gram-raw-fp16-{architecture}"] = gram_case(architecture, "raw", "fp16", 4096)
-        found[f"gram-raw-bf16-narrow-{architecture}"] = gram_case(architecture, "raw", "bf16", 64)
-        found[f"token_stats-raw-bf16-{architecture}"] = token_stats_case(architecture, 4096, "bf16", False)
+        found[f"gram-single-fp16-{architecture}"] = gram_case(architecture, "single", "fp16", 4096)
+        found[f"gram-single-bf16-narrow-{architecture}"] = gram_case(architecture, "single", "bf16", 64)
+        found[f"residual-fp16-given-{architecture}"] = residual_case(architecture, "fp16", 4096, delta_given=True)
+        found[f"residual-bf16-narrow-{architecture}"] = residual_case(architecture, "bf16", 64, delta_given=False)
+        found[f"token_stats-single-bf16-{architecture}"] = token_stats_case(architecture, 4096, "bf16", False)
         found[f"token_stats-split-fp32-{architecture}"] = token_stats_case(architecture, 4096, "fp32", True)
-        found[f"merge-raw-{architecture}"] = merge_case(architecture, raw=True)
-    found["token_stats-raw-bf16-d16384-100"] = token_stats_case(100, 16384, "bf16", False)
+        found[f"merge-single-{architecture}"] = merge_case(architecture, scaled=False)
+    found["token_stats-single-bf16-d16384-100"] = token_stats_case(100, 16384, "bf16", False)
     for d in (768, 16384):
-        found[f"token_stats-raw-bf16-d{d}-90"] = token_stats_case(90, d, "bf16", False)
+        found[f"token_stats-single-bf16-d{d}-90"] = token_stats_case(90, d, "bf16", False)
         found[f"token_stats-split-bf16-d{d}-90"] = token_stats_case(90, d, "bf16", True)
-    found["merge-split-90"] = merge_case(90, raw=False)
+    found["merge-split-90"] = merge_case(90, scaled=True)
     return found
 
 
 def gram_case(architecture: int, path: str, dtype: str, d: int) -> tuple:
-    from linscore_kernels.gram import _gram_kernel, gram_constants
-    from linscore_kernels.launch_parameters import gram_launch
+    from linscore_kernels.gram_kernel import _gram_kernel, gram_constants
+    from linscore_kernels.launch_parameters import launch_for
 
-    launch = gram_launch(architecture, d, split=path == "split")
+    launch = launch_for(architecture, d, path)
     left = right = f"*{dtype}"
     if launch.descriptors:
         left = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_m}]>"
@@ -63,8 +66,26 @@ def gram_case(architecture: int, path: str, dtype: str, d: int) -> tuple:
     return architecture, _gram_kernel, types, constants, {"num_warps": launch.warps, "num_stages": launch.stages}
 
 
+def residual_case(architecture: int, dtype: str, d: int, *, delta_given: bool) -> tuple:
+    from linscore_kernels.launch_parameters import launch_for
+    from linscore_kernels.residual_norms_kernel import _residual_norms_kernel, residual_constants
+
+    launch = launch_for(architecture, d, "residual")
+    types = {"right": f"*{dtype}", "x_ptr": f"*{dtype}", "other_ptr": f"*{dtype}", "n": "i32"}
+    types |= dict.fromkeys(("unit_ptr", "bias_ptr", "out_ptr"), "*fp32")
+    types |= dict.fromkeys(("width", "x_stride", "other_stride", "right_stride"), "i32/16")
+    constants = residual_constants(launch, delta_given=delta_given, upcast=False)
+    if launch.descriptors:
+        types["left"] = f"tensordesc<{dtype}[{launch.block_m}, {launch.block_k}]>"
+        types["right"] = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_n}]>"
+    else:
+        constants["left"] = None
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    return architecture, _residual_norms_kernel, types, constants, options
+
+
 def token_stats_case(architecture: int, d: int, dtype: str, split: bool) -> tuple:
-    from linscore_kernels.token_stats import _token_stats_kernel, tile_shape
+    from linscore_kernels.token_stats_kernel import _token_stats_kernel, tile_shape
 
     shape, options = tile_shape(d, split, architecture)
     operand = "fp16" if split else dtype
@@ -76,13 +97,12 @@ def token_stats_case(architecture: int, d: int, dtype: str, split: bool) -> tupl
     return architecture, _token_stats_kernel, types, constants, options
 
 
-def merge_case(architecture: int, raw: bool) -> tuple:
+def merge_case(architecture: int, *, scaled: bool) -> tuple:
     from linscore_kernels.merge_tiles import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
 
-    given, absent = (("center_ptr", "sums_ptr", "count_ptr"), ("inverse_ptr",))[:: 1 if raw else -1]
-    types = {"partial_ptr": "*fp32", "out_ptr": "*fp64"} | dict.fromkeys(given, "*fp64")
+    types = {"partial_ptr": "*fp32", "out_ptr": "*fp64"} | ({"inverse_ptr": "*fp64"} if scaled else {})
     types |= {"d": "i32/16", "splits": "i32", "out_stride": "i32/16", "sign": "i32"}
-    constants = dict.fromkeys(absent) | {"BLOCK_ROWS": BLOCK_ROWS, "BLOCK_COLUMNS": BLOCK_COLUMNS}
+    constants = {"BLOCK_ROWS": BLOCK_ROWS, "BLOCK_COLUMNS": BLOCK_COLUMNS} | ({} if scaled else {"inverse_ptr": None})
     return architecture, _merge_tiles_kernel, types, constants, {"num_warps": 8}
 
 
@@ -155,10 +175,10 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for kernel in ("gram", "token_stats", "merge"):
+    kernels = {"product": ("gram", "residual"), "token_stats": "token_stats", "merge": "merge"}
+    for kernel, prefix in kernels.items():
         if f"{kernel}_case_name" in metafunc.fixturenames:
-            names = [name for name in cases() if name.startswith(kernel)]
-            metafunc.parametrize(f"{kernel}_case_name", names)
+            metafunc.parametrize(f"{kernel}_case_name", [name for name in cases() if name.startswith(prefix)])
 
 
 def assert_fits(case: dict, architecture: int, spill: int = 0) -> None:
@@ -170,16 +190,16 @@ def assert_fits(case: dict, architecture: int, spill: int = 0) -> None:
     assert case["shared"] <= SHARED[architecture]
 
 
-def test_gram_runs_on_the_matrix_units_without_spilling(facts, gram_case_name):
-    architecture, case = int(gram_case_name.split("-")[-1]), facts[gram_case_name]
+def test_products_run_on_the_matrix_units_without_spilling(facts, product_case_name):
+    architecture, case = int(product_case_name.split("-")[-1]), facts[product_case_name]
     assert_fits(case, architecture)
     assert any(MATRIX_INSTRUCTION[architecture] in instruction for instruction in case["matrix"]), case["matrix"]
     assert case["tensor_memory"] <= TENSOR_MEMORY
     assert (case["tensor_memory"] > 0) == (architecture == 100)
 
 
-def test_gram_keeps_its_operands_in_flight(facts, gram_case_name):
-    architecture, case = int(gram_case_name.split("-")[-1]), facts[gram_case_name]
+def test_products_keep_their_operands_in_flight(facts, product_case_name):
+    architecture, case = int(product_case_name.split("-")[-1]), facts[product_case_name]
     assert case["asynchronous"] == ("cp.async.bulk" if architecture >= 90 else "cp.async")
     assert case["shared"] >= case["stage"] * 2  # both operands, at least two steps of them
 

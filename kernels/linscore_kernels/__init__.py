@@ -1,11 +1,13 @@
-"""Fused second moments of token features: Triton on CUDA, plain torch elsewhere, the same signatures."""
+"""Fused second moments of token features: Triton on CUDA, plain torch elsewhere, the same operators."""
 
-from linscore_kernels.backend import BACKENDS, choose_backend, has_triton, load_backend
+from linscore_kernels.backend import BACKENDS, choose_backend, has_triton
 from linscore_kernels.centered_gram import CenteredGram, centered_gram
-from linscore_kernels.stats import HEAVY, LIGHT, NONFINITE, SCALARS, Pilot, Sums
+from linscore_kernels.ops import accumulate, gram, residual_norms, token_stats
+from linscore_kernels.stats import FIGURES, HEAVY, LIGHT, NONFINITE, SCALARS, Pilot, Sums, TokenStats
 
 __all__ = [
     "BACKENDS",
+    "FIGURES",
     "HEAVY",
     "LIGHT",
     "NONFINITE",
@@ -13,8 +15,12 @@ __all__ = [
     "CenteredGram",
     "Pilot",
     "Sums",
+    "TokenStats",
+    "accumulate",
     "centered_gram",
     "choose_backend",
+    "gram",
     "has_triton",
-    "load_backend",
+    "residual_norms",
+    "token_stats",
 ]

@@ -37,7 +37,7 @@ def has_triton() -> bool:
 
 
 def load_backend(name: str) -> ModuleType:
-    """The module with `token_stats`, `gram` and `accumulate`."""
+    """The module with `token_stats`, `gram`, `accumulate`, `residual_norms` and `operand_shape`."""
     return importlib.import_module(
         {"triton": "linscore_kernels.triton_backend", "eager": "linscore_kernels.eager"}[name]
     )

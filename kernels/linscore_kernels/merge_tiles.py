@@ -1,10 +1,6 @@
-"""Partial Gram tiles into the float64 masters, in fixed order: deterministic, and centred in the same pass.
+"""Partial Gram tiles into the float64 masters, in fixed order and without atomics: deterministic.
 
-Raw operands have their origin at zero; about the pilot centre c, with shifted sums s = Σ(x − c), it becomes
-
-    Σ(x − c_x)(δ − c_δ)ᵀ = M − c_x s_δᵀ − s_x c_δᵀ − n c_x c_δᵀ
-
-Split operands are about the centre already and are divided by their scales, powers of two.
+Split operands were multiplied by powers of two, by which their products are divided here, exactly.
 """
 
 # mypy: allow-untyped-defs
@@ -25,9 +21,6 @@ BLOCK_ROWS, BLOCK_COLUMNS = 8, 128  # float64: 4 entries per thread at 8 warps
 def _merge_tiles_kernel(
     partial_ptr,  # [splits, d, 2d] float32
     out_ptr,  # [d, 2d] float32 or float64, rows `out_stride` apart
-    center_ptr,  # [2d] float64 c_x, c_δ, or None: leave the origin
-    sums_ptr,  # [2d] float64 s_x, s_δ
-    count_ptr,  # [1] float64 n
     inverse_ptr,  # [2d] float64 1/scale, or None
     d,
     splits,
@@ -46,12 +39,6 @@ def _merge_tiles_kernel(
     for _ in range(splits):
         total += tl.load(partial, mask=mask, other=0.0).to(tl.float64)
         partial += d * (2 * d)
-    if center_ptr is not None:
-        center_row = tl.load(center_ptr + row, mask=row < d, other=0.0)[:, None]
-        center_column = tl.load(center_ptr + column, mask=column < 2 * d, other=0.0)[None, :]
-        sum_row = tl.load(sums_ptr + row, mask=row < d, other=0.0)[:, None]
-        sum_column = tl.load(sums_ptr + column, mask=column < 2 * d, other=0.0)[None, :]
-        total -= center_row * (sum_column + tl.load(count_ptr) * center_column) + sum_row * center_column
     if inverse_ptr is not None:
         inverse_row = tl.load(inverse_ptr + row, mask=row < d, other=0.0)[:, None]
         total *= inverse_row * tl.load(inverse_ptr + column, mask=column < 2 * d, other=0.0)[None, :]
@@ -60,28 +47,16 @@ def _merge_tiles_kernel(
     tl.store(out, merged.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-def launch_merge(
-    partial: Tensor,
-    out: Tensor,
-    *,
-    origin: tuple[Tensor, Tensor, Tensor] | None = None,
-    scale: Tensor | None = None,
-    sign: int = 1,
-) -> None:
+def launch_merge(partial: Tensor, out: Tensor, *, scale: Tensor | None = None, sign: int = 1) -> None:
     """Add `sign` times the sum of `partial` `[splits, d, 2d]` to `out` `[d, 2d]`, on and right of the diagonal.
 
-    `origin` holds the centre `[2d]`, the sums about it `[2d]` and the row count `[]` where the partials are raw;
-    `scale` `[2d]` the powers of two that the operands were multiplied by.
+    `scale` `[2d]` holds the powers of two that the operands were multiplied by.
     """
     splits, d, columns = partial.shape
-    center, sums, count = (v.double().contiguous() for v in origin) if origin else (None, None, None)
     with on_device(out):
         _merge_tiles_kernel[triton.cdiv(d, BLOCK_ROWS), triton.cdiv(columns, BLOCK_COLUMNS)](
             partial,
             out,
-            center,
-            sums,
-            count,
             None if scale is None else scale.double().reciprocal(),
             d,
             splits,

@@ -23,7 +23,10 @@ HEAVY_MEDIANS = 20.0
 # The pilot reads this many leading rows: few enough to lie in the first sequences whatever the batch size.
 PILOT_ROWS = 256
 
-# The per-token figures whose sums are kept, in this order.
+# What the pass over the tokens reads off each row: ‖x‖, ‖y‖, ‖δ‖, ‖δ − c_δ‖², and Σ ulp(y)²/12, the noise that storing
+# y in 16 bits adds to δ.
+FIGURES = ("norm_x", "norm_y", "norm_delta", "q_delta", "rounding")
+# The figures whose sums over the rows are kept, in this order.
 SCALARS = (
     "q_delta",
     "block_influence",
@@ -40,8 +43,8 @@ SCALARS = (
 class Pilot:
     """Where the products are centred, how columns are scaled, and which rows are heavy: fixed once, stored."""
 
-    center_x: Tensor  # [d] float32, median of the pilot rows
-    center_delta: Tensor  # [d] float32
+    center_x: Tensor  # [d] float32, median of the pilot rows; 0 where that of 16-bit states is small
+    center_delta: Tensor  # [d] float32, likewise
     scale_x: Tensor  # [d] float32 powers of two that bring each column near unit size
     scale_delta: Tensor  # [d] float32
     limit_x: float  # rows with ‖x − c_x‖ above are heavy
@@ -60,9 +63,11 @@ class Pilot:
                 break
         if not len(rows):
             return None
+        narrow = x.element_size() < 4
         x, other = x[rows].float(), other[rows].float()
-        center_x, scale_x, limit_x = _center_scale_limit(x)
-        center_delta, scale_delta, limit_delta = _center_scale_limit(other if y is None else other - x)
+        center_x, scale_x, limit_x = _center_scale_limit(x, only_large=narrow)
+        delta = other if y is None else other - x
+        center_delta, scale_delta, limit_delta = _center_scale_limit(delta, only_large=narrow)
         return Pilot(center_x, center_delta, scale_x, scale_delta, limit_x, limit_delta)
 
     def without_limits(self) -> Pilot:
@@ -80,32 +85,33 @@ class Pilot:
         )
 
 
-def _center_scale_limit(rows: Tensor) -> tuple[Tensor, Tensor, float]:
+def _center_scale_limit(rows: Tensor, *, only_large: bool = False) -> tuple[Tensor, Tensor, float]:
     center = rows.median(0).values
-    shifted = rows - center
-    # In bf16 a feature with a large mean moves in steps, so its median deviation may be 0. A 1024th of the largest one
-    # then keeps its scaled values far below 32768, past which a row is heavy, and is less than σ even beside a sink.
-    size = torch.maximum(shifted.abs().median(0).values, shifted.abs().amax(0) / 1024)
-    size = torch.where(size > 0, size, 1.0).clamp_min(torch.finfo(torch.float16).tiny)
+    size = _spread(rows - center)
+    if only_large:
+        # x − c and δ − c are stored in 16 bits. Where c is large against the spread that loses nothing, c being one of
+        # the values itself (Sterbenz); elsewhere it would, and the mean does no harm.
+        center = torch.where(center.abs() > 2 * size, center, 0.0)
     scale = torch.exp2(-torch.log2(size).round())
-    distance = torch.linalg.vector_norm(shifted.double(), dim=1).median().item()
+    distance = torch.linalg.vector_norm((rows - center).double(), dim=1).median().item()
     return center, scale, HEAVY_MEDIANS * distance if distance > 0 else float("inf")
 
 
-class TokenStats(NamedTuple):
-    """The operands of the products and the per-token figures of `n` rows; heavy and non-finite rows are zero."""
+def _spread(shifted: Tensor) -> Tensor:
+    """The spread of each column about its median."""
+    # In bf16 a feature with a large mean moves in steps, so its median deviation may be 0. A 1024th of the largest one
+    # then keeps its scaled values far below 32768, past which a row is heavy, and is less than σ even beside a sink.
+    size = torch.maximum(shifted.abs().median(0).values, shifted.abs().amax(0) / 1024)
+    return torch.where(size > 0, size, 1.0).clamp_min(torch.finfo(torch.float16).tiny)
 
-    x: tuple[Tensor, ...]  # operands [n, d]: one, or (hi, lo) when split into two 16-bit parts
-    delta: tuple[Tensor, ...]  # likewise
-    shifted: bool  # whether the operands have the pilot centre subtracted (and, when split, are scaled)
-    norm_x: Tensor  # [n] ‖x‖, float32 or float64
-    norm_y: Tensor  # [n] ‖y‖
-    norm_delta: Tensor  # [n] ‖δ‖
-    q_delta: Tensor  # [n] ‖δ − c_δ‖²
-    rounding: Tensor  # [n] Σ ulp(y)²/12, the noise that storing y in 16 bits adds to δ
-    sum_x: Tensor  # [d] float64, Σ (x − c_x) over light rows
-    sum_delta: Tensor  # [d] float64, Σ (δ − c_δ) over light rows
+
+class TokenStats(NamedTuple):
+    """The operands of the products and the per-token figures of `n` rows; operands of rows that are not light are 0."""
+
+    operands: Tensor  # [2, ≥ n, ≥ d] x̂ and δ̂, or [4, …] x_hi, x_lo, δ_hi, δ_lo; zero beyond [n, d]
+    figures: Tensor  # [5, n] float32 or float64, in the order of FIGURES
     status: Tensor  # [n] uint8: LIGHT, HEAVY or NONFINITE
+    sums: Tensor  # [2, d] float64 over light rows: Σ(x − c_x), Σ(δ − c_δ)
 
 
 class Sums(NamedTuple):
@@ -126,36 +132,16 @@ def reduce(stats: TokenStats) -> Sums:
     vector counts as orthogonal.
     """
     light = stats.status == LIGHT
-    norm_x, norm_y, norm_delta = (v.double() for v in (stats.norm_x, stats.norm_y, stats.norm_delta))
+    norm_x, norm_y, norm_delta, q_delta, rounding = stats.figures.double()
     product = norm_x * norm_y
     influence = (norm_delta.square() - (norm_y - norm_x).square()) / (2 * product)
     influence = torch.where(product > 0, influence, 1.0).clamp(0.0, 2.0)
     angle = 2 / torch.pi * torch.asin((influence / 2).sqrt())
     ratio = torch.where(norm_x > 0, norm_delta / norm_x, 0.0)
-    columns = (stats.q_delta, influence, angle, ratio, norm_x, norm_y, norm_delta, stats.rounding)
-    scalars = torch.stack([torch.where(light, column.double(), 0.0).sum() for column in columns])
-    return Sums(light.sum().double(), stats.sum_x, stats.sum_delta, scalars, stats.status)
-
-
-def join(parts: list[TokenStats]) -> TokenStats:
-    """The figures of several chunks as those of one, without operands."""
-
-    def cat(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts])
-
-    return TokenStats(
-        x=(),
-        delta=(),
-        shifted=parts[0].shifted,
-        norm_x=cat("norm_x"),
-        norm_y=cat("norm_y"),
-        norm_delta=cat("norm_delta"),
-        q_delta=cat("q_delta"),
-        rounding=cat("rounding"),
-        sum_x=torch.stack([part.sum_x for part in parts]).sum(0),
-        sum_delta=torch.stack([part.sum_delta for part in parts]).sum(0),
-        status=cat("status"),
-    )
+    columns = torch.stack([q_delta, influence, angle, ratio, norm_x, norm_y, norm_delta, rounding])
+    scalars = torch.where(light, columns, 0.0).sum(1)
+    # Copies, because what an operator returns may not share memory.
+    return Sums(light.sum().double(), stats.sums[0].clone(), stats.sums[1].clone(), scalars, stats.status)
 
 
 def add_up(parts: list[Sums]) -> Sums:
@@ -165,22 +151,12 @@ def add_up(parts: list[Sums]) -> Sums:
 
 
 def check_arguments(
-    x: Tensor,
-    y: Tensor | None,
-    delta: Tensor | None,
-    pilot: Pilot,
-    rows: Tensor | None,
-    precision: str,
-    dtypes: tuple[torch.dtype, ...],
+    x: Tensor, other: Tensor, rows: Tensor | None, precision: str, dtypes: tuple[torch.dtype, ...]
 ) -> None:
-    """What both backends ask of their arguments; raises ValueError that says what does not fit and what to do."""
-    if (y is None) == (delta is None):
-        raise ValueError("pass either y or delta: the other one follows from it")
+    """What both backends ask of x and of y or δ, `other`; raises ValueError that says what to do."""
     if precision not in ("fast", "exact"):
         raise ValueError(f'precision must be "fast" or "exact", not {precision!r}')
-    for name, tensor in (("x", x), ("y", y), ("delta", delta)):
-        if tensor is None:
-            continue
+    for name, tensor in (("x", x), ("y or delta", other)):
         if tensor.dtype not in dtypes:
             raise ValueError(f"{name} is {tensor.dtype}: convert it to {' or '.join(map(str, dtypes))}")
         if tensor.ndim != 2 or tensor.shape != x.shape:
@@ -191,6 +167,19 @@ def check_arguments(
         raise ValueError("no rows: skip empty batches")
     if rows is not None and (rows.dtype is not torch.int64 or rows.ndim != 1 or rows.device != x.device):
         raise ValueError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
+
+
+def check_pilot(x: Tensor, pilot: Pilot) -> None:
+    """Raises ValueError unless the pilot has the width and the device of `x`."""
     if pilot.center_x.shape != x.shape[1:] or pilot.center_x.device != x.device:
         where = f"{tuple(pilot.center_x.shape)} on {pilot.center_x.device}"
         raise ValueError(f"the pilot's centre is {where}; choose it from rows of x and move it with pilot.to(x.device)")
+
+
+def check_second(x: Tensor, second: Tensor) -> None:
+    """Raises ValueError unless `second` can take the second moments of `x`."""
+    d = x.shape[1]
+    if second.shape != (d, 2 * d) or second.dtype is not torch.float64 or second.stride(1) != 1:
+        raise ValueError(f"second must be [{d}, {2 * d}] float64 with contiguous rows, not {tuple(second.shape)}")
+    if second.device != x.device:
+        raise ValueError(f"second is on {second.device} and x on {x.device}; move one of them")

@@ -1,8 +1,10 @@
 """One pass over the tokens: the operands of the Gram products, the norms of each row, the column sums.
 
-δ = y − x is formed in float32, per element, before anything is rounded. Operands are either raw, x and δ as 16 bit,
-or split, x̂ = (x − c_x)·scale = hi + lo in two float16 parts (about 22 bits), likewise δ̂. Heavy and non-finite rows
-are written as zeros. Each program takes a few rows and keeps its column sums in registers: no atomics, fixed order.
+x̂ = x − c_x and δ̂ = y − x − c_δ are formed in float32, per element, before anything is rounded. Operands are either
+single, x̂ and δ̂ rounded to the 16 bits of x, or split, x̂·scale = hi + lo in two float16 parts (about 22 bits), likewise
+δ̂. They are centred because tensor cores truncate as they sum: Σxxᵀ of a feature whose mean is large against its spread
+would lose the spread. Heavy and non-finite rows are written as zeros. Each program takes a few rows and keeps its
+column sums in registers: no atomics, fixed order.
 """
 
 # mypy: allow-untyped-defs
@@ -10,15 +12,13 @@ are written as zeros. Each program takes a few rows and keeps its column sums in
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from linscore_kernels.launching import OPTIONS, capability, on_device
-from linscore_kernels.stats import Pilot
+from linscore_kernels.stats import FIGURES, Pilot, TokenStats
 
 ROW_ALIGN = 128  # operand rows are padded with zeros to a multiple of every BLOCK_K, so that no loop masks tokens
 COLUMN_ALIGN = 16  # and columns to this: 32 bytes, enough for descriptors (16 bytes) and for vector loads
@@ -73,10 +73,10 @@ def _token_stats_kernel(
     rows_ptr,  # [n] int64 or None: which rows of the inputs
     center_ptr,  # [2, d] float32: c_x, c_δ
     scale_ptr,  # [2, d] float32
-    operands_ptr,  # [parts, padded, width]: x, δ or x_hi, x_lo, δ_hi, δ_lo
+    operands_ptr,  # [parts, padded, width]: x̂, δ̂ or x_hi, x_lo, δ_hi, δ_lo
     figures_ptr,  # [5, n] float32: ‖x‖, ‖y‖, ‖δ‖, ‖δ̂‖², rounding
     status_ptr,  # [n] uint8
-    sums_ptr,  # [programs, 3, width] float32: Σx̂, Σδ̂, Σ(δ as stored − δ)
+    sums_ptr,  # [programs, 3, width] float32: Σx̂, Σδ̂, Σ(δ̂ as stored − δ̂)
     n,
     padded,
     d,
@@ -99,8 +99,7 @@ def _token_stats_kernel(
     own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     sum_x = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
     sum_delta = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
-    if not SPLIT:
-        sum_rounded = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
+    sum_excess = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
     for iteration in range(ITERATIONS):
         row = (tl.program_id(0).to(tl.int64) * ITERATIONS + iteration) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         inside = row < n
@@ -133,9 +132,7 @@ def _token_stats_kernel(
             broken = tl.maximum(broken, tl.max(tl.where(sound, 0, 1), 1))
             if SPLIT:
                 x_hat, delta_hat = _scale(x_hat, delta_hat, scale_ptr, column, d)
-                peak = tl.maximum(peak, tl.max(tl.maximum(tl.abs(x_hat), tl.abs(delta_hat)), 1))
-            else:
-                peak = tl.maximum(peak, tl.max(tl.abs(delta), 1))
+            peak = tl.maximum(peak, tl.max(tl.maximum(tl.abs(x_hat), tl.abs(delta_hat)), 1))
 
         total = square_x + square_y + square_delta + distance_x + distance_delta
         near = (tl.sqrt_rn(distance_x) <= limit_x) & (tl.sqrt_rn(distance_delta) <= limit_delta)
@@ -164,25 +161,15 @@ def _token_stats_kernel(
             _store_split(store, x_hat, part, keep)
             _store_split(store + 2 * part, delta_hat, part, keep)
         else:
-            rounded = delta.to(operands_ptr.dtype.element_ty)
-            sum_rounded += rounded.to(tl.float32) - delta
-            tl.store(store, x.to(operands_ptr.dtype.element_ty), mask=keep)
+            tl.store(store, x_hat.to(operands_ptr.dtype.element_ty), mask=keep)
+            rounded = delta_hat.to(operands_ptr.dtype.element_ty)
+            sum_excess += rounded.to(tl.float32) - delta_hat
             tl.store(store + part, rounded, mask=keep)
 
     sums = sums_ptr + tl.program_id(0).to(tl.int64) * 3 * width + own
     tl.store(sums, tl.sum(sum_x, 0), mask=own < width)
     tl.store(sums + width, tl.sum(sum_delta, 0), mask=own < width)
-    if not SPLIT:
-        tl.store(sums + 2 * width, tl.sum(sum_rounded, 0), mask=own < width)
-
-
-class Tokens(NamedTuple):
-    """What the kernel writes about `n` rows."""
-
-    operands: Tensor  # [parts, padded, width] x, δ (raw) or x_hi, x_lo, δ_hi, δ_lo (split), zero beyond [n, d]
-    figures: Tensor  # [5, n] float32: ‖x‖, ‖y‖, ‖δ‖, ‖δ − c_δ‖², rounding
-    status: Tensor  # [n] uint8
-    sums: Tensor  # [3, d] float64 over the light rows: Σx̂, Σδ̂, and what rounding δ to 16 bit added to Σδ
+    tl.store(sums + 2 * width, tl.sum(sum_excess, 0), mask=own < width)
 
 
 def tile_shape(d: int, split: bool, capability: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -191,30 +178,39 @@ def tile_shape(d: int, split: bool, capability: int) -> tuple[dict[str, int], di
     Within 128 registers two programs of 8 warps share a multiprocessor; split operands, and sm_100, would spill there.
     """
     compact = not split and capability < 100
-    block = min(triton.next_power_of_2(_aligned(d, COLUMN_ALIGN)), WIDEST if compact else TILE)
+    block = min(triton.next_power_of_2(aligned(d, COLUMN_ALIGN)), WIDEST if compact else TILE)
     block_rows = max(1, min(TILE // block, 64))
     shape = {"BLOCK_ROWS": block_rows, "BLOCK": block, "ITERATIONS": max(1, ROWS // block_rows)}
     warps = max(1, min(block * block_rows // 512, 16))
     return shape, {"num_warps": warps, "maxnreg": 128 if compact else 255}
 
 
-def _aligned(size: int, step: int) -> int:
-    return triton.cdiv(size, step) * step
+def aligned(size: int, step: int) -> int:
+    """`size` rounded up to a multiple of `step`."""
+    return -(-size // step) * step  # and not triton.cdiv, so that a symbolic size passes
+
+
+def operand_shape(n: int, d: int, dtype: torch.dtype, *, split: bool) -> tuple[tuple[int, int, int], torch.dtype]:
+    """Shape and dtype of the operands of `n` rows of `dtype`."""
+    parts, stored = (4, torch.float16) if split else (2, dtype)
+    return (parts, aligned(n, ROW_ALIGN), aligned(d, COLUMN_ALIGN)), stored
 
 
 def launch_token_stats(
     x: Tensor, other: Tensor, rows: Tensor | None, pilot: Pilot, *, delta_given: bool, split: bool
-) -> Tokens:
-    """Read the rows of `x` and of y or δ, `other` `[*, d]`, once; `split` is forced by 32-bit `x`."""
+) -> tuple[TokenStats, Tensor]:
+    """Read the rows of `x` and of y or δ, `other` `[*, d]`, once; 32-bit `x` must be `split`.
+
+    Returns what `token_stats` does, and Σ(δ̂ as stored − δ̂) `[d]` float64.
+    """
     n, d = len(x) if rows is None else len(rows), x.shape[1]
-    padded, width = _aligned(n, ROW_ALIGN), _aligned(d, COLUMN_ALIGN)
+    operands_shape, dtype = operand_shape(n, d, x.dtype, split=split)
+    _, padded, width = operands_shape
     shape, options = tile_shape(d, split, capability(x))
     programs = triton.cdiv(padded, shape["BLOCK_ROWS"] * shape["ITERATIONS"])
-    dtype = torch.float16 if split else x.dtype
-    largest = SPLIT_LARGEST if split else torch.finfo(dtype).max
 
-    operands = x.new_empty(4 if split else 2, padded, width, dtype=dtype)
-    figures = x.new_empty(5, n, dtype=torch.float32)
+    operands = x.new_empty(operands_shape, dtype=dtype)
+    figures = x.new_empty(len(FIGURES), n, dtype=torch.float32)
     status = x.new_empty(n, dtype=torch.uint8)
     sums = x.new_empty(programs, 3, width, dtype=torch.float32)
     with on_device(x):
@@ -236,7 +232,7 @@ def launch_token_stats(
             *other.stride(),
             pilot.limit_x,
             pilot.limit_delta,
-            largest,
+            SPLIT_LARGEST if split else torch.finfo(dtype).max,
             torch.finfo(other.dtype).eps ** 2 / 12,
             DELTA_GIVEN=delta_given,
             SPLIT=split,
@@ -244,4 +240,5 @@ def launch_token_stats(
             **options,
             **OPTIONS,
         )
-    return Tokens(operands, figures, status, sums.sum(0, dtype=torch.float64)[:, :d])
+    total = sums[:, :, :d].sum(0, dtype=torch.float64)
+    return TokenStats(operands, figures, status, total[:2].clone()), total[2]

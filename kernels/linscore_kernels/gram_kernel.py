@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from linscore_kernels.launch_parameters import GramLaunch
+from linscore_kernels.launch_parameters import Launch
 from linscore_kernels.launching import OPTIONS, interpreted, multiprocessors, on_device
 
 # What a partial tile costs to write and merge, in tokens of its own product: 16 B per entry at 3.3 TB/s against
@@ -147,7 +147,7 @@ def splits_for(tokens: int, tiles: int, programs: int) -> int:
     return min(range(least, min(most, least + 64) + 1), key=cost)
 
 
-def gram_constants(launch: GramLaunch, *, split: bool, upcast: bool) -> dict[str, Any]:
+def gram_constants(launch: Launch, *, split: bool, upcast: bool) -> dict[str, Any]:
     """Compile-time arguments of the kernel."""
     return {
         "BLOCK_M": launch.block_m,
@@ -161,7 +161,7 @@ def gram_constants(launch: GramLaunch, *, split: bool, upcast: bool) -> dict[str
     }
 
 
-def launch_gram(operands: Tensor, d: int, launch: GramLaunch, splits: int | None = None) -> Tensor:
+def launch_gram(operands: Tensor, d: int, launch: Launch, splits: int | None = None) -> Tensor:
     """Partial sums `[splits, d, 2d]` float32 of `operands` `[2 or 4, rows, width]`; entries below the diagonal vary."""
     parts, rows, width = operands.shape
     tiles = tile_list(d, launch.block_m, launch.block_n, operands.device)

@@ -1,0 +1,76 @@
+"""Each kernel against plain torch, torch.compile and its physical floor; data and peers: linscore/kernel_cases.py."""
+
+import pytest
+import torch
+from measure import compare_case
+from shapes import DEVICE, SHAPES
+
+from linscore.bench import clock
+from linscore.kernel_cases import (
+    accumulate_case,
+    centered_gram_case,
+    gram_case,
+    residual_norms_case,
+    token_stats_case,
+)
+
+ON_GPU = DEVICE.type == "cuda"
+WIDTHS, TOKENS, DTYPE = SHAPES.widths, SHAPES.tokens, SHAPES.dtype
+FEW = WIDTHS[:2] if ON_GPU else WIDTHS[:1]
+GROUP = "kernels"
+pytestmark = pytest.mark.benchmark(timer=clock)
+
+
+@pytest.mark.seconds(gpu=15, cpu=30)
+@pytest.mark.parametrize("d", WIDTHS)
+def test_gram(benchmark, d):
+    benchmark.group = "gram"
+    compare_case(benchmark, gram_case(d, TOKENS, DTYPE, DEVICE, compiled=d in FEW), d, TOKENS, DTYPE)
+
+
+@pytest.mark.seconds(gpu=10, cpu=25)
+@pytest.mark.parametrize("d", WIDTHS)
+def test_token_stats(benchmark, d):
+    benchmark.group = "token_stats"
+    compare_case(benchmark, token_stats_case(d, TOKENS, DTYPE, DEVICE, compiled=d in FEW), d, TOKENS, DTYPE)
+
+
+@pytest.mark.seconds(gpu=10, cpu=25)
+@pytest.mark.parametrize("d", WIDTHS)
+def test_residual_norms(benchmark, d):
+    benchmark.group = "residual_norms"
+    compare_case(benchmark, residual_norms_case(d, TOKENS, DTYPE, DEVICE, compiled=d in FEW), d, TOKENS, DTYPE)
+
+
+@pytest.mark.seconds(gpu=15, cpu=30)
+@pytest.mark.parametrize("d", FEW)
+def test_exact_gram(benchmark, d):
+    """The exact path beside the fast one, in the same rounds."""
+    benchmark.group = "gram, exact"
+    case = gram_case(d, TOKENS, DTYPE, DEVICE, precision="exact")
+    case.peers["our fast path"] = gram_case(d, TOKENS, DTYPE, DEVICE).ours
+    compare_case(benchmark, case, d, TOKENS, DTYPE)
+
+
+@pytest.mark.seconds(gpu=10, cpu=25)
+@pytest.mark.parametrize("d", WIDTHS)
+def test_accumulate(benchmark, d):
+    """All that scoring does with a block's states, from x and y to the float64 sums, beside the bare products."""
+    benchmark.group = "accumulate"
+    compare_case(benchmark, accumulate_case(d, TOKENS, DTYPE, DEVICE), d, TOKENS, DTYPE)
+
+
+@pytest.mark.seconds(gpu=15, cpu=30)
+@pytest.mark.parametrize("d", FEW)
+def test_centered_gram(benchmark, d):
+    benchmark.group = "centered_gram"
+    compare_case(benchmark, centered_gram_case(d, TOKENS, DTYPE, DEVICE, compiled=d in FEW), d, TOKENS, DTYPE)
+
+
+@pytest.mark.seconds(gpu=10, cpu=25)
+@pytest.mark.skipif(not ON_GPU, reason="float32 is what the CPU is measured in throughout")
+def test_gram_of_float32_states(benchmark):
+    """Three 16-bit products in place of float32 ones."""
+    benchmark.group = "gram, float32 states"
+    case = gram_case(WIDTHS[0], TOKENS, torch.float32, DEVICE)
+    compare_case(benchmark, case, WIDTHS[0], TOKENS, torch.float32)

@@ -1,0 +1,180 @@
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from linscore import bench
+from linscore.bench import Rates, Timing, interleaved
+from linscore.kernel_cases import CASES, accumulate_case, centered_gram_case
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import gpu_figures
+import llamas
+import results
+import run
+from shapes import TINY
+
+CPU = torch.device("cpu")
+FACTS = {"device": "NVIDIA H200", "driver": "580.1", "date": "2026-11-22 10:00 UTC", "commit": "abc"}
+
+
+def test_the_floor_is_the_slower_of_computing_and_moving():
+    rates = Rates(matrix=600e12, copy=4e12)
+    assert bench.floor(3e12, 4e9, rates) == 5e-3  # 3 TFLOP at 600 TFLOP/s; moving takes 1 ms
+    assert bench.floor(3e9, 4e9, rates) == 1e-3
+
+
+def test_the_work_of_the_gram_products_is_3d2_per_token_and_three_times_that_where_floats_are_split():
+    assert accumulate_case(16, 100, torch.float32, CPU).flop == 3 * 16**2 * 100
+    case = CASES[0](16, 100, torch.bfloat16, CPU)
+    assert case.flop == 3 * 16**2 * 100
+    assert case.moved == 2 * 100 * 16 * 4 + 1.5 * 16 * 32 * 8  # float32 operands; float64 sums, 3/4 read and written
+
+
+def test_every_round_times_ours_and_then_each_peer():
+    calls = []
+    timing = interleaved(
+        lambda: calls.append("ours"),
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
+        rounds=2,
+        iterations=2,
+    )
+    assert calls[-12:] == ["ours", "ours", "a", "a", "b", "b"] * 2
+    assert len(timing.ours) == len(timing.peers["a"]) == len(timing.peers["b"]) == 2
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios():
+    timing = Timing([1.0, 2.0, 4.0], {"peer": [3.0, 4.0, 4.0]}, {})
+    assert (timing.median, timing.peer_median("peer"), timing.ratio("peer")) == (2.0, 4.0, 2.0)
+
+
+def test_a_peer_that_cannot_run_is_left_out_and_says_why():
+    def broken() -> None:
+        raise RuntimeError("no compiler")
+
+    timing = interleaved(lambda: None, {"broken": broken, "sound": lambda: None}, rounds=1, iterations=1)
+    assert list(timing.peers) == ["sound"]
+    assert timing.missing == {"broken": "RuntimeError: no compiler"}
+
+
+def test_calls_fill_a_sample():
+    assert bench.calls_per_sample(bench.SAMPLE_SECONDS / 40) == 40
+    assert bench.calls_per_sample(10.0) == 1
+
+
+def test_the_kernel_table_has_every_kernel_with_floor_and_peer(monkeypatch):
+    monkeypatch.setattr(bench, "SIDES", {"cpu": (64,)})
+    monkeypatch.setattr(bench, "COPY_BYTES", {"cpu": 1 << 16})
+    monkeypatch.setattr(bench, "SAMPLE_SECONDS", 1e-4)
+    bench.matrix_rate.cache_clear()
+    bench.copy_rate.cache_clear()
+    rows = bench.kernel_table(32, 200, torch.bfloat16, "cpu")
+    bench.matrix_rate.cache_clear()
+    bench.copy_rate.cache_clear()
+    assert [row.kernel for row in rows] == ["gram", "gram, exact", "token_stats", "residual_norms"]
+    assert all(row.seconds > 0 and row.floor > 0 and row.peer_seconds > 0 for row in rows)
+    assert bench.rendered(rows, "kernels").row_count == 4
+
+
+def test_the_formulas_that_peers_compute_are_those_of_the_kernels():
+    case = centered_gram_case(24, 300, torch.float32, CPU)
+    ours, (c_xx, c_xy) = case.ours(), case.peers["the formula in float32"]()
+    assert torch.allclose(ours.c_xx.float(), c_xx, atol=1e-6)
+    assert torch.allclose(ours.c_xy.float(), c_xy, atol=1e-6)
+    case = CASES[3](24, 300, torch.float32, CPU)
+    assert torch.allclose(case.ours().float(), case.peers["op by op"](), rtol=1e-4)
+
+
+def fake_item(**benchmark):
+    item = SimpleNamespace(module=SimpleNamespace(GROUP="kernels"), name="test_gram[64]", funcargs={})
+    if benchmark:
+        item.funcargs["benchmark"] = SimpleNamespace(group="gram", **benchmark)
+    return item
+
+
+def fake_report(outcome="passed", properties=()):
+    return SimpleNamespace(
+        outcome=outcome, skipped=outcome == "skipped", failed=outcome == "failed", user_properties=properties
+    )
+
+
+def test_results_grow_row_by_row_and_every_state_is_whole(tmp_path):
+    path = tmp_path / f"{results.file_name(FACTS['device'])}.json"
+    results.start(path, FACTS)
+    peers = {"x.T @ x": {"median_s": 6e-3, "ratio": 1.2}}
+    info = {
+        "shape": "d = 64",
+        "dtype": "bfloat16",
+        "peers": peers,
+        "floor_s": 4e-3,
+        "share": 0.8,
+        "figures": {"n": 2.5},
+    }
+    stats = SimpleNamespace(stats=SimpleNamespace(data=[5e-3], median=5e-3, rounds=7))
+    results.add(path, results.row_of(fake_item(stats=stats, extra_info=info), fake_report(), None))
+    results.add(path, results.row_of(fake_item(), fake_report("skipped"), None))
+    excinfo = SimpleNamespace(exconly=lambda: "AssertionError: too\nlarge")
+    failed = results.row_of(fake_item(), fake_report("failed", [("error", 2e-5)]), SimpleNamespace(excinfo=excinfo))
+    results.add(path, failed)
+    assert path.name == "nvidia-h200.json"
+    assert [row["status"] for row in json.loads(path.read_text())["rows"]] == ["passed", "skipped", "failed"]
+    text = path.with_suffix(".md").read_text()
+    assert "- driver: 580.1" in text
+    assert "| d = 64 | bfloat16 | 5 ms | 4 ms | 80% | 7 | 6 ms, 1.20× |" in text
+    assert "- d = 64: n 2.5" in text
+    assert "| gram[64] | skipped: the time is used up |  |" in text
+    assert "| gram[64] | failed: AssertionError: too large | error 2.000e-05 |" in text
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json", ".md"]
+
+
+def test_facts_name_device_and_versions_but_not_the_machine():
+    facts = results.facts()
+    assert {"device", "python", "torch", "transformers", "linscore", "date", "commit"} <= set(facts)
+    assert __import__("platform").node() not in json.dumps(facts).split('"')
+
+
+def test_bench_gpu_without_a_gpu_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("LINSCORE_RESULTS", str(tmp_path))
+    assert run.main(["--device", "cuda"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_the_time_left_does_not_allow_is_recorded_as_skipped(tmp_path):
+    path = tmp_path / "cpu.json"
+    results.start(path, FACTS)
+    assert run.run_file("bench_pair.py", path, deadline=0.0, extra=[])
+    assert json.loads(path.read_text())["rows"][0]["message"] == results.NO_TIME
+
+
+def test_the_decoder_is_built_in_its_dtype_and_scored_in_batches_of_one_fold():
+    model, text = llamas.build(TINY, torch.bfloat16, blocks=2), llamas.batches(TINY)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert all(len(batch["folds"].unique()) == 1 for batch in text)
+    moments = llamas.collect(model, text)
+    assert sorted(moments) == ["block.0", "block.1", "state.2"]
+    assert sum(moments["block.0"].rows(fold) for fold in range(2)) == TINY.tokens
+
+
+def test_the_gpu_part_of_the_whole_job_runs_on_moments_from_anywhere():
+    model, text = llamas.build(TINY, torch.float32), llamas.batches(TINY)
+    figures = gpu_figures.moments_figures(model, text, TINY, tokens_per_second=1e5)
+    assert figures["two runs equal in every bit"]
+    assert figures["blocks solved"] == TINY.blocks
+    assert figures["1M tokens collected, seconds at the measured rate"] == 10.0
+
+
+def test_growth_is_drawn_even_where_some_of_it_was_not_measured(tmp_path):
+    pytest.importorskip("matplotlib")
+    from plot import draw
+
+    row = {"dtype": "bfloat16", "median_s": 2e-3, "floor_s": 1e-3, "peers": {"x.T @ x": {"median_s": 3e-3}}, "d": 64}
+    rows = [{"group": "gram", "n": 100, **row}, {"group": "gram", "n": 100, **row, "d": 128, "peers": {}}]
+    path = tmp_path / "gpu.json"
+    path.write_text(json.dumps({"facts": FACTS, "rows": rows}))
+    assert draw(path).read_bytes().startswith(b"\x89PNG")

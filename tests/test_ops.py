@@ -1,0 +1,117 @@
+"""The operators as torch sees them: schemas, fakes, torch.compile; and residual_norms, whatever the backend."""
+
+import pytest
+import torch
+from linscore_kernels import (
+    FIGURES,
+    Pilot,
+    accumulate,
+    centered_gram,
+    gram,
+    has_triton,
+    residual_norms,
+    token_stats,
+)
+from oracles import states
+from torch.library import opcheck
+
+BACKENDS = ["eager", pytest.param("triton", marks=pytest.mark.skipif(not has_triton(), reason="no triton"))]
+PRECISIONS = ["fast", "exact"]
+
+
+def flat(pilot: Pilot) -> tuple:
+    return pilot.center_x, pilot.center_delta, pilot.scale_x, pilot.scale_delta, pilot.limit_x, pilot.limit_delta
+
+
+def pair(n: int = 40, d: int = 32, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, Pilot]:
+    x, y = (t.to(dtype) for t in states(n, d))
+    pilot = Pilot.choose(x, y)
+    assert pilot is not None
+    return x, y, pilot
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("rows", [None, torch.tensor([3, 1, 8])])
+def test_schemas_and_fakes_are_what_torch_asks_for(backend, precision, rows):
+    x, y, pilot = pair()
+    ops = torch.ops.linscore
+    opcheck(ops.token_stats, (x, y, rows, *flat(pilot), False, precision, backend))
+    second = torch.zeros(32, 64, dtype=torch.float64)
+    opcheck(ops.accumulate, (x, y, second, rows, *flat(pilot), False, precision, 1, backend))
+    stats = token_stats(x, y, pilot=pilot, precision=precision, backend=backend)
+    opcheck(ops.gram, (stats.operands, torch.zeros(32, 64, dtype=torch.float64), backend))
+    opcheck(ops.centered_gram, (x, y, True, precision, backend))
+    opcheck(ops.residual_norms, (x, y, rows, torch.eye(32), x[0], y[0], False, precision, backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiling_a_caller_leaves_its_graph_whole(backend):
+    x, y, pilot = pair()
+    second = torch.zeros(32, 64, dtype=torch.float64)
+
+    def caller(x, y, second):
+        sums = accumulate(x, x + y, None, second, pilot=pilot, backend=backend)
+        whole = centered_gram(x, y, backend=backend)
+        norms = residual_norms(x, y, b=torch.eye(32), mean_x=x[0], mean_delta=y[0], backend=backend)
+        stats = token_stats(x, y, pilot=pilot, backend=backend)
+        out = torch.zeros(32, 64, dtype=torch.float64)
+        gram(stats.operands, out, backend=backend)
+        return sums.scalars * 2, whole.c_xx + 1, norms.mean(), out.triu()
+
+    expected_second = second.clone()
+    expected = caller(x, y, expected_second)
+    compiled = torch.compile(caller, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, y, second), expected)
+    torch.testing.assert_close(second.triu(), expected_second.triu())
+    assert second.any()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("delta_given", [False, True])
+@pytest.mark.parametrize("rows", [None, torch.tensor([5, 2, 2999])])
+def test_residual_norms_are_those_of_the_error_of_the_map(precision, delta_given, rows):
+    x, y, _ = pair(3000, 70)
+    b, mean_x, mean_delta = 0.1 * states(70, 70)[0], x.mean(0), (y - x).mean(0)
+    delta = y.double() - x.double()
+    other = {"delta": delta.float()} if delta_given else {"y": y}
+    got = residual_norms(x, **other, b=b, mean_x=mean_x, mean_delta=mean_delta, rows=rows, precision=precision)
+    expected = (delta - (x - mean_x).double() @ b.double() - mean_delta.double()).norm(dim=1)
+    expected = expected if rows is None else expected[rows]
+    assert got.dtype is (torch.float32 if precision == "fast" else torch.float64)
+    torch.testing.assert_close(
+        got.double(), expected, rtol=1e-5 if precision == "fast" or delta_given else 1e-7, atol=0
+    )
+
+
+def test_figures_come_in_the_order_that_is_promised():
+    x, y, pilot = pair()
+    stats = token_stats(x, y, pilot=pilot)
+    assert len(stats.figures) == len(FIGURES)
+    torch.testing.assert_close(stats.figures[FIGURES.index("norm_delta")], (y - x).norm(dim=1))
+    torch.testing.assert_close(stats.figures[FIGURES.index("q_delta")], (y - x - pilot.center_delta).square().sum(1))
+
+
+X = torch.ones(8, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"delta": X}, "either y or delta"),
+        ({"y": None}, "either y or delta"),
+        ({"y": torch.zeros(8, 16)}, r"both must be \[n, d\]"),
+        ({"x": X.int()}, "convert it"),
+        ({"rows": torch.zeros(3, dtype=torch.int32)}, "int64 indices"),
+        ({"precision": "exakt"}, '"fast" or "exact"'),
+        ({"second": torch.zeros(32, 64)}, "float64"),
+        ({"x": X[:0], "y": X[:0]}, "no rows"),
+        ({"x": X[:, :5], "y": X[:, :5]}, "pilot"),
+        ({"backend": "cudnn"}, "choose auto"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_with_advice(change, message):
+    pilot = Pilot.choose(X, X + torch.rand(8, 32))
+    arguments = {"x": X, "y": X, "delta": None, "second": torch.zeros(32, 64, dtype=torch.float64), "pilot": pilot}
+    with pytest.raises(ValueError, match=message):
+        accumulate(**arguments | change)

@@ -1,0 +1,154 @@
+"""How the launch table is tuned, with made-up times: what is chosen, what is refused, what is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from linscore_kernels import launch_parameters, tune, tune_cases
+from linscore_kernels.launch_parameters import LADDER, TABLE, Launch, launch_for, launch_table, torch_is_faster
+from linscore_kernels.tune import TORCH, choose, describe, write_table
+
+CPU = torch.device("cpu")
+ONE, TWO = (Launch(64, 64, 32, warps, stages=2, descriptors=False) for warps in (4, 8))
+LAUNCHES = {"one": ONE, "two": TWO}
+
+
+def measured(monkeypatch, times, widths=(64,), tokens=100):
+    """The result of tuning two candidates on the CPU by a clock that knows its answers."""
+    monkeypatch.setattr(tune, "candidates", lambda _architecture, _path: LAUNCHES)
+
+    def timer(calls, _device):
+        for call in calls.values():
+            call()
+        return {name: times[name] for name in calls}
+
+    return tune.tune(CPU, widths, tokens, timer=timer)
+
+
+def test_the_fastest_candidate_is_chosen_and_torch_where_it_is_faster(monkeypatch):
+    result = measured(monkeypatch, {"one": 2.0, "two": 1.0, TORCH: 1.5})
+    assert {path: entry["launch"]["warps"] for path, entry in result["paths"].items()} == dict.fromkeys(
+        ("single", "split", "residual"), 8
+    )
+    assert all(entry["torch_widths"] == () for entry in result["paths"].values())
+    result = measured(monkeypatch, {"one": 2.0, "two": 1.0, TORCH: 0.5})
+    assert all(entry["torch_widths"] == (64,) for entry in result["paths"].values())
+
+
+def test_wide_widths_choose_by_their_geometric_mean():
+    seconds = {
+        512: {"one": 9.0, "two": 1.0, TORCH: 2.0},
+        1024: {"one": 1.0, "two": 3.0, TORCH: 2.0},
+        4096: {"one": 40.0, "two": 20.0, TORCH: 35.0},
+        8192: {"one": 80.0, "two": 90.0, TORCH: 80.0},
+    }
+    entry = choose(LAUNCHES, seconds, TWO)
+    assert entry.launch == ONE  # 14.7 against 17.5, while the sums are 121 and 113
+    assert entry.torch_widths == (512, 4096)
+
+
+def test_a_candidate_must_have_run_at_every_wide_width():
+    seconds = {1024: {"one": 1.0, "two": 0.1, TORCH: 2.0}, 2048: {"one": 1.0}, 4096: {TORCH: 1.0}, 8192: {}}
+    assert choose(LAUNCHES, seconds, TWO).launch == ONE
+    nothing = choose(LAUNCHES, {1024: {TORCH: 2.0}}, TWO)
+    assert nothing.launch == TWO
+    assert nothing.torch_widths == (1024,)
+
+
+@pytest.mark.parametrize("path", ["single", "split", "residual"])
+def test_a_wrong_candidate_and_one_that_fails_are_skipped_and_named(monkeypatch, path):
+    def faulty(right):
+        def launch_one(*arguments, **options):
+            launch = options.get("launch") or arguments[2]
+            if launch.warps == 8:
+                raise RuntimeError("out of registers")
+            result = right(*arguments, **options)
+            result[..., -1] += 1  # one column, or one token, of all
+            return result
+
+        return launch_one
+
+    name = "launch_residual_norms" if path == "residual" else "launch_gram"
+    monkeypatch.setattr(tune_cases, name, faulty(getattr(tune_cases, name)))
+    result = measured(monkeypatch, {"one": 1.0, "two": 1.0, TORCH: 5.0}, tokens=64)
+    skipped = result["paths"][path]["skipped"][64]
+    assert skipped["two"] == "RuntimeError: out of registers"
+    assert skipped["one"].startswith("off by")
+    assert result["paths"][path]["seconds"][64] == {TORCH: 5.0}
+    others = [entry for other, entry in result["paths"].items() if (other == "residual") != (path == "residual")]
+    assert not any(entry["skipped"][64] for entry in others)
+
+
+@pytest.mark.parametrize("path", ["single", "split", "residual"])
+def test_candidates_hold_what_the_table_has_and_each_once(path):
+    for architecture in (80, 90, 120):
+        found = tune.candidates(architecture, path)
+        assert launch_for(architecture, 4096, path) in found.values()
+        assert len(found) == len(set(found.values())) >= 4
+        assert all(launch.descriptors == (architecture >= 90) for launch in found.values())
+        assert describe(ONE) not in found
+
+
+@pytest.fixture
+def table_file(monkeypatch, tmp_path):
+    """A copy of the table, in use until the test ends."""
+    copy = tmp_path / TABLE.name
+    shutil.copy(TABLE, copy)
+    monkeypatch.setattr(launch_parameters, "TABLE", copy)
+    launch_table.cache_clear()
+    yield copy
+    launch_table.cache_clear()
+
+
+def test_only_the_entry_of_the_measured_architecture_is_rewritten(monkeypatch, table_file):
+    before = json.loads(table_file.read_text())
+    result = measured(monkeypatch, {"one": 2.0, "two": 1.0, TORCH: 0.5})
+    write_table(result | {"capability": 89}, table_file)
+    after = json.loads(table_file.read_text())
+    assert {row: after[row] for row in before} == before
+    assert set(after) - set(before) == {"89"}
+    assert launch_for(89, 4096, "split") == TWO
+    assert torch_is_faster(89, 64, "single")
+    assert not torch_is_faster(89, 4096, "single")
+    assert launch_for(90, 4096, "split").warps == before["90"]["split"]["launch"]["warps"]
+    assert [file.name for file in table_file.parent.iterdir()] == [TABLE.name]
+
+
+def test_the_file_is_laid_out_as_it_is_shipped():
+    assert tune._layout(json.loads(TABLE.read_text())) == TABLE.read_text()
+
+
+def test_a_table_that_cannot_be_written_says_so(monkeypatch, table_file):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.replace", refuse)
+    result = measured(monkeypatch, {"one": 2.0, "two": 1.0, TORCH: 0.5})
+    with pytest.raises(OSError, match=r"cannot be replaced \(Permission denied\)"):
+        write_table(result, table_file)
+    assert table_file.read_text() == TABLE.read_text()
+    assert [file.name for file in table_file.parent.iterdir()] == [TABLE.name]
+
+
+def test_tuning_without_a_gpu_is_refused():
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        tune.tune(CPU)
+
+
+def test_progress_names_path_and_width(monkeypatch):
+    monkeypatch.setattr(tune, "measure", lambda *_: ({}, {}))
+    seen: list[str] = []
+    tune.tune(CPU, (64, 4096), progress=seen.append, timer=lambda *_: {})
+    assert seen[:3] == ["single, 64 features", "single, 4096 features", "split, 64 features"]
+    assert len(seen) == 6
+
+
+def test_the_ladder_has_the_widths_of_models():
+    assert {32, 768, 1024, 3072, 4096, 16384} <= set(LADDER)
+    assert list(LADDER) == sorted(set(LADDER))
