@@ -19,11 +19,10 @@ RESULTS = os.environ.get("LINSCORE_RESULTS_FILE")
 DEADLINE = float(os.environ.get("LINSCORE_BENCH_DEADLINE", "inf"))  # Unix time
 rows: list[results.Row] = []
 
-keep_freed_memory()  # for the peers as well: each is measured at its best
-
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "seconds(gpu, cpu): how long a benchmark takes at most, for the time budget")
+    config.addinivalue_line("markers", "as_python_does: freed memory is not kept, unlike on the command line")
 
 
 def pytest_runtest_setup(item):
@@ -31,6 +30,8 @@ def pytest_runtest_setup(item):
     cost = marker.kwargs["gpu" if DEVICE.type == "cuda" else "cpu"] if marker else 3
     if time.time() + cost > DEADLINE:
         pytest.skip(results.NO_TIME)
+    if not item.get_closest_marker("as_python_does"):  # it cannot be undone, so those come first in their process
+        keep_freed_memory()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -12,7 +12,7 @@ from shapes import DEVICE
 from linscore.bench import Timing, calibrated, calls_per_sample, floor, rates, seconds_per_call
 from linscore.kernel_cases import Case
 
-PATIENCE = 10.0  # seconds: a comparison that takes longer is cut to fewer rounds
+PATIENCE = 6.0  # seconds: a comparison that takes longer is cut to fewer rounds
 FEWEST = 3  # rounds
 
 

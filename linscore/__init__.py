@@ -5,7 +5,7 @@ from linscore_kernels import centered_gram
 from linscore.collect import Collector
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
-from linscore.metrics import BlockMetrics, block_metrics
+from linscore.metrics import BlockMetrics, block_map, block_metrics
 from linscore.moments import Moments
 from linscore.moments_file import load_moments, save_moments
 from linscore.rank import rank
@@ -19,6 +19,7 @@ __all__ = [
     "LinscoreError",
     "Moments",
     "Report",
+    "block_map",
     "block_metrics",
     "centered_gram",
     "find_decoder",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from linscore.errors import LinscoreError
 from linscore.moments import Moments
-from linscore.solve import Centered, fit_map, solve, squared_error
+from linscore.solve import AffineMap, Centered, fit_map, solve, squared_error
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,11 @@ def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True) -> C
     if moments.pilot is None:
         raise LinscoreError("no finite row was added to these moments yet")
     return Centered.of(moments.light_cell(folds), moments.pilot, moments.heavy_cell(folds) if heavy else None)
+
+
+def block_map(moments: Moments) -> AffineMap:
+    """The least-squares map of a block on all rows of its moments; raises LinscoreError without a finite row."""
+    return fit_map(centered(moments, range(moments.folds)), precision=moments.precision)
 
 
 def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Linearity:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from linscore_kernels import SCALARS, Pilot
+from linscore_kernels import SCALARS, Pilot, residual_norms
 from torch import Tensor
 
 from linscore.cell import Cell
@@ -82,6 +82,13 @@ class AffineMap:
         """Map states `[..., d]`; returns float64."""
         x = x.double()
         return x + (x - self.mean_x) @ self.b + self.mean_delta
+
+    def residual_norms(self, x: Tensor, y: Tensor, *, precision: str = "fast") -> Tensor:
+        """‖y − map(x)‖ of each row of `x` and `y` `[n, d]`: tokens that the block treats non-linearly (Figure 9).
+
+        Returns `[n]` float32, or float64 at `precision` "exact". Raises ValueError where shapes do not fit.
+        """
+        return residual_norms(x, y, b=self.b, mean_x=self.mean_x, mean_delta=self.mean_delta, precision=precision)
 
 
 @dataclass(frozen=True)

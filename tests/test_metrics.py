@@ -1,6 +1,7 @@
 import pytest
 import torch
 from oracles import heldout_scores, linear_cka, procrustes, states, svd_scores
+from sklearn.linear_model import LinearRegression
 
 import linscore
 from linscore.metrics import BlockMetrics, block_metrics
@@ -167,3 +168,14 @@ def test_cka_is_left_empty_where_the_next_state_saw_other_rows():
 def test_too_few_rows_are_refused():
     with pytest.raises(linscore.LinscoreError, match="0 rows"):
         block_metrics(Moments(4))
+
+
+def test_residual_norms_of_the_blocks_map_are_scikit_learns_residuals():
+    x, y = states(2000, 24)
+    moments = Moments(24, folds=2, precision="exact")
+    moments.update(x[:900], y[:900], fold=0)
+    moments.update(x[900:], y[900:], fold=1)
+    got = linscore.block_map(moments).residual_norms(x, y, precision="exact")
+    delta = (y - x).double().numpy()
+    left = delta - LinearRegression().fit(x.double().numpy(), delta).predict(x.double().numpy())
+    torch.testing.assert_close(got, torch.from_numpy(left).norm(dim=1), rtol=1e-5, atol=0)
