@@ -35,7 +35,7 @@ class LlamaShape:
 
 LLAMA_8B = LlamaShape("Llama-3-8B shape", 4096, 14336, 32, 32, 8, 128256)
 LLAMA_1B = LlamaShape("Llama-3.2-1B shape", 2048, 8192, 16, 32, 8, 128256)
-LLAMA_50M = LlamaShape("50M shape", 768, 2048, 7, 12, 12, sequences=4, batch=2)
+LLAMA_50M = LlamaShape("50M shape", 768, 2048, 7, 12, 12, sequences=6, batch=2)
 LLAMA_25M = LlamaShape("25M shape, d = 512", 512, 1376, 8, 8, 8, sequence=512, sequences=32)
 TINY = LlamaShape("tiny shape", 64, 96, 3, 4, 2, 128, sequence=32, sequences=8, batch=4)
 

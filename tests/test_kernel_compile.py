@@ -93,7 +93,14 @@ def token_stats_case(architecture: int, d: int, dtype: str, split: bool) -> tupl
     types |= {"operands_ptr": f"*{operand}", "figures_ptr": "*fp32", "status_ptr": "*u8", "sums_ptr": "*fp32"}
     types |= {"n": "i32"} | dict.fromkeys(("padded", "d", "width", "x_stride", "other_stride"), "i32/16")
     types |= dict.fromkeys(("limit_x", "limit_delta", "largest", "ulp_factor"), "fp32")
-    constants = {"rows_ptr": None, "x_step": 1, "other_step": 1, "DELTA_GIVEN": False, "SPLIT": split} | shape
+    constants = {
+        "rows_ptr": None,
+        "x_step": 1,
+        "other_step": 1,
+        "DELTA_GIVEN": False,
+        "SPLIT": split,
+        "BY_HAND": False,
+    } | shape
     return architecture, _token_stats_kernel, types, constants, options
 
 

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from linscore_kernels.launching import OPTIONS, capability, on_device
+from linscore_kernels.launching import OPTIONS, capability, interpreted, on_device
 from linscore_kernels.stats import FIGURES, Pilot, TokenStats
 
 ROW_ALIGN = 128  # operand rows are padded with zeros to a multiple of every BLOCK_K, so that no loop masks tokens
@@ -66,6 +66,14 @@ def _store_split(pointers, value, part, mask):
     tl.store(pointers + part, (value - hi.to(tl.float32)).to(tl.float16), mask=mask)
 
 
+@triton.jit
+def _store_single(pointers, value, mask, BY_HAND: tl.constexpr):
+    if BY_HAND:  # the interpreter truncates to bfloat16, GPUs round to the nearest, ties to even
+        bits = value.to(tl.uint32, bitcast=True)
+        value = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.float32, bitcast=True)
+    tl.store(pointers, value.to(pointers.dtype.element_ty), mask=mask)
+
+
 @triton.jit(do_not_specialize=["n"])
 def _token_stats_kernel(
     x_ptr,  # [*, d] float32, float16 or bfloat16, any strides
@@ -76,7 +84,7 @@ def _token_stats_kernel(
     operands_ptr,  # [parts, padded, width]: x̂, δ̂ or x_hi, x_lo, δ_hi, δ_lo
     figures_ptr,  # [5, n] float32: ‖x‖, ‖y‖, ‖δ‖, ‖δ̂‖², rounding
     status_ptr,  # [n] uint8
-    sums_ptr,  # [programs, 3, width] float32: Σx̂, Σδ̂, Σ(δ̂ as stored − δ̂)
+    sums_ptr,  # [programs, 2, width] float32: Σx̂, Σδ̂
     n,
     padded,
     d,
@@ -94,12 +102,12 @@ def _token_stats_kernel(
     ITERATIONS: tl.constexpr,
     DELTA_GIVEN: tl.constexpr,
     SPLIT: tl.constexpr,
+    BY_HAND: tl.constexpr,  # round to bfloat16 by hand
 ):
     part = padded.to(tl.int64) * width
     own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     sum_x = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
     sum_delta = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
-    sum_excess = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
     for iteration in range(ITERATIONS):
         row = (tl.program_id(0).to(tl.int64) * ITERATIONS + iteration) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         inside = row < n
@@ -161,15 +169,12 @@ def _token_stats_kernel(
             _store_split(store, x_hat, part, keep)
             _store_split(store + 2 * part, delta_hat, part, keep)
         else:
-            tl.store(store, x_hat.to(operands_ptr.dtype.element_ty), mask=keep)
-            rounded = delta_hat.to(operands_ptr.dtype.element_ty)
-            sum_excess += rounded.to(tl.float32) - delta_hat
-            tl.store(store + part, rounded, mask=keep)
+            _store_single(store, x_hat, keep, BY_HAND)
+            _store_single(store + part, delta_hat, keep, BY_HAND)
 
-    sums = sums_ptr + tl.program_id(0).to(tl.int64) * 3 * width + own
+    sums = sums_ptr + tl.program_id(0).to(tl.int64) * 2 * width + own
     tl.store(sums, tl.sum(sum_x, 0), mask=own < width)
     tl.store(sums + width, tl.sum(sum_delta, 0), mask=own < width)
-    tl.store(sums + 2 * width, tl.sum(sum_excess, 0), mask=own < width)
 
 
 def tile_shape(d: int, split: bool, capability: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -198,11 +203,8 @@ def operand_shape(n: int, d: int, dtype: torch.dtype, *, split: bool) -> tuple[t
 
 def launch_token_stats(
     x: Tensor, other: Tensor, rows: Tensor | None, pilot: Pilot, *, delta_given: bool, split: bool
-) -> tuple[TokenStats, Tensor]:
-    """Read the rows of `x` and of y or δ, `other` `[*, d]`, once; 32-bit `x` must be `split`.
-
-    Returns what `token_stats` does, and Σ(δ̂ as stored − δ̂) `[d]` float64.
-    """
+) -> TokenStats:
+    """Read the rows of `x` and of y or δ, `other` `[*, d]`, once; 32-bit `x` must be `split`."""
     n, d = len(x) if rows is None else len(rows), x.shape[1]
     operands_shape, dtype = operand_shape(n, d, x.dtype, split=split)
     _, padded, width = operands_shape
@@ -212,7 +214,7 @@ def launch_token_stats(
     operands = x.new_empty(operands_shape, dtype=dtype)
     figures = x.new_empty(len(FIGURES), n, dtype=torch.float32)
     status = x.new_empty(n, dtype=torch.uint8)
-    sums = x.new_empty(programs, 3, width, dtype=torch.float32)
+    sums = x.new_empty(programs, 2, width, dtype=torch.float32)
     with on_device(x):
         _token_stats_kernel[programs, triton.cdiv(width, shape["BLOCK"])](
             x,
@@ -236,9 +238,9 @@ def launch_token_stats(
             torch.finfo(other.dtype).eps ** 2 / 12,
             DELTA_GIVEN=delta_given,
             SPLIT=split,
+            BY_HAND=interpreted() and dtype is torch.bfloat16,
             **shape,
             **options,
             **OPTIONS,
         )
-    total = sums[:, :, :d].sum(0, dtype=torch.float64)
-    return TokenStats(operands, figures, status, total[:2].clone()), total[2]
+    return TokenStats(operands, figures, status, sums[:, :, :d].sum(0, dtype=torch.float64))

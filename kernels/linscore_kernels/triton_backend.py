@@ -46,7 +46,7 @@ def token_stats(
     """
     _check(x, other, rows, precision)
     split = _is_split(x.dtype, precision)
-    return launch_token_stats(x, other, rows, pilot, delta_given=delta_given, split=split)[0]
+    return launch_token_stats(x, other, rows, pilot, delta_given=delta_given, split=split)
 
 
 def gram(operands: Tensor, out: Tensor) -> None:
@@ -82,12 +82,9 @@ def accumulate(
         span = slice(start, min(start + chunk, n))
         x_part, other_part = (x[span], other[span]) if rows is None else (x, other)
         rows_part = None if rows is None else rows[span]
-        stats, excess = launch_token_stats(x_part, other_part, rows_part, pilot, delta_given=delta_given, split=split)
+        stats = launch_token_stats(x_part, other_part, rows_part, pilot, delta_given=delta_given, split=split)
         launch_merge(_partials(stats.operands, d, launch, splits), second, scale=scale, sign=sign)
-        sums = reduce(stats)
-        if not split:  # what rounding δ̂ added to its mean is known, and must not meet the mean of x̂
-            second[:, d:].addr_(sums.sum_x, excess / sums.n.clamp_min(1), alpha=-sign)
-        parts.append(sums)
+        parts.append(reduce(stats))
     return add_up(parts)
 
 
