@@ -16,7 +16,7 @@ setup(
     license="MIT",
     license_files=["LICENSE", "linscore/embedded/NOTICE"],
     python_requires=">=3.10",
-    packages=["linscore", "linscore.embedded", "linscore_kernels"],
+    packages=["linscore", "linscore.embedded", "linscore.surgery", "linscore_kernels"],
     # `kernels/` is a plain folder: a top-level package of that name would shadow the one that transformers imports.
     package_dir={"linscore_kernels": "kernels/linscore_kernels"},
     package_data={

@@ -70,6 +70,33 @@ def rank(folder: str, by: str, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("model")
+@click.option("--moments", metavar="DIR", help="What `linscore score --out DIR` wrote for MODEL: ranks its blocks.")
+@click.option(
+    "--drop",
+    "drop_blocks",
+    required=True,
+    metavar="N|LIST",
+    help="A plain number N: the N first blocks of `linscore rank DIR`. With a comma or a dash, the blocks themselves: "
+    "2,5-7, or 5, for block 5 alone.",
+)
+@click.option("--by", metavar="METRIC", help="The figure that ranks the blocks [default: linearity_heldout].")
+@click.option("--out", required=True, metavar="DIR", help="The new checkpoint: a folder that is not there yet.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+def prune(model: str, **options: Any) -> None:
+    """Drop blocks of MODEL and save what is left as a plain Hugging Face checkpoint."""
+    from linscore.prune_job import run_prune
+
+    pruned = run_prune(model, **options)
+    click.echo(f"dropped  {pruned.dropped}")
+    click.echo(f"left     {pruned.depth} of {pruned.depth_before} blocks, ", nl=False)
+    click.echo(f"{pruned.parameters:,} of {pruned.parameters_before:,} parameters")
+    click.echo(f"model    {pruned.out}")
+    click.echo(f"next     linscore score {pruned.out}")
+
+
+@cli.command()
 @click.option("--width", type=int, metavar="D", help="Features of a token [default: 768; GPU 4,096].")
 @click.option("--tokens", type=int, metavar="N", help="Tokens [default: 16,384; GPU 65,536].")
 @click.option("--dtype", help="float32, bfloat16 or float16 [default: float32; GPU bfloat16].")

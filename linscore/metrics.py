@@ -8,7 +8,7 @@ held-out                 = 1 − ΣE/Σt         the map fitted on the other fol
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from linscore.errors import LinscoreError
 from linscore.moments import Moments
-from linscore.solve import AffineMap, Centered, fit_map, solve, squared_error
+from linscore.solve import Centered, fit_map, solve, squared_error
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,6 @@ def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True) -> C
     return Centered.of(moments.light_cell(folds), moments.pilot, moments.heavy_cell(folds) if heavy else None)
 
 
-def block_map(moments: Moments) -> AffineMap:
-    """The least-squares map of a block on all rows of its moments; raises LinscoreError without a finite row."""
-    return fit_map(centered(moments, range(moments.folds)), precision=moments.precision)
-
-
 def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Linearity:
     """In-sample scores of `whole`; held-out scores, each fold under the map that was fitted on the others."""
     in_sample = solve(whole, precision=moments.precision, want_map=False)
@@ -140,14 +135,19 @@ def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Lin
     )
 
 
-def _test_folds(moments: Moments, heavy: bool) -> list[tuple[float, float, float]]:
-    """(E, t_y, t_δ) of each fold under the map of the others; empty where there is only one fold with rows."""
+def splits(moments: Moments, *, heavy: bool = True) -> Iterator[tuple[Centered, Centered]]:
+    """(all other folds, one fold) for each fold in turn; nothing where there is only one fold with rows."""
     filled = [fold for fold in range(moments.folds) if moments.rows(fold)]
-    tests = []
     for fold in filled if len(filled) > 1 else ():
         training = centered(moments, (other for other in filled if other != fold), heavy=heavy)
+        yield training, centered(moments, [fold], heavy=heavy)
+
+
+def _test_folds(moments: Moments, heavy: bool) -> list[tuple[float, float, float]]:
+    """(E, t_y, t_δ) of each fold under the map of the others."""
+    tests = []
+    for training, test in splits(moments, heavy=heavy):
         fitted = fit_map(training, precision=moments.precision)
-        test = centered(moments, [fold], heavy=heavy)
         tests.append((squared_error(fitted, test), test.t_y, test.t_delta))
     return tests
 

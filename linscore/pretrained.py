@@ -26,6 +26,7 @@ class Pretrained(NamedTuple):
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     context: int  # longest sequence the model was made for; 0 where it does not say
+    stored: torch.dtype | None  # of the checkpoint, whatever the model was loaded in; None where it does not say
 
 
 def load_pretrained(name: str = EMBEDDED, *, dtype: str = "auto", device: str = "auto") -> Pretrained:
@@ -40,20 +41,21 @@ def load_pretrained(name: str = EMBEDDED, *, dtype: str = "auto", device: str = 
     where = choose_device(device)
     source = str(EMBEDDED_MODEL) if name == EMBEDDED else name
     try:
-        with _quiet():
+        with quiet():
             config = AutoConfig.from_pretrained(source)
+            stored = config.get_text_config().dtype
             model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=_dtype(dtype, config, where))
             tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise LinscoreError(_why(name, error)) from error
     context = getattr(config.get_text_config(), "max_position_embeddings", 0) or 0
     model.to(where)  # type: ignore[arg-type]
-    return Pretrained(name, model.eval(), tokenizer, context)
+    return Pretrained(name, model.eval(), tokenizer, context, stored)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Transformers' warnings and bars kept off the terminal while a model loads."""
+def quiet() -> Iterator[None]:
+    """Transformers' warnings and bars kept off the terminal while a model loads or is saved."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -107,24 +107,41 @@ def solve(moments: Centered, *, precision: str, want_map: bool = True) -> Soluti
     Sinks can outweigh the light rows a millionfold, but being float64 products they bring no noise: features are
     scaled, and what counts as noise is judged, by the light rows.
     """
-    light = moments.c_xx if moments.c_xx_light is None else moments.c_xx_light
-    diagonal = moments.c_xx.diagonal()
-    # A feature that never changes has a variance of zero up to the rounding of its mean square.
-    noise = moments.n * (CUTOFF[precision] * moments.mean_x).square()
-    alive = diagonal > noise
+    alive = _alive(moments, precision)
     if not alive.all():
         return _solve_alive(moments, alive, precision, want_map)
-    scale = torch.where(light.diagonal() > noise, light.diagonal(), diagonal).rsqrt()
-    equilibrated = scale[:, None] * moments.c_xx * scale
-    largest = largest_light = _largest(equilibrated)
-    if moments.c_xx_light is not None:
-        largest_light = _largest(scale[:, None] * light * scale)
-    floor = max(CUTOFF["exact"] * largest, CUTOFF[precision] * largest_light)
+    equilibrated, scale, floor = equilibrate(moments, precision)
     target = scale[:, None] * moments.c_xd
     factor = _cholesky(equilibrated, moments.n, floor)
     if factor is not None:
         return _solve_by_cholesky(factor, target, scale, want_map)
     return _solve_by_eigen(equilibrated, target, scale, moments, floor, want_map)
+
+
+def equilibrate(moments: Centered, precision: str) -> tuple[Tensor, Tensor, float]:
+    """D^-½ C_xx D^-½ `[d, d]`, D^-½ `[d]`, and the floor below which an eigenvalue of it is noise.
+
+    D is the diagonal of the light rows' C_xx. A feature that never changes gets a D^-½ of zero.
+    """
+    light = moments.c_xx if moments.c_xx_light is None else moments.c_xx_light
+    diagonal, alive = moments.c_xx.diagonal(), _alive(moments, precision)
+    scale = torch.where(light.diagonal() > _noise(moments, precision), light.diagonal(), diagonal).rsqrt()
+    scale = torch.where(alive, scale, 0.0)
+    equilibrated = scale[:, None] * moments.c_xx * scale
+    largest = largest_light = _largest(equilibrated)
+    if moments.c_xx_light is not None:
+        largest_light = _largest(scale[:, None] * light * scale)
+    return equilibrated, scale, max(CUTOFF["exact"] * largest, CUTOFF[precision] * largest_light)
+
+
+def _alive(moments: Centered, precision: str) -> Tensor:
+    """Which features `[d]` change at all."""
+    return moments.c_xx.diagonal() > _noise(moments, precision)
+
+
+def _noise(moments: Centered, precision: str) -> Tensor:
+    """A feature that never changes has a variance of zero up to the rounding of its mean square."""
+    return moments.n * (CUTOFF[precision] * moments.mean_x).square()
 
 
 def _solve_alive(moments: Centered, alive: Tensor, precision: str, want_map: bool) -> Solution:

@@ -175,7 +175,7 @@ def test_residual_norms_of_the_blocks_map_are_scikit_learns_residuals():
     moments = Moments(24, folds=2, precision="exact")
     moments.update(x[:900], y[:900], fold=0)
     moments.update(x[900:], y[900:], fold=1)
-    got = linscore.block_map(moments).residual_norms(x, y, precision="exact")
+    got = linscore.fit_block_map(moments).residual_norms(x, y, precision="exact")
     delta = (y - x).double().numpy()
     left = delta - LinearRegression().fit(x.double().numpy(), delta).predict(x.double().numpy())
     torch.testing.assert_close(got, torch.from_numpy(left).norm(dim=1), rtol=1e-5, atol=0)

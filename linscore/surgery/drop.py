@@ -1,0 +1,150 @@
+"""Drop blocks, so that what is left is a plain transformers model: built from its configuration, filled, and tried.
+
+h_j replaces h_i for the blocks i … j−1 that go: a survivor reads what the survivor before it wrote.
+"""
+
+import copy
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from linscore.decoders import Decoder, find_decoder, run, watch
+from linscore.errors import LinscoreError
+from linscore.surgery.structure import check_structure, cut_config, original_name
+
+__all__ = ["bypass", "drop"]
+
+MODES = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
+PROBE_TOKENS = 8
+
+
+def drop(model: nn.Module, blocks: Collection[int]) -> PreTrainedModel:
+    """A new model of the same class without these blocks; `save_pretrained` makes a plain checkpoint of it.
+
+    The given model stays as it is. The weights are copies on the same device and of the same dtype, so that training
+    one model leaves the other alone; ties, frozen weights, modes and generation settings are kept, hooks are not.
+
+    Args:
+        model: a decoder of transformers, whole and on one device.
+        blocks: indices of the blocks that go, in any order; the survivors are numbered from 0 again.
+
+    Raises:
+        LinscoreError: if an index is not there or given twice, if no block would be left, if the model is none of
+            transformers', quantized, spread over devices, or of a family whose structure depends on the index.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise LinscoreError(f"{type(model).__name__} is no transformers model: drop its blocks by hand")
+    decoder = find_decoder(model)
+    _check_plain(model, decoder.name)
+    survivors = _survivors(decoder, blocks)
+    cut = _empty(model, survivors)
+    check_structure(cut, model, decoder.path, survivors)
+    _fill(cut, model, decoder.path, survivors)
+    if model.can_generate():
+        cut.generation_config = copy.deepcopy(model.generation_config)
+    _check_states(decoder, cut, survivors)
+    return cut
+
+
+@contextmanager
+def bypass(decoder: Decoder, blocks: Collection[int]) -> Iterator[None]:
+    """Runs these blocks without effect, for as long as the context lasts: what enters them leaves them."""
+
+    def hand_through(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        return x if isinstance(output, Tensor) else (x, *output[1:])
+
+    with ExitStack() as hooks:
+        for index in blocks:
+            hooks.callback(decoder.blocks[index].register_forward_hook(hand_through, with_kwargs=True).remove)
+        yield
+
+
+def _check_plain(model: PreTrainedModel, name: str) -> None:
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise LinscoreError(f"{name} is quantized: drop the blocks first, then quantize what is left")
+    devices = sorted({str(tensor.device) for tensor in model.parameters()})
+    if len(devices) > 1 or "meta" in devices:
+        raise LinscoreError(f"{name} is spread over {', '.join(devices)}: load it whole on one device")
+
+
+def _survivors(decoder: Decoder, blocks: Collection[int]) -> list[int]:
+    count = len(decoder.blocks)
+    gone = set(blocks)
+    missing = sorted(gone - set(range(count)))
+    if missing:
+        raise LinscoreError(f"{decoder.name} has no blocks {missing}: choose from 0 to {count - 1}")
+    if len(gone) != len(blocks):
+        raise LinscoreError(f"blocks {sorted(blocks)} are given more than once: name each block once")
+    if len(gone) == count:
+        raise LinscoreError(f"all {count} blocks of {decoder.name} would go: leave at least one")
+    return [index for index in range(count) if index not in gone]
+
+
+def _empty(model: PreTrainedModel, survivors: Sequence[int]) -> PreTrainedModel:
+    """The cut model without values, built by its own class."""
+    try:
+        config = cut_config(model.config, survivors)
+        with torch.device("meta"):
+            return type(model)(config)
+    except LinscoreError:
+        raise
+    except (StrictDataclassError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise LinscoreError(f"{type(model).__name__} cannot be built without these blocks ({error})") from error
+
+
+def _fill(cut: PreTrainedModel, model: PreTrainedModel, path: str, survivors: Sequence[int]) -> None:
+    """Copies tensors and modes, module by module; a tensor with two names is copied once, which keeps ties."""
+    copies: dict[int, Tensor] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, module in cut.named_modules():
+        source = modules[original_name(name, path, survivors)]
+        for key, tensor in _tensors(source):
+            if id(tensor) not in copies:
+                copies[id(tensor)] = _copy(tensor)
+            setattr(module, key, copies[id(tensor)])
+        for mode in MODES:
+            if mode in vars(source):
+                setattr(module, mode, vars(source)[mode])
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers (those of rotary embeddings are in no state_dict) and tensors that are mere attributes."""
+    for values in (module._parameters, module._buffers, vars(module)):
+        yield from ((key, value) for key, value in values.items() if isinstance(value, Tensor))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    values = tensor.detach().clone()
+    return nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
+
+
+def _check_states(decoder: Decoder, cut: PreTrainedModel, survivors: Sequence[int]) -> None:
+    """Runs a few tokens through both models: a rule of the index inside some forward would show here.
+
+    Raises:
+        LinscoreError: if a survivor's output differs from the original's with the dropped blocks bypassed.
+    """
+    with bypass(decoder, set(range(len(decoder.blocks))) - set(survivors)):
+        expected = _outputs(decoder)
+    found = _outputs(find_decoder(cut))
+    for new, old in enumerate(survivors):
+        tolerance = max(1e-4, 4 * torch.finfo(expected[old].dtype).eps) * float(expected[old].abs().max())
+        if not torch.allclose(found[new], expected[old], rtol=0, atol=tolerance, equal_nan=True):
+            raise LinscoreError(
+                f"{decoder.name}: block {old} computes something else as block {new}: this family depends on the "
+                "index of its blocks, so these cannot be dropped"
+            )
+
+
+def _outputs(decoder: Decoder) -> dict[int, Tensor]:
+    """What leaves each block, [1, 8, d], for the first 8 token ids."""
+    outputs: dict[int, Tensor] = {}
+    with watch(decoder, lambda index, states: outputs.__setitem__(index, states.y)):
+        run(decoder, torch.arange(PROBE_TOKENS)[None])
+    return outputs

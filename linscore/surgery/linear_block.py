@@ -1,0 +1,132 @@
+"""A decoder block that is an affine map of the residual stream: y = x + (x − μ_x) B + μ_δ.
+
+In a model it is an instance of its family's own block class, since that is how transformers finds the blocks whose
+states it records, checkpoints and shards; it takes what that block takes and returns what that block returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from linscore.maps import FittedMap
+from linscore.solve import AffineMap
+
+# Everything else a replacement takes over from the block: what its model reads off it, its mode and its hooks.
+_OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "slot", "entries", "factors")
+
+
+class LinearBlock(nn.Module):
+    """The affine map of a block, as a block.
+
+    B is `weight` `[d, d]`, `down @ up` (`[d, r]`, `[r, d]`) or the diagonal matrix of `scale` `[d]`, in the model's
+    dtype; μ_x is `center` and μ_δ is `bias`, `[d]`, and never narrower than float32.
+
+    x − μ_x is formed first, in float32: in xB + (μ_δ − μ_x B) the means of outlier features, 30 to 100 σ, would cancel
+    in 16 bits, and a rounded B would move the mean of y.
+
+    Args:
+        fitted: of width d.
+        dtype: of B; float32 by default.
+        device: of everything.
+        slot: where the replaced block's attention kept its keys in a cache; None without a cache.
+        entries: how long a tuple the replaced block returned; None if it returned a tensor.
+    """
+
+    family: ClassVar[type[nn.Module]] = nn.Module  # the class of the block that is replaced
+    bias: nn.Parameter
+    center: Tensor
+
+    def __init__(
+        self,
+        fitted: AffineMap,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        slot: int | None = None,
+        entries: int | None = None,
+    ) -> None:
+        nn.Module.__init__(self)  # not super(): in a family's class that would build the block that is replaced
+        self.slot, self.entries, factors = slot, entries, _factors(fitted)
+        self.factors = tuple(factors)  # the names of what makes up B, in the order x meets them
+        for name, value in factors.items():
+            self.register_parameter(name, nn.Parameter(value.to(device, dtype, copy=True)))
+        means = dtype if dtype is torch.float64 else torch.float32
+        self.bias = nn.Parameter(fitted.mean_delta.to(device, means, copy=True))
+        self.register_buffer("center", fitted.mean_x.to(device, means, copy=True))
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Map the states `[..., d]`; of the family's other arguments only the cache matters."""
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Cache) and self.slot is not None:
+                _count_tokens(value, self.slot, hidden_states)
+        y = (hidden_states + self.delta(hidden_states)).to(hidden_states.dtype)
+        return y if self.entries is None else (y, *[None] * (self.entries - 1))
+
+    def delta(self, x: Tensor) -> Tensor:
+        """(x − μ_x) B + μ_δ `[..., d]`, in the dtype of μ_δ."""
+        moved = x - self.center
+        for name in self.factors:
+            factor = self.get_parameter(name)
+            moved = moved.to(factor.dtype)
+            moved = moved @ factor if factor.ndim == 2 else moved * factor
+        return moved + self.bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LinearBlock:
+        """Move or cast; the means move along, but are never cast to 16 bits."""
+        means = (self.bias, self.bias.grad, self.center)
+
+        def apply(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            narrow = result.dtype.itemsize < torch.float32.itemsize
+            return tensor.to(result.device, torch.float32) if narrow and any(tensor is m for m in means) else result
+
+        super()._apply(apply, recurse)
+        return self
+
+
+def replacement(block: nn.Module, fitted: AffineMap, *, slot: int, entries: int | None) -> LinearBlock:
+    """A linear block that takes the place of `block`, with its attributes, mode and hooks, on its device.
+
+    `block` is not to be used beside it: they share hooks. The other arguments are those of `LinearBlock`.
+    """
+    family: type = block.family if isinstance(block, LinearBlock) else type(block)
+    like = next((p for p in block.parameters() if p.dtype.is_floating_point), torch.empty(0))
+    linear = _family_class(family)(fitted, dtype=like.dtype, device=like.device, slot=slot, entries=entries)
+    own = {*_OWN, *linear._parameters, *linear._buffers}
+    vars(linear).update({name: value for name, value in vars(block).items() if name not in own})
+    return linear
+
+
+@cache
+def _family_class(family: type) -> type[LinearBlock]:
+    """The class of linear blocks that are also instances of `family`."""
+    return type(f"Linear{family.__name__}", (LinearBlock, family), {"family": family})
+
+
+def _factors(fitted: AffineMap) -> dict[str, Tensor]:
+    if isinstance(fitted, FittedMap) and fitted.factors is not None:
+        return dict(zip(("down", "up"), fitted.factors, strict=True))
+    if isinstance(fitted, FittedMap) and fitted.kind == "diagonal":
+        return {"scale": fitted.b.diagonal()}
+    return {"weight": fitted.b}
+
+
+def _count_tokens(cache: Cache, slot: int, x: Tensor) -> None:
+    """Let the block's slot in the cache count the tokens of x `[batch, seq, d]`.
+
+    Models read off single slots, the first of each kind of attention, how many tokens went before. A slot that stays
+    empty there gives silently wrong positions and masks; keys of width 1 keep every slot right, whatever is replaced.
+    """
+    layer = cache.layers[slot] if slot < len(cache.layers) else None
+    if layer is not None and not isinstance(layer, CacheLayerMixin):
+        return  # a state-space model's slot, or that of a block without attention: nothing is read off it
+    keys = getattr(layer, "keys", None)
+    heads, width = (keys.shape[1], keys.shape[3]) if keys is not None and keys.ndim == 4 else (1, 1)
+    zeros = x.new_zeros(x.shape[0], heads, x.shape[1], width)
+    cache.update(zeros, zeros, slot)

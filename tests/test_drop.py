@@ -1,0 +1,371 @@
+"""Dropped blocks in tiny models of every family; the oracle is the original, with `forward` of blocks made idle."""
+
+import inspect
+from contextlib import contextmanager
+from functools import cache
+
+import pytest
+import torch
+import transformers
+from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, tiny
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
+
+from linscore import LinscoreError, drop, find_decoder
+
+# What the tiny configurations do not have by default: block types that differ from one block to the next.
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+MIXTURES = {
+    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "layer_types": MIXED},
+    "gemma3": {"layer_types": MIXED},
+    "smollm3": {"no_rope_layers": [1, 0, 1]},
+}
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_cut = pytest.mark.parametrize("gone", [[0], [1], [2], [0, 2], [1, 2]], ids=str)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tensors of a few kilobytes: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@cache
+def model_of(family: str) -> PreTrainedModel:
+    return tiny(family, **MIXTURES.get(family, {}))
+
+
+def tokens(seed: int = 0, length: int = 11) -> Tensor:
+    return torch.randint(3, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def logits(model: nn.Module, input_ids: Tensor) -> Tensor:
+    return model(input_ids, use_cache=False).logits
+
+
+@contextmanager
+def doing_nothing(model: nn.Module, gone: list[int]):
+    """The blocks run, so that their outputs have the family's form, and then hand on what they were given."""
+    blocks = [find_decoder(model).blocks[index] for index in gone]
+
+    def idle(forward):
+        def hand_on(*args, **kwargs):
+            x = args[0] if args else kwargs["hidden_states"]
+            kept = x.clone()  # a block may add in place
+            output = forward(*args, **kwargs)
+            return kept if isinstance(output, Tensor) else (kept, *output[1:])
+
+        return hand_on
+
+    for block in blocks:
+        block.forward = idle(block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+@torch.no_grad()
+def inputs_and_logits(model: nn.Module, input_ids: Tensor) -> tuple[list[Tensor], Tensor]:
+    """What enters each block, and the logits."""
+    entered: list[Tensor] = []
+
+    def keep(_block, args, kwargs):
+        entered.append((args[0] if args else kwargs["hidden_states"]).clone())
+
+    hooks = [b.register_forward_pre_hook(keep, with_kwargs=True) for b in find_decoder(model).blocks]
+    found = logits(model, input_ids)
+    for hook in hooks:
+        hook.remove()
+    return entered, found
+
+
+@torch.no_grad()
+def logits_by_cache(model: nn.Module, input_ids: Tensor, first: int = 3) -> Tensor:
+    """Logits of a prefill of `first` tokens and of one token at a time after it, the cache carrying the rest."""
+    name = "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
+    out = model(input_ids[:, :first], use_cache=True)
+    found = [out.logits]
+    for at in range(first, input_ids.shape[1]):
+        out = model(input_ids[:, at : at + 1], use_cache=True, **{name: getattr(out, name)})
+        found.append(out.logits)
+    return torch.cat(found, 1)
+
+
+def greedy(model: PreTrainedModel, input_ids: Tensor, *, use_cache: bool) -> list[list[int]]:
+    mask = torch.ones_like(input_ids)
+    return model.generate(
+        input_ids, attention_mask=mask, max_new_tokens=6, do_sample=False, use_cache=use_cache
+    ).tolist()
+
+
+@every_cut
+@every_family
+def test_states_and_logits_are_those_of_the_original_with_the_blocks_doing_nothing(family, gone):
+    model = model_of(family)
+    with doing_nothing(model, gone):
+        entered, expected = inputs_and_logits(model, tokens())
+    assert (expected - logits(model, tokens())).abs().max() > 1e-2  # these blocks do something
+    cut = drop(model, gone)
+    found_states, found = inputs_and_logits(cut, tokens())
+    survivors = [index for index in range(DEPTH) if index not in gone]
+    assert len(found_states) == len(survivors)
+    for new, old in enumerate(survivors):
+        torch.testing.assert_close(found_states[new], entered[old])
+    torch.testing.assert_close(found, expected)
+
+
+@every_cut
+@every_family
+def test_the_cache_carries_what_the_whole_sequence_says(family, gone):
+    cut = drop(model_of(family), gone)
+    torch.testing.assert_close(logits_by_cache(cut, tokens()), logits(cut, tokens()), rtol=1e-4, atol=1e-4)
+    assert greedy(cut, tokens(), use_cache=True) == greedy(cut, tokens(), use_cache=False)
+
+
+@pytest.mark.parametrize("gone", [[0], [1], [0, 2]], ids=str)
+@every_family
+def test_a_saved_cut_reloads_with_plain_transformers(family, gone, tmp_path):
+    cut = drop(model_of(family), gone)
+    cut.save_pretrained(tmp_path)
+    reloaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert type(reloaded) is type(cut)
+    assert torch.equal(logits(reloaded, tokens()), logits(cut, tokens()))
+    assert greedy(reloaded, tokens(), use_cache=True) == greedy(cut, tokens(), use_cache=True)
+
+
+@every_family
+def test_blocks_are_numbered_from_zero_wherever_the_number_is(family):
+    cut = drop(model_of(family), [0])
+    blocks = find_decoder(cut).blocks
+    for index, block in enumerate(blocks):
+        numbers = {
+            getattr(module, name)
+            for module in block.modules()
+            for name in ("layer_idx", "layer_id")
+            if getattr(module, name, None) is not None
+        }
+        assert numbers <= {index}
+    assert cut.config.num_hidden_layers == len(blocks) == DEPTH - 1
+
+
+@every_family
+def test_the_original_stays_as_it_was_and_shares_nothing(family):
+    model = model_of(family)
+    before = logits(model, tokens())
+    cut = drop(model, [1])
+    with torch.no_grad():
+        for tensor in cut.parameters():
+            tensor.zero_()
+    assert model.config.num_hidden_layers == len(find_decoder(model).blocks) == DEPTH
+    assert torch.equal(logits(model, tokens()), before)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("family", ["gpt2", "gemma", "llama", "opt", "falcon"])
+def test_tied_weights_stay_tied_and_others_apart(family, tie):
+    cut = drop(tiny(family, tie_word_embeddings=tie), [1])
+    assert (cut.get_output_embeddings().weight is cut.get_input_embeddings().weight) == tie
+
+
+def test_per_block_lists_lose_the_entries_of_the_blocks_that_go():
+    assert drop(model_of("qwen2"), [0]).config.layer_types == MIXED[1:]
+    assert drop(model_of("smollm3"), [0]).config.no_rope_layers == [0, 1]
+    neo = drop(model_of("gpt_neo"), [0]).config
+    assert neo.attention_layers == ["local", "global"]
+    assert neo.expand_attention_types_params(neo.attention_types) == ["local", "global"]
+
+
+def test_dtype_mode_and_frozen_weights_are_kept():
+    model = tiny("llama").to(torch.bfloat16).train()
+    model.model.embed_tokens.weight.requires_grad_(False)
+    model.model.norm.float()
+    cut = drop(model, [0])
+    assert cut.training
+    assert not cut.model.embed_tokens.weight.requires_grad
+    assert cut.model.layers[0].mlp.up_proj.weight.requires_grad
+    assert cut.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert cut.model.norm.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["enabled-before", "enabled-after"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "mamba"])
+def test_gradient_checkpointing_changes_no_gradient(family, before):
+    model = tiny(family)
+    plain = drop(model, [0]).train()
+    if before:
+        model.gradient_checkpointing_enable()
+    checkpointed = drop(model, [0]).train()
+    if not before:
+        checkpointed.gradient_checkpointing_enable()
+    assert checkpointed.is_gradient_checkpointing
+    for one in (plain, checkpointed):
+        torch.manual_seed(0)  # dropout
+        one(tokens(), labels=tokens(), use_cache=False).loss.backward()
+    for (name, expected), found in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_cut_can_be_cut_again():
+    once, twice = drop(model_of("gpt2"), [0, 1]), drop(drop(model_of("gpt2"), [0]), [0])
+    assert torch.equal(logits(once, tokens()), logits(twice, tokens()))
+
+
+def test_a_model_without_head_is_cut_too(tmp_path):
+    cut = drop(model_of("llama").model, [0])
+    with torch.no_grad():
+        found, expected = cut(tokens())[0], drop(model_of("llama"), [0]).model(tokens())[0]
+        cut.save_pretrained(tmp_path)
+        reloaded = transformers.AutoModel.from_pretrained(tmp_path)(tokens())[0]
+    assert torch.equal(found, expected)
+    assert torch.equal(reloaded, expected)
+
+
+def test_blocks_that_share_a_module_can_be_cut():
+    model = random_model(transformers.OpenAIGPTConfig(vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=DEPTH, n_head=4))
+    with doing_nothing(model, [0]):
+        expected = model(tokens()).logits
+    torch.testing.assert_close(drop(model, [0])(tokens()).logits, expected)
+
+
+def test_the_text_decoder_of_a_multimodal_model_is_cut(tmp_path):
+    text = {**tiny("gemma3").config.to_dict(), "layer_types": MIXED}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    with doing_nothing(model, [0]):
+        expected = logits(model, tokens())
+    cut = drop(model, [0])
+    torch.testing.assert_close(logits(cut, tokens()), expected)
+    assert cut.config.text_config.layer_types == MIXED[1:]
+    assert cut.config.vision_config.num_hidden_layers == 2
+    cut.save_pretrained(tmp_path)
+    reloaded = transformers.Gemma3ForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(logits(reloaded, tokens()), logits(cut, tokens()))
+
+
+def test_a_mixture_of_experts_in_every_block_can_be_cut():
+    model = llama4(moe_layers=[0, 1, 2], no_rope_layers=[1, 0, 1])
+    with doing_nothing(model, [0]):
+        expected = logits(model, tokens())
+    cut = drop(model, [0])
+    torch.testing.assert_close(logits(cut, tokens()), expected)
+    assert (cut.config.moe_layers, cut.config.no_rope_layers) == ([0, 1], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"mlp_only_layers": [1]}, "mlp_only_layers"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step"),
+    ],
+)
+def test_experts_by_index_are_refused(changes, reason):
+    with pytest.raises(LinscoreError, match=reason):
+        drop(tiny("qwen3_moe", **changes), [0])
+
+
+def test_interleaved_experts_of_llama4_are_refused():
+    with pytest.raises(LinscoreError, match="moe_layers"):
+        drop(llama4(interleave_moe_layer_step=2), [0])
+
+
+def test_a_hybrid_keeps_an_attention_block():
+    model = qwen3_next()
+    with pytest.raises(LinscoreError, match="attention"):
+        drop(model, [1])
+    with doing_nothing(model, [0]):
+        expected = logits(model, tokens())
+    torch.testing.assert_close(logits(drop(model, [0]), tokens()), expected)
+
+
+def test_attention_scaled_by_the_index_is_refused_where_an_index_changes():
+    model = tiny("gpt2", scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(LinscoreError, match="index"):
+        drop(model, [0])
+    with doing_nothing(model, [2]):
+        expected = logits(model, tokens())
+    torch.testing.assert_close(logits(drop(model, [2]), tokens()), expected)
+
+
+def test_an_index_used_inside_a_forward_is_found_by_running(monkeypatch):
+    forward = LlamaDecoderLayer.forward
+
+    def scaled(self, *args, **kwargs):
+        return forward(self, *args, **kwargs) * (1 + self.self_attn.layer_idx)
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", scaled)
+    with pytest.raises(LinscoreError, match="index"):
+        drop(tiny("llama"), [0])
+
+
+def test_a_setting_by_index_that_short_texts_do_not_show_is_found(monkeypatch):
+    init = LlamaAttention.__init__
+
+    def windowed(self, config, layer_idx):
+        init(self, config, layer_idx)
+        self.window = 1000 * (layer_idx + 1)
+
+    monkeypatch.setattr(LlamaAttention, "__init__", windowed)
+    with pytest.raises(LinscoreError, match="window would turn from 2000 into 1000"):
+        drop(tiny("llama"), [0])
+    assert len(drop(tiny("llama"), [2]).model.layers) == 2
+
+
+@pytest.mark.parametrize(
+    ("gone", "reason"),
+    [([0, 1, 2], "all 3 blocks"), ([3], r"no blocks \[3\]"), ([-1], r"no blocks \[-1\]"), ([1, 1], "more than once")],
+)
+def test_impossible_choices_are_one_line(gone, reason):
+    with pytest.raises(LinscoreError, match=reason) as caught:
+        drop(model_of("llama"), gone)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_another_library_is_refused():
+    with pytest.raises(LinscoreError, match="no transformers model"):
+        drop(nn.Sequential(nn.Embedding(4, 4)), [0])
+
+
+def test_a_model_that_is_not_all_there_is_refused():
+    model = tiny("llama")
+    model.model.layers[1].to("meta")
+    with pytest.raises(LinscoreError, match="one device"):
+        drop(model, [0])
+
+
+def llama4(**changes) -> PreTrainedModel:
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 4, "num_key_value_heads": 2}
+    experts = {"intermediate_size": 32, "intermediate_size_mlp": 48, "num_local_experts": 2, "head_dim": 8}
+    config = transformers.Llama4TextConfig(vocab_size=VOCABULARY, pad_token_id=0, **{**sizes, **experts, **changes})
+    return random_model(config)
+
+
+def qwen3_next() -> PreTrainedModel:
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 4, "num_key_value_heads": 2}
+    linear = {f"linear_num_{kind}_heads": 2 for kind in ("key", "value")}
+    linear |= {f"linear_{kind}_head_dim": 8 for kind in ("key", "value")}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    kinds = ["linear_attention", "full_attention", "linear_attention"]
+    config = transformers.Qwen3NextConfig(
+        vocab_size=VOCABULARY, layer_types=kinds, shared_expert_intermediate_size=16, **sizes, **linear, **experts
+    )
+    return random_model(config)
+
+
+def random_model(config: transformers.PreTrainedConfig) -> PreTrainedModel:
+    config.initializer_range = 0.2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()

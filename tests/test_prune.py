@@ -1,0 +1,206 @@
+"""`linscore prune` on the decoder that ships with linscore, and every way in which it refuses."""
+
+import json
+import sys
+
+import pytest
+import torch
+from test_drop import doing_nothing, logits
+from tiny_models import tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from linscore import cli
+from linscore.pretrained import EMBEDDED_MODEL
+
+TEXT = "def find_decoder(model):\n    return model.get_decoder()\n"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line as `linscore ARGS`: (exit code, standard output, standard error)."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["linscore", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """A report of the embedded decoder, on a few thousand tokens."""
+    from linscore.job import run_score
+
+    folder = tmp_path_factory.mktemp("scores") / "embedded"
+    run_score(tokens=4000, seq_len=100, device="cpu", out=str(folder))
+    return folder
+
+
+def embedded():
+    return AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL).eval()
+
+
+def check_is_embedded_without(folder, gone):
+    """The folder is a plain checkpoint that computes what the embedded decoder does with these blocks idle."""
+    original, cut = embedded(), AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = torch.tensor([tokenizer.encode(TEXT)])
+    assert ids.tolist() == [AutoTokenizer.from_pretrained(EMBEDDED_MODEL).encode(TEXT)]
+    assert len(cut.model.layers) == cut.config.num_hidden_layers == 10 - len(gone)
+    with doing_nothing(original, gone):
+        torch.testing.assert_close(logits(cut, ids), logits(original, ids))
+
+
+def best(scored, by, sign):
+    blocks = json.loads((scored / "report.json").read_text())["blocks"]
+    return {block["index"]: block[by] for block in sorted(blocks, key=lambda block: sign * block[by])}
+
+
+def refused(result, *words):
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err
+
+
+def test_a_number_takes_the_first_of_the_ranking(run, scored, tmp_path):
+    out = tmp_path / "not" / "there" / "cut"
+    code, printed, _ = run("prune", "embedded", "--moments", scored, "--drop", 3, "--out", out)
+    ranking = best(scored, "linearity_heldout", -1)
+    gone = list(ranking)[:3]
+    assert code == 0
+    assert all(f"block {index} ({ranking[index]:.4f})" in printed for index in gone)
+    assert "7 of 10 blocks" in printed
+    assert f"next     linscore score {out}" in printed
+    check_is_embedded_without(out, gone)
+    record = json.loads((out / "linscore.json").read_text())
+    assert record["operation"] == "drop"
+    assert record["model"] == "embedded"
+    report = json.loads((scored / "report.json").read_text())
+    assert record["dropped"] == {
+        "scored": {"model": "embedded", "text": report["text"], "tokens": 4000},
+        "blocks": gone,
+        "by": "linearity_heldout",
+        "figures": {str(index): ranking[index] for index in gone},
+    }
+    assert (record["depth_before"], record["depth"]) == (10, 7)
+    assert record["parameters"] == sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(out).parameters())
+    assert {"linscore", "torch", "transformers"} <= set(record["versions"])
+
+
+def test_any_metric_ranks(run, scored, tmp_path):
+    out = tmp_path / "cut"
+    assert run("prune", "embedded", "--moments", scored, "--drop", 1, "--by", "block_influence", "--out", out)[0] == 0
+    check_is_embedded_without(out, list(best(scored, "block_influence", 1))[:1])
+
+
+@pytest.mark.parametrize(("blocks", "gone"), [("2,5-7", [2, 5, 6, 7]), ("5,", [5]), ("0-1", [0, 1])])
+def test_a_list_names_the_blocks_and_needs_no_moments(run, tmp_path, blocks, gone):
+    out = tmp_path / "cut"
+    code, printed, _ = run("prune", "embedded", "--drop", blocks, "--out", out)
+    assert code == 0
+    assert f"blocks {', '.join(map(str, gone))}" in printed
+    check_is_embedded_without(out, gone)
+    assert json.loads((out / "linscore.json").read_text())["dropped"]["by"] is None
+
+
+def test_nothing_but_the_checkpoint_is_left_behind(run, tmp_path):
+    out = tmp_path / "cut"
+    assert run("prune", "embedded", "--drop", "5,", "--out", out)[0] == 0
+    assert list(tmp_path.iterdir()) == [out]
+    assert {"config.json", "model.safetensors", "tokenizer.json", "linscore.json"} <= {p.name for p in out.iterdir()}
+    assert not list(out.glob("*.bin"))
+
+
+def test_dtype_is_that_of_the_checkpoint_or_as_asked(run, tmp_path):
+    for name, options in (("stored", ()), ("asked", ("--dtype", "float32"))):
+        assert run("prune", "embedded", "--drop", "5,", "--out", tmp_path / name, *options)[0] == 0
+    dtypes = [AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto").dtype for name in ("stored", "asked")]
+    assert dtypes == [AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype="auto").dtype, torch.float32]
+
+
+def test_float16_stays_float16_though_a_cpu_computes_in_float32(run, tmp_path):
+    model = tmp_path / "half"
+    embedded().half().save_pretrained(model)
+    AutoTokenizer.from_pretrained(EMBEDDED_MODEL).save_pretrained(model)
+    assert run("prune", model, "--drop", "5,", "--device", "cpu", "--out", tmp_path / "cut")[0] == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "cut", dtype="auto").dtype == torch.float16
+
+
+def test_a_folder_that_exists_is_left_alone_before_any_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("linscore.prune_job.load_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "mine").write_text("mine")
+    refused(run("prune", "embedded", "--drop", "5,", "--out", tmp_path / "cut"), "exists", "--out")
+    assert (tmp_path / "cut" / "mine").read_text() == "mine"
+    assert [p.name for p in (tmp_path / "cut").iterdir()] == ["mine"]
+
+
+def test_an_interrupted_save_leaves_nothing(run, tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", full)
+    refused(run("prune", "embedded", "--drop", "5,", "--out", tmp_path / "new" / "cut"), "No space")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--drop", "3"], ["--moments", "--drop 3,"]),
+        (["--drop", "0-9"], ["all 10 blocks"]),
+        (["--drop", "2,12"], ["no blocks [12]"]),
+        (["--drop", "2,2"], ["more than once"]),
+        (["--drop", "7-5"], ["no number and no list"]),
+        (["--drop=-3"], ["no number and no list"]),
+        (["--drop", "three"], ["no number and no list"]),
+        (["--drop", "2,", "--by", "cosine"], ["--by"]),
+        (["--drop", "2,", "--device", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_bad_arguments_are_one_line_and_write_nothing(run, tmp_path, arguments, words):
+    refused(run("prune", "embedded", *arguments, "--out", tmp_path / "cut"), *words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--drop", "0"], ["--drop 0"]),
+        (["--drop", "10"], ["all 10 blocks"]),
+        (["--drop", "11"], ["--drop 11", "10 blocks"]),
+        (["--drop", "2", "--by", "beauty"], ["beauty", "linearity_heldout"]),
+        (["--drop", "2,3"], ["--moments"]),
+    ],
+)
+def test_bad_choices_from_a_ranking_are_one_line_and_write_nothing(run, scored, tmp_path, arguments, words):
+    refused(run("prune", "embedded", "--moments", scored, *arguments, "--out", tmp_path / "cut"), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_moments_of_another_model_are_refused(run, scored, tmp_path):
+    model = tmp_path / "tiny"
+    tiny("llama").save_pretrained(model)
+    AutoTokenizer.from_pretrained(EMBEDDED_MODEL).save_pretrained(model)
+    arguments = ["prune", model, "--moments", scored, "--drop", 1, "--out", tmp_path / "cut"]
+    refused(run(*arguments), "10 blocks", "3, width 32", "score")
+    assert not (tmp_path / "cut").exists()
+
+
+def test_moments_that_are_not_there_are_refused(run, tmp_path):
+    refused(run("prune", "embedded", "--moments", tmp_path, "--drop", 1, "--out", tmp_path / "cut"), "linscore score")
+
+
+def test_help_says_how_a_number_differs_from_a_list(run):
+    code, printed, _ = run("prune", "--help")
+    assert code == 0
+    assert "5, for block 5 alone" in " ".join(printed.split())
