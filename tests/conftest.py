@@ -1,8 +1,41 @@
-"""Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before Triton is imported."""
+"""What several files of tests share.
+
+Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before Triton is imported.
+"""
 
 import os
+import sys
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tensors of a few kilobytes: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line as `linscore ARGS`: (exit code, standard output, standard error)."""
+    from linscore import cli
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["linscore", *map(str, args)])
+        capsys.readouterr()  # what the test's own preparations printed
+        code: int | str | None = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        out = capsys.readouterr()
+        return int(code or 0), out.out, out.err
+
+    return call

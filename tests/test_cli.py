@@ -8,8 +8,6 @@ from tiny_models import tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
-from linscore import cli
-
 WORDS = [f"w{i}" for i in range(50)]
 
 
@@ -39,24 +37,6 @@ def text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(words(2000))
     return str(path)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Call the command line as `linscore ARGS`: (exit code, standard output, standard error)."""
-
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["linscore", *args])
-        capsys.readouterr()  # what the test's own preparations printed
-        code: int | str | None = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        out = capsys.readouterr()
-        return int(code or 0), out.out, out.err
-
-    return call
 
 
 @pytest.fixture

@@ -45,15 +45,7 @@ UNSPLIT = {"opt_350m", "mamba", "mamba2"}
 SPLIT = [family for family in FAMILIES if family not in UNSPLIT]
 MAMBAS = ("mamba", "mamba2")
 every_family = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors of a few kilobytes: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

@@ -22,16 +22,8 @@ MIXTURES = {
     "smollm3": {"no_rope_layers": [1, 0, 1]},
 }
 every_family = pytest.mark.parametrize("family", FAMILIES)
+pytestmark = pytest.mark.usefixtures("one_thread")
 every_cut = pytest.mark.parametrize("gone", [[0], [1], [2], [0, 2], [1, 2]], ids=str)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors of a few kilobytes: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache

@@ -1,7 +1,6 @@
 """`linscore prune` on the decoder that ships with linscore, and every way in which it refuses."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -9,28 +8,9 @@ from test_drop import doing_nothing, logits
 from tiny_models import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from linscore import cli
 from linscore.pretrained import EMBEDDED_MODEL
 
 TEXT = "def find_decoder(model):\n    return model.get_decoder()\n"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Call the command line as `linscore ARGS`: (exit code, standard output, standard error)."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["linscore", *map(str, args)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
