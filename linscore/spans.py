@@ -1,0 +1,47 @@
+"""Spans: several consecutive blocks, taken as one map from the state entering the first to that leaving the last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import NamedTuple
+
+from linscore.errors import LinscoreError
+
+
+class Span(NamedTuple):
+    """Blocks `first` to `last`, both included; written "3" or "3-5"."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+    @property
+    def blocks(self) -> range:
+        """The indices of its blocks."""
+        return range(self.first, self.last + 1)
+
+    @staticmethod
+    def parse(text: str) -> Span:
+        """Read "3" or "3-5".
+
+        Raises:
+            LinscoreError: for anything else.
+        """
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", text)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise LinscoreError(f"{text!r} is no block and no span of blocks: write it like 3 or 3-5")
+        return Span(int(match[1]), int(match[2] or match[1]))
+
+
+def runs(blocks: Collection[int]) -> list[Span]:
+    """The longest spans that these blocks make up, ascending: 2, 5, 6, 7 are 2 and 5-7."""
+    spans: list[Span] = []
+    for index in sorted(set(blocks)):
+        if spans and spans[-1].last == index - 1:
+            spans[-1] = Span(spans[-1].first, index)
+        else:
+            spans.append(Span(index, index))
+    return spans
