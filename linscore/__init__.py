@@ -9,11 +9,16 @@ from linscore.maps import FittedMap, fit_block_map
 from linscore.metrics import BlockMetrics, block_metrics
 from linscore.moments import Moments
 from linscore.moments_file import load_moments, save_moments
+from linscore.pretrained import load
 from linscore.rank import rank
 from linscore.report import BlockReport, Report
 from linscore.score import score
+from linscore.spans import Span
+from linscore.surgery.choose import choose
 from linscore.surgery.drop import drop
+from linscore.surgery.fuse import fit_fusion, fuse
 from linscore.surgery.linearize import linearize
+from linscore.surgery.tuned_lens import export_tuned_lens
 
 __all__ = [
     "BlockMetrics",
@@ -23,12 +28,18 @@ __all__ = [
     "LinscoreError",
     "Moments",
     "Report",
+    "Span",
     "block_metrics",
     "centered_gram",
+    "choose",
     "drop",
+    "export_tuned_lens",
     "find_decoder",
     "fit_block_map",
+    "fit_fusion",
+    "fuse",
     "linearize",
+    "load",
     "load_moments",
     "rank",
     "save_moments",

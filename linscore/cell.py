@@ -18,14 +18,15 @@ class Cell:
 
     n: Tensor  # []
     sum_x: Tensor  # [d]
-    sum_delta: Tensor  # [d]
-    second: Tensor  # [d, 2d]: Σx̂x̂ᵀ (upper triangle only) beside Σx̂δ̂ᵀ
+    sum_delta: Tensor  # [e], e = d but where a given δ is narrower than x
+    second: Tensor  # [d, d + e]: Σx̂x̂ᵀ (upper triangle only) beside Σx̂δ̂ᵀ
     scalars: Tensor  # [len(SCALARS)]: sums of the per-token figures
 
     @staticmethod
-    def zeros(d: int, device: torch.device | str = "cpu") -> Cell:
-        """The empty set."""
-        shapes: tuple[tuple[int, ...], ...] = ((), (d,), (d,), (d, 2 * d), (len(SCALARS),))
+    def zeros(d: int, width_delta: int, device: torch.device | str = "cpu") -> Cell:
+        """The empty set, for x of width `d` and δ of width `width_delta`."""
+        e = width_delta
+        shapes: tuple[tuple[int, ...], ...] = ((), (d,), (e,), (d, d + e), (len(SCALARS),))
         return Cell(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def add(self, other: Cell) -> Cell:
@@ -52,7 +53,7 @@ class Cell:
         return (self.scalars[SCALARS.index(name)] / self.n).item()
 
     def moved_origin(self, a: Tensor, b: Tensor) -> Cell:
-        """A copy for x̂ + a and δ̂ + b in place of x̂ and δ̂ (`a`, `b` `[d]` float64): rank-1 corrections."""
+        """A copy for x̂ + a and δ̂ + b in place of x̂ and δ̂ (`a` `[d]`, `b` `[e]` float64): rank-1 corrections."""
         shift, right = torch.cat([a, b]), torch.cat([self.sum_x, self.sum_delta])
         second = self.second + torch.outer(self.sum_x + self.n * a, shift) + torch.outer(a, right)
         scalars = self.scalars.clone()

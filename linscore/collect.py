@@ -1,7 +1,8 @@
 """One streaming pass: every block's moments, updated in the block's own hook while the activation is hot.
 
-Nothing outlives a hook but sums, so memory does not grow with the number of tokens. A row that turns non-finite in
-one block is left out of every block: the batch is then run once more, and the blocks that had taken it give it back.
+Nothing outlives a hook but sums, and what a span needs until it ends, so memory does not grow with the number of
+tokens. A row that turns non-finite in one block is left out of every block: the batch is then run once more, and the
+blocks that had taken it give it back.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from linscore.decoders import Decoder, run, watch
 from linscore.errors import LinscoreError
 from linscore.folds import FoldDealer
 from linscore.moments import Moments
+from linscore.span_states import Pair, SpanStates
+from linscore.spans import Span
 from linscore.sub_blocks import BlockStates, SubBlocks
 
 Batch = Tensor | Mapping[str, Tensor]
@@ -30,6 +33,10 @@ class Collector:
         folds: cross-validation folds; they follow the text, never the batch.
         blocks: indices of the blocks to score; all by default.
         sub_blocks: from `find_sub_blocks`, to score attention and MLP apart too.
+        spans: each scored as one map, also beyond `blocks`; a single block among them is scored as one of `blocks`.
+        fuse: spans whose map may be fused into the MLP projection before them, from its p inputs: 8·p·(p + d) bytes
+            a span and fold.
+        fuse_output: the same from the projection's d outputs: 16·d² bytes a span and fold.
         skip_first: positions at the start of each sequence that do not count (attention sinks live there).
         skip_tokens: token ids whose positions do not count.
         precision: "fast" or "exact"; `backend`: "triton" or "eager" (see `Moments`).
@@ -37,7 +44,8 @@ class Collector:
     Attributes:
         moments: "block.3" pairs what enters and what leaves block 3, "block.3.mlp" its MLP's input and contribution;
             "state.4" pairs the state entering block 4 with itself, kept where no scored block begins with it, because
-            CKA needs the Gram matrix of what leaves block 3.
+            CKA needs the Gram matrix of what leaves block 3. "span.3-5", "fuse.3-5.intermediate" (x: what enters the
+            MLP projection of block 2, δ: what blocks 3 to 5 add, float32) and "fuse.3-5.output": see `SpanStates`.
         tokens: rows that were meant to count. `nonfinite_rows`: those of them left out of every block.
     """
 
@@ -48,18 +56,23 @@ class Collector:
         folds: int = 2,
         blocks: Collection[int] | None = None,
         sub_blocks: SubBlocks | None = None,
+        spans: Collection[Span] = (),
+        fuse: Collection[Span] = (),
+        fuse_output: Collection[Span] = (),
         skip_first: int = 0,
         skip_tokens: Collection[int] = (),
         precision: str = "fast",
         backend: str | None = None,
     ) -> None:
         depth = len(decoder.blocks)
-        self.indices = sorted(set(range(depth) if blocks is None else blocks))
+        single = {span.first for span in spans if span.first == span.last}
+        self.indices = sorted(single | set(range(depth) if blocks is None else blocks))
         if not self.indices or not 0 <= self.indices[0] <= self.indices[-1] < depth:
             raise LinscoreError(f"blocks {self.indices} are not all there: this decoder has blocks 0 to {depth - 1}")
         if skip_first < 0:
             raise LinscoreError(f"skip_first is {skip_first}: give the number of positions to leave out, 0 or more")
         self.decoder, self.sub_blocks = decoder, sub_blocks
+        self.spans = SpanStates(decoder, spans, fuse, fuse_output)
         self.skip_first, self.skip_tokens = skip_first, torch.tensor(sorted(skip_tokens), dtype=torch.long)
         self.folds, self.precision, self.backend = folds, precision, backend
         self.moments: dict[str, Moments] = {}
@@ -102,35 +115,52 @@ class Collector:
         lost: dict[str, Tensor] = {}
 
         def take(index: int, states: BlockStates) -> None:
-            for name, x, y, delta in self._pairs(index, states):
-                for fold, rows in rows_of(name).items():
-                    moments = self._moments(name, x)
-                    status = moments.update(x, y, delta=delta, fold=fold, rows=rows, sign=sign)
+            for pair in self._pairs(index, states):
+                for fold, rows in rows_of(pair.name).items():
+                    status = self._moments(pair).update(
+                        pair.x, pair.y, delta=pair.delta, fold=fold, rows=rows, sign=sign
+                    )
                     bad = (status == NONFINITE).nonzero()[:, 0].cpu()
                     if len(bad):
-                        where = lost.setdefault(name, torch.zeros(ids.shape, dtype=torch.bool))
+                        where = lost.setdefault(pair.name, torch.zeros(ids.shape, dtype=torch.bool))
                         where.view(-1)[bad if rows is None else rows[bad]] = True
 
-        with watch(self.decoder, take, self.indices, self.sub_blocks):
+        with self.spans.collecting(), watch(self.decoder, take, self._watched, self.sub_blocks):
             run(self.decoder, ids, mask)
         return lost
 
-    def _pairs(self, index: int, states: BlockStates) -> Iterator[tuple[str, Tensor, Tensor | None, Tensor | None]]:
-        """(name, x, y, δ) of everything that is scored around one block, `[B·T, d]` each."""
-        x, y = states.x.flatten(0, 1), states.y.flatten(0, 1)
-        yield f"block.{index}", x, y, None
-        if index + 1 not in self.indices:
-            yield f"state.{index + 1}", y, y, None
-        if states.attention is not None and states.mlp is not None and states.mlp_input is not None:
-            yield f"block.{index}.attention", x, None, states.attention.flatten(0, 1)
-            yield f"block.{index}.mlp", states.mlp_input.flatten(0, 1), None, states.mlp.flatten(0, 1)
+    @property
+    def _watched(self) -> set[int]:
+        return self.spans.blocks.union(self.indices)
 
-    def _moments(self, name: str, x: Tensor) -> Moments:
-        if name not in self.moments:
-            self.moments[name] = Moments(
-                x.shape[-1], folds=self.folds, precision=self.precision, backend=self.backend, device=x.device
+    def _pairs(self, index: int, states: BlockStates) -> Iterator[Pair]:
+        """Everything that is scored around one block, and the spans that end with it."""
+        if index in self.indices:
+            yield from self._block_pairs(index, states)
+        yield from self.spans.pairs(index, states)
+
+    def _block_pairs(self, index: int, states: BlockStates) -> Iterator[Pair]:
+        x, y = states.x.flatten(0, 1), states.y.flatten(0, 1)
+        yield Pair(f"block.{index}", x, y)
+        if index + 1 not in self.indices:
+            yield Pair(f"state.{index + 1}", y, y)
+        if states.attention is not None and states.mlp is not None and states.mlp_input is not None:
+            yield Pair(f"block.{index}.attention", x, delta=states.attention.flatten(0, 1))
+            yield Pair(f"block.{index}.mlp", states.mlp_input.flatten(0, 1), delta=states.mlp.flatten(0, 1))
+
+    def _moments(self, pair: Pair) -> Moments:
+        if pair.name not in self.moments:
+            other = pair.delta if pair.y is None else pair.y
+            assert other is not None
+            self.moments[pair.name] = Moments(
+                pair.x.shape[-1],
+                width_delta=other.shape[-1],
+                folds=self.folds,
+                precision=self.precision,
+                backend=self.backend,
+                device=pair.x.device,
             )
-        return self.moments[name]
+        return self.moments[pair.name]
 
     def _read(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
         """Token ids `[B, T]`, mask, and the fold of each sequence."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -17,7 +18,19 @@ from torch import Tensor, nn
 from linscore.errors import LinscoreError
 from linscore.sub_blocks import BlockStates, SubBlocks, hook_block, search_sub_blocks
 
-__all__ = ["BlockStates", "Decoder", "SubBlocks", "check_causal", "find_decoder", "find_sub_blocks", "run", "watch"]
+__all__ = [
+    "BlockStates",
+    "Decoder",
+    "SubBlocks",
+    "check_causal",
+    "find_decoder",
+    "find_sub_blocks",
+    "run",
+    "watch",
+    "weight_sample",
+]
+
+SAMPLED = 4  # matrices of a block of which one weight is kept to tell models apart
 
 
 @dataclass(frozen=True)
@@ -169,6 +182,13 @@ def find_sub_blocks(decoder: Decoder) -> SubBlocks:
     """
     tokens = _probe_tokens(decoder)
     return search_sub_blocks(decoder.name, decoder.blocks, lambda pair: _states(decoder, tokens, pair))
+
+
+def weight_sample(decoder: Decoder) -> list[float]:
+    """One weight of each of the first matrices of every block; 0 where it is not in memory."""
+    matrices = (islice((p for p in block.parameters() if p.ndim > 1), SAMPLED) for block in decoder.blocks)
+    middles = [matrix.detach().flatten()[matrix.numel() // 2] for matrix in chain.from_iterable(matrices)]
+    return [0.0 if middle.is_meta else float(middle) for middle in middles]
 
 
 def _backbones(model: nn.Module) -> list[nn.Module]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection
+from itertools import chain
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
-from linscore.corpus import batches, pack
-from linscore.documents import read_dataset, read_documents
+from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
-from linscore.pretrained import EMBEDDED, EMBEDDED_TEXT, load_pretrained
+from linscore.pretrained import EMBEDDED, load_pretrained
 from linscore.progress import ScoreProgress
 from linscore.report import Report, prepare_folder
 from linscore.score import score
+from linscore.spans import Span, runs
+from linscore.texts import Text
 
-DATASET_TOKENS = 1_000_000  # a streamed dataset may have no end
-LONGEST = 2048  # tokens: longer contexts cost more and say little more about a block
-BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-SAMPLE = 20_000  # characters whose tokens are counted to guess the rest
+COLLECT_FOR = ("spans", "fuse", "fuse-output")
 
 
 def run_score(
@@ -37,9 +34,14 @@ def run_score(
     precision: str = "fast",
     blocks: str | None = None,
     sub_blocks: bool = False,
+    collect_for: str | None = None,
+    span_lengths: str = "2",
     out: str | None = None,
 ) -> tuple[Report, tuple[Path, Path]]:
     """Score `model` on a text or dataset and save the result; the arguments are the options of `linscore score`.
+
+    `collect_for` is its --for, a comma list of `COLLECT_FOR`: spans are those of `span_lengths` within the blocks,
+    fuse and fuse-output take every block and every such span but those that begin with block 0.
 
     Returns:
         The report, and the paths of `report.json` and `moments.safetensors`.
@@ -47,30 +49,30 @@ def run_score(
     Raises:
         LinscoreError: for any input that cannot be used; what stood in `out` before stays as it was.
     """
-    if text is not None and dataset is not None:
-        raise LinscoreError("--text and --dataset are both given: give one")
-    if batch_size is not None and batch_size < 1:
-        raise LinscoreError(f"--batch-size is {batch_size}: give 1 or more")
     chosen = None if blocks is None else parse_blocks(blocks)
+    purposes, lengths = _purposes(collect_for), _lengths(span_lengths)
+    source = Text(text, dataset, tokens)
+    source.check()
     folder = prepare_folder(out or f"scores/{Path(model).name}")
-    documents = read_dataset(dataset) if dataset is not None else read_documents(text or EMBEDDED_TEXT)
     loaded = load_pretrained(model, dtype=dtype, device=device)
-    seq_len = seq_len if seq_len is not None else min(loaded.context or LONGEST, LONGEST)
-    tokens = DATASET_TOKENS if tokens is None and dataset is not None else tokens
-    sequences = pack(documents, loaded.tokenizer, seq_len=seq_len, folds=folds, tokens=tokens)
-    total = tokens if dataset is not None else expected_tokens(text or EMBEDDED_TEXT, loaded.tokenizer, tokens)
-    with ScoreProgress(total) as progress:
+    batches = source.batches(loaded, seq_len=seq_len, batch_size=batch_size, folds=folds)
+    depth = len(find_decoder(loaded.model).blocks)
+    spans, fuse, fuse_output = _collected(purposes, lengths, range(depth) if chosen is None else chosen)
+    with ScoreProgress(source.expected_tokens(loaded.tokenizer)) as progress:
         report = score(
             loaded.model,
-            batches(sequences, batch_size or max(1, BATCH_TOKENS[loaded.model.device.type] // seq_len)),
+            batches,
             folds=folds,
             blocks=chosen,
             sub_blocks=sub_blocks,
+            spans=spans,
+            fuse=fuse,
+            fuse_output=fuse_output,
             skip_first=skip_first,
             skip_tokens=loaded.tokenizer.all_special_ids if skip_special else (),
             precision=precision,
             name=loaded.name,
-            text=dataset or text or "Python standard-library files that ship with linscore",
+            text=str(source),
             progress=progress.advance,
         )
     return report, report.save(folder)
@@ -78,22 +80,56 @@ def run_score(
 
 def parse_blocks(blocks: str) -> list[int]:
     """Read a list of blocks: "0-2,7" is [0, 1, 2, 7]."""
-    chosen: list[int] = []
-    for part in blocks.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise LinscoreError(f"--blocks {blocks!r} is no list of blocks: write it like 0-5,7")
-        chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return chosen
+    try:
+        return _numbers(blocks)
+    except LinscoreError:
+        raise LinscoreError(f"--blocks {blocks!r} is no list of blocks: write it like 0-5,7") from None
 
 
-def expected_tokens(text: str | Path, tokenizer: PreTrainedTokenizerBase, tokens: int | None) -> int | None:
-    """About how many tokens a local text has, for the time left: its size, and the rate of its first document."""
-    if str(text) == "-":
-        return tokens
-    files = [path for path in Path(text).rglob("*") if path.is_file()] if Path(text).is_dir() else [Path(text)]
-    first = next(iter(read_documents(text)), "")
-    piece = (first if isinstance(first, str) else next(iter(first), ""))[:SAMPLE]
-    rate = len(tokenizer.encode(piece, add_special_tokens=False)) / max(1, len(piece.encode()))
-    found = int(sum(path.stat().st_size for path in files) * rate)
-    return found if tokens is None else min(found, tokens)
+def _numbers(text: str) -> list[int]:
+    return list(chain.from_iterable(Span.parse(part).blocks for part in text.split(",")))
+
+
+def _lengths(text: str) -> list[int]:
+    try:
+        lengths = _numbers(text)
+    except LinscoreError:
+        lengths = []
+    if not lengths or min(lengths) < 2:
+        raise LinscoreError(f"--span-lengths is {text!r}: give lengths of 2 blocks or more, like 2 or 2-4 or 2,4")
+    return lengths
+
+
+def _purposes(collect_for: str | None) -> set[str]:
+    """What else the pass collects for: some of `COLLECT_FOR`."""
+    purposes = set() if collect_for is None else {word.strip() for word in collect_for.split(",")}
+    unknown = sorted(purposes - set(COLLECT_FOR))
+    if unknown:
+        raise LinscoreError(f"--for {unknown[0]!r} is unknown: give a comma list out of {', '.join(COLLECT_FOR)}")
+    return purposes
+
+
+def _collected(
+    purposes: set[str], lengths: Collection[int], blocks: Collection[int]
+) -> tuple[list[Span], list[Span], list[Span]]:
+    """The spans to score, to fuse, and to fuse from the output, within some blocks.
+
+    Raises:
+        LinscoreError: where there are none.
+    """
+    spans = _spans(lengths, blocks) if "spans" in purposes else []
+    if "spans" in purposes and not spans:
+        raise LinscoreError(
+            f"no spans of {', '.join(map(str, lengths))} blocks in blocks {', '.join(map(str, runs(blocks)))}: give "
+            "other --span-lengths or --blocks"
+        )
+    fused = [span for span in [*(Span(index, index) for index in sorted(set(blocks))), *spans] if span.first > 0]
+    if purposes & {"fuse", "fuse-output"} and not fused:
+        raise LinscoreError("block 0 has no MLP before it that a map could be fused into: give other --blocks")
+    return spans, fused if "fuse" in purposes else [], fused if "fuse-output" in purposes else []
+
+
+def _spans(lengths: Collection[int], blocks: Collection[int]) -> list[Span]:
+    """All spans of some lengths that lie within some blocks."""
+    candidates = {Span(first, first + length - 1) for first in blocks for length in lengths}
+    return sorted(span for span in candidates if set(span.blocks) <= set(blocks))

@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -55,6 +55,37 @@ class FittedMap(AffineMap):
         return 2 * (self.parameters - len(self.b))
 
 
+@dataclass(frozen=True)
+class Regression:
+    """Least squares of δ on x, over all rows and, for each fold in turn, over the others."""
+
+    whole: Centered
+    splits: tuple[tuple[Centered, Centered], ...]  # (the other folds, this fold)
+    totals: tuple[float, ...]  # t_δ of each fold and, last, of all rows: what errors are shares of
+    precision: str
+
+    @staticmethod
+    def of(moments: Moments, *, intercept: bool = True) -> Regression:
+        """From the moments of one pair of states; `intercept=False` looks for a map without a constant.
+
+        Raises:
+            LinscoreError: without a finite row.
+        """
+        every = range(moments.folds)
+        totals = [test.t_delta for _, test in splits(moments)]
+        return Regression(
+            whole=centered(moments, every, intercept=intercept),
+            splits=tuple(splits(moments, intercept=intercept)),
+            totals=(*totals, centered(moments, every).t_delta),
+            precision=moments.precision,
+        )
+
+    def mapped(self, change: Callable[[Centered], Centered]) -> Regression:
+        """The same with x replaced by a function of it."""
+        changed = tuple((change(training), change(test)) for training, test in self.splits)
+        return replace(self, whole=change(self.whole), splits=changed)
+
+
 def fit_block_map(
     moments: Moments,
     *,
@@ -75,25 +106,31 @@ def fit_block_map(
         LinscoreError: for options that do not fit each other or the moments, or without a finite row.
     """
     _check(moments, kind, rank, ridge)
-    path = ridge_path(moments) if ridge == "auto" else ()
+    return fit(Regression.of(moments), kind=kind, rank=rank, ridge=ridge)
+
+
+def fit(
+    regression: Regression, *, kind: str = "full", rank: int | None = None, ridge: float | str | None = None
+) -> FittedMap:
+    """The map of a regression; the options are those of `fit_block_map`."""
+    path = ridge_path(regression) if ridge == "auto" else ()
     chosen, heldout = min(path, key=lambda point: point[1]) if path else (ridge, None)
-    assert chosen != "auto"
-    whole = centered(moments, range(moments.folds))
-    fitted, factors = _fit(whole, moments.precision, kind, rank, chosen)
+    assert not isinstance(chosen, str)
+    fitted, factors = _fit(regression.whole, regression.precision, kind, rank, chosen)
     if heldout is None or rank is not None:
-        heldout = _heldout_error(moments, kind, rank, chosen)
+        heldout = _heldout_error(regression, kind, rank, chosen)
     return FittedMap(
         **vars(fitted),
         kind="low-rank" if factors else kind,
         factors=factors,
         ridge=chosen,
         path=path,
-        error=_share([squared_error(fitted, whole)], [whole.t_delta]),
+        error=_share([squared_error(fitted, regression.whole)], regression.totals[-1:]),
         error_heldout=heldout,
     )
 
 
-def ridge_path(moments: Moments, ridges: Sequence[float] = RIDGES) -> tuple[tuple[float, float], ...]:
+def ridge_path(regression: Regression, ridges: Sequence[float] = RIDGES) -> tuple[tuple[float, float], ...]:
     """(λ, held-out error as a share of t_δ) of full ridge maps: one eigendecomposition for each fold.
 
     With C_xx = D^½ Q Λ Qᵀ D^½ and C_xδ of the other folds, and this fold's moments marked b:
@@ -104,10 +141,9 @@ def ridge_path(moments: Moments, ridges: Sequence[float] = RIDGES) -> tuple[tupl
     Raises:
         LinscoreError: if fewer than two folds have rows, or the block adds nothing that varies.
     """
-    errors, total = torch.zeros(len(ridges), dtype=torch.float64), 0.0
-    for training, test in splits(moments):
-        errors += _path_errors(training, test, ridges, moments.precision)
-        total += test.t_delta
+    errors, total = torch.zeros(len(ridges), dtype=torch.float64), sum(regression.totals[:-1])
+    for training, test in regression.splits:
+        errors += _path_errors(training, test, ridges, regression.precision)
     if not total > 0:
         raise LinscoreError(
             "a ridge cannot be chosen: two folds with rows are needed, and a block that adds something; collect the "
@@ -162,13 +198,10 @@ def _ridge_map(moments: Centered, ridge: float, precision: str) -> AffineMap:
     return AffineMap(b, moments.mean_x, moments.mean_delta)
 
 
-def _heldout_error(moments: Moments, kind: str, rank: int | None, ridge: float | None) -> float | None:
+def _heldout_error(regression: Regression, kind: str, rank: int | None, ridge: float | None) -> float | None:
     """Each fold's error under the map that is fitted on the others in the same way, as a share of t_δ."""
-    errors, totals = [], []
-    for training, test in splits(moments):
-        errors.append(squared_error(_fit(training, moments.precision, kind, rank, ridge)[0], test))
-        totals.append(test.t_delta)
-    return _share(errors, totals)
+    fits = ((_fit(training, regression.precision, kind, rank, ridge)[0], test) for training, test in regression.splits)
+    return _share([squared_error(fitted, test) for fitted, test in fits], regression.totals[:-1])
 
 
 def _share(errors: Sequence[float], totals: Sequence[float]) -> float | None:

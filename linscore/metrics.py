@@ -16,7 +16,7 @@ from torch import Tensor
 
 from linscore.errors import LinscoreError
 from linscore.moments import Moments
-from linscore.solve import Centered, fit_map, solve, squared_error
+from linscore.solve import Centered, fit_map, solve, squared_error, uncentred
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,11 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
         spectra: whether to take the eigenvalues and the nuclear norm: about 5d³, more than the scores themselves.
 
     Raises:
-        LinscoreError: when the moments hold fewer than two rows.
+        LinscoreError: when the moments hold fewer than two rows, or a δ that is narrower than x.
     """
+    if moments.width_delta < moments.d:
+        widths = f"a δ of width {moments.width_delta} beside x of width {moments.d}"
+        raise LinscoreError(f"these moments hold {widths}: maps can be fitted to them, scores need moments of (x, y)")
     total = moments.total()
     if total.n < 2:
         raise LinscoreError(f"only {int(total.n)} rows were added: a score needs two at least, and 10·d to mean much")
@@ -109,12 +112,17 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
     )
 
 
-def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True) -> Centered:
-    """The centred moments of some folds, with or without their heavy rows; raises LinscoreError without a pilot."""
+def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True, intercept: bool = True) -> Centered:
+    """The moments of some folds, with or without their heavy rows, about their mean or (no intercept) about zero.
+
+    Raises:
+        LinscoreError: without a pilot.
+    """
     folds = list(folds)
     if moments.pilot is None:
         raise LinscoreError("no finite row was added to these moments yet")
-    return Centered.of(moments.light_cell(folds), moments.pilot, moments.heavy_cell(folds) if heavy else None)
+    form = Centered.of if intercept else uncentred
+    return form(moments.light_cell(folds), moments.pilot, moments.heavy_cell(folds) if heavy else None)
 
 
 def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Linearity:
@@ -135,12 +143,13 @@ def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Lin
     )
 
 
-def splits(moments: Moments, *, heavy: bool = True) -> Iterator[tuple[Centered, Centered]]:
+def splits(moments: Moments, *, heavy: bool = True, intercept: bool = True) -> Iterator[tuple[Centered, Centered]]:
     """(all other folds, one fold) for each fold in turn; nothing where there is only one fold with rows."""
     filled = [fold for fold in range(moments.folds) if moments.rows(fold)]
     for fold in filled if len(filled) > 1 else ():
-        training = centered(moments, (other for other in filled if other != fold), heavy=heavy)
-        yield training, centered(moments, [fold], heavy=heavy)
+        others = [other for other in filled if other != fold]
+        training, test = (centered(moments, part, heavy=heavy, intercept=intercept) for part in (others, [fold]))
+        yield training, test
 
 
 def _test_folds(moments: Moments, heavy: bool) -> list[tuple[float, float, float]]:

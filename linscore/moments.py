@@ -23,8 +23,10 @@ class Moments:
     """Moments of pairs (x, y) or (x, δ) of width `d`, for hooks that have blocks and people who have tensors.
 
     Args:
-        d: width of x, y and δ.
-        folds: cross-validation folds; each keeps 16·d² bytes, and as much again once it has met a heavy row.
+        d: width of x and y.
+        width_delta: width e ≤ d of δ, by default d. A narrower δ is always given, never y; per-token figures, which
+            compare x with y, count it as zero beyond its width.
+        folds: cross-validation folds; each keeps 8·d·(d + e) bytes, and as much again once it has met a heavy row.
         precision: "fast" (16- or 32-bit products, float32 sums over a chunk, float64 across chunks) or "exact".
         backend: "triton" or "eager"; by default $LINSCORE_BACKEND, else what fits the device.
         device: where the sums live and where they are computed.
@@ -36,6 +38,7 @@ class Moments:
     def __init__(
         self,
         d: int,
+        width_delta: int | None = None,
         *,
         folds: int = 1,
         precision: str = "fast",
@@ -44,13 +47,17 @@ class Moments:
     ) -> None:
         if d < 1 or folds < 1:
             raise LinscoreError(f"width ({d}) and folds ({folds}) must both be at least 1")
+        width_delta = d if width_delta is None else width_delta
+        if not 1 <= width_delta <= d:
+            raise LinscoreError(f"width_delta ({width_delta}) cannot be: choose from 1 to {d}, the width of x")
         if precision not in PRECISIONS:
             raise LinscoreError(f"unknown precision {precision!r}: choose {' or '.join(PRECISIONS)}")
         try:
             self.backend = choose_backend(device, backend)
         except ValueError as error:
             raise LinscoreError(str(error)) from error
-        self.d, self.folds, self.precision, self.device = d, folds, precision, torch.device(device)
+        self.d, self.width_delta, self.folds = d, width_delta, folds
+        self.precision, self.device = precision, torch.device(device)
         self.pilot: Pilot | None = None
         self.light: list[Cell | None] = [None] * folds
         self.heavy: list[Cell | None] = [None] * folds
@@ -65,8 +72,9 @@ class Moments:
         rows: Tensor | None = None,
         sign: int = 1,
     ) -> Tensor:
-        """Add the rows of `x` and `y`, or of `x` and a given `delta`: `[n, d]`, any float dtype (float64 stays exact).
+        """Add the rows of `x` and `y`, or of `x` and a given `delta`: any float dtype (float64 stays exact).
 
+        `x` and `y` are `[n, d]`, `delta` `[n, width_delta]`.
         `rows` (int64) picks some of them. Rows with a NaN or an infinity are left out. `sign=-1` takes back rows that
         an earlier call had added.
 
@@ -102,17 +110,17 @@ class Moments:
 
         Two runs have two pilots: the other's sums are moved to this one's centre, exactly, in float64.
         """
-        if (self.d, self.folds) != (other.d, other.folds):
+        if (self.d, self.width_delta, self.folds) != (other.d, other.width_delta, other.folds):
+            theirs, mine = (f"width {m.d} (δ: {m.width_delta}) in {m.folds} folds" for m in (other, self))
             raise LinscoreError(
-                f"moments of width {other.d} in {other.folds} folds do not add to width {self.d} in {self.folds}: "
-                "collect both with the same model and the same folds"
+                f"moments of {theirs} do not add to {mine}: collect both with the same model and the same folds"
             )
         if other.pilot is None:
             return self
-        theirs = other.pilot.to(self.device)
-        mine = self.pilot = self.pilot or theirs
-        a = theirs.center_x.double() - mine.center_x.double()
-        b = theirs.center_delta.double() - mine.center_delta.double()
+        pilot = other.pilot.to(self.device)
+        self.pilot = self.pilot or pilot
+        a = pilot.center_x.double() - self.pilot.center_x.double()
+        b = pilot.center_delta.double() - self.pilot.center_delta.double()
         for cells, others in ((self.light, other.light), (self.heavy, other.heavy)):
             for fold, cell in enumerate(others):
                 if cell is not None:
@@ -129,7 +137,7 @@ class Moments:
 
     def light_cell(self, folds: Iterable[int]) -> Cell:
         """The sums over the light rows of some folds."""
-        return _pool(self.light[fold] for fold in folds) or Cell.zeros(self.d, self.device)
+        return _pool(self.light[fold] for fold in folds) or Cell.zeros(self.d, self.width_delta, self.device)
 
     def heavy_cell(self, folds: Iterable[int]) -> Cell | None:
         """The sums over the heavy rows of some folds, if there were any."""
@@ -152,7 +160,7 @@ class Moments:
     def _cell(self, cells: list[Cell | None], fold: int) -> Cell:
         cell = cells[fold]
         if cell is None:
-            cell = cells[fold] = Cell.zeros(self.d, self.device)
+            cell = cells[fold] = Cell.zeros(self.d, self.width_delta, self.device)
         return cell
 
     def _settle_pilot(self, x: Tensor, y: Tensor | None, delta: Tensor | None, rows: Tensor | None) -> Pilot | None:
@@ -167,10 +175,15 @@ class Moments:
             raise LinscoreError(f"fold {fold} is not there: these moments have folds 0 to {self.folds - 1}")
         if (y is None) == (delta is None):
             raise LinscoreError("give either y or delta beside x")
-        other = y if y is not None else delta
-        if x.ndim != 2 or x.shape[1] != self.d or other is None or other.shape != x.shape:
-            shapes = f"{tuple(x.shape)} and {tuple(other.shape)}" if other is not None else f"{tuple(x.shape)}"
-            raise LinscoreError(f"x and y must both be [n, {self.d}], not {shapes}: reshape states to rows of tokens")
+        if y is not None and self.width_delta < self.d:
+            raise LinscoreError(f"δ has {self.width_delta} columns here and x {self.d}: give delta in place of y")
+        name, other, width = ("y", y, self.d) if y is not None else ("delta", delta, self.width_delta)
+        assert other is not None
+        if x.ndim != 2 or x.shape[1] != self.d or other.shape != (len(x), width):
+            wanted = f"x must be [n, {self.d}] and {name} [n, {width}]"
+            raise LinscoreError(
+                f"{wanted}, not {list(x.shape)} and {list(other.shape)}: reshape states to rows of tokens"
+            )
 
 
 def _pool(cells: Iterable[Cell | None]) -> Cell | None:

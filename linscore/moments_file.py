@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -24,7 +24,7 @@ from linscore.cell import Cell
 from linscore.errors import LinscoreError
 from linscore.moments import Moments
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_moments(path: str | Path, moments: Mapping[str, Moments], **facts: Any) -> None:
@@ -34,22 +34,35 @@ def save_moments(path: str | Path, moments: Mapping[str, Moments], **facts: Any)
     for name, one in moments.items():
         tensors |= {f"{name}.{key}": value.cpu().contiguous() for key, value in _tensors(one).items()}
         limits = [one.pilot.limit_x, one.pilot.limit_delta] if one.pilot else None
-        heads[name] = {"d": one.d, "folds": one.folds, "precision": one.precision, "limits": limits}
+        heads[name] = {key: getattr(one, key) for key in ("d", "width_delta", "folds", "precision")}
+        heads[name]["limits"] = limits
     metadata = {"linscore": json.dumps({"format": FORMAT, "facts": facts, "moments": heads})}
     new = Path(f"{path}.new")
     save_file(tensors, new, metadata)
     os.replace(new, path)
 
 
-def load_moments(path: str | Path) -> tuple[dict[str, Moments], dict[str, Any]]:
-    """Read a file of `save_moments`: the moments by name, on the CPU, and the facts.
+def load_moments(path: str | Path, names: Collection[str] | None = None) -> tuple[dict[str, Moments], dict[str, Any]]:
+    """Read a file of `save_moments`: the moments by name, or some of them, on the CPU, and the facts.
 
     Raises:
         LinscoreError: when it is missing, damaged, or not such a file.
     """
     with _opened(path) as (file, head):
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        return {name: _moments(name, facts, tensors) for name, facts in head["moments"].items()}, head["facts"]
+        wanted = {name: facts for name, facts in head["moments"].items() if names is None or name in names}
+        keys = [key for key in file.keys() if key.startswith(tuple(f"{name}." for name in wanted))]  # noqa: SIM118
+        tensors = {key: file.get_tensor(key) for key in keys}
+        return {name: _moments(name, facts, tensors) for name, facts in wanted.items()}, head["facts"]
+
+
+def stored_names(path: str | Path) -> set[str]:
+    """The names of the moments in a file, from its head alone.
+
+    Raises:
+        LinscoreError: as `load_moments`.
+    """
+    with _opened(path) as (_, head):
+        return set(head["moments"])
 
 
 def check_moments(path: str | Path) -> dict[str, Any]:
@@ -94,12 +107,13 @@ def _tensors(moments: Moments) -> dict[str, Tensor]:
 
 
 def _moments(name: str, head: dict[str, Any], tensors: dict[str, Tensor]) -> Moments:
-    moments = Moments(head["d"], folds=head["folds"], precision=head["precision"], backend="eager")
+    widths = head["d"], head["width_delta"]
+    moments = Moments(*widths, folds=head["folds"], precision=head["precision"], backend="eager")
     for kind, cells in (("light", moments.light), ("heavy", moments.heavy)):
         for fold in range(moments.folds):
             if f"{name}.{kind}.{fold}.n" in tensors:
                 cell = Cell(*(tensors[f"{name}.{kind}.{fold}.{field.name}"] for field in fields(Cell)))
-                empty = Cell.zeros(moments.d)
+                empty = Cell.zeros(*widths)
                 for field in fields(Cell):
                     value = getattr(cell, field.name)
                     if value.shape != getattr(empty, field.name).shape or not torch.isfinite(value).all():

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from linscore.errors import LinscoreError
+from linscore.surgery.linear_block import MODEL_TYPE, DamagedError, LinearizedConfig, LinearizedForCausalLM
 
 EMBEDDED = "embedded"
 EMBEDDED_MODEL = Path(__file__).with_name("embedded") / "model"
@@ -40,17 +50,54 @@ def load_pretrained(name: str = EMBEDDED, *, dtype: str = "auto", device: str = 
     """
     where = choose_device(device)
     source = str(EMBEDDED_MODEL) if name == EMBEDDED else name
+    with _loading(name):
+        config, stored, model = _load_model(source, dtype, where)
+        tokenizer = AutoTokenizer.from_pretrained(source, config=config)
+    context = getattr(config.get_text_config(), "max_position_embeddings", 0) or 0
+    return Pretrained(name, model.to(where), tokenizer, context, stored)  # type: ignore[arg-type]
+
+
+def load(path: str | Path, dtype: str = "auto", device: str = "auto") -> PreTrainedModel:
+    """Load a saved model, with linear blocks or without, in evaluation mode.
+
+    No code from the folder is run: linear blocks are linscore's own.
+
+    Args:
+        path: a folder that `save_pretrained` or a command of linscore has written, or a Hub name.
+        dtype: "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own, but float32 for float16 on a CPU,
+            which computes it slowly. The means of linear blocks stay float32.
+        device: such as "cpu" or "cuda:1"; "auto" is the GPU where there is one.
+
+    Raises:
+        LinscoreError: when there is no such model, device or dtype, or its weights do not fit its configuration.
+    """
+    where = choose_device(device)
+    with _loading(str(path)):
+        model = _load_model(str(path), dtype, where)[-1]
+    return model.to(where)  # type: ignore[arg-type]
+
+
+def _load_model(source: str, dtype: str, device: torch.device) -> tuple[Any, torch.dtype | None, PreTrainedModel]:
+    """Configuration, dtype of the checkpoint, and model, in evaluation mode on the CPU; `device` is where it goes."""
+    values, _ = PreTrainedConfig.get_config_dict(source)
+    linearized = values.get("model_type") == MODEL_TYPE
+    config = (LinearizedConfig if linearized else AutoConfig).from_pretrained(source)
+    stored = config.get_text_config().dtype
+    loader = LinearizedForCausalLM if linearized else AutoModelForCausalLM
+    model = loader.from_pretrained(source, config=config, dtype=_dtype(dtype, config, device))
+    return config, stored, model.eval()
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Quiet, and what goes wrong as a LinscoreError."""
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(source)
-            stored = config.get_text_config().dtype
-            model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=_dtype(dtype, config, where))
-            tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+            yield
+    except LinscoreError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise LinscoreError(_why(name, error)) from error
-    context = getattr(config.get_text_config(), "max_position_embeddings", 0) or 0
-    model.to(where)  # type: ignore[arg-type]
-    return Pretrained(name, model.eval(), tokenizer, context, stored)
 
 
 @contextmanager
@@ -91,6 +138,8 @@ def _dtype(dtype: str, config: object, device: torch.device) -> torch.dtype | st
 def _why(name: str, error: Exception) -> str:
     """One line for the many ways in which loading fails."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, DamagedError):
+        return f"{first}; linearize the model again"
     if Path(name).is_dir():
         return f"the folder {name} holds no causal language model with its tokenizer ({first})"
     if "Unrecognized configuration class" in first:

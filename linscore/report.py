@@ -14,17 +14,19 @@ from linscore.errors import LinscoreError
 from linscore.metrics import BlockMetrics, Linearity
 from linscore.moments import Moments
 from linscore.moments_file import check_moments, save_moments
+from linscore.spans import Span
 
 REPORT, MOMENTS = "report.json", "moments.safetensors"
 
 
 @dataclass(frozen=True)
 class ScoreWarning:
-    """One doubt: its kind, one line for people, and the blocks it concerns (None: the whole run)."""
+    """One doubt: its kind, one line for people, and the blocks and spans ("3-5") it concerns (None: the whole run)."""
 
     kind: str
     message: str
     blocks: list[int] | None = None
+    spans: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,24 @@ class BlockReport(BlockMetrics):
 
     index: int
     sub_blocks: dict[str, BlockMetrics] | None = None
+
+    @property
+    def span(self) -> Span:
+        """The block as a span of one."""
+        return Span(self.index, self.index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanReport(BlockMetrics):
+    """The figures of blocks `first` to `last` taken as one map (see `BlockMetrics`)."""
+
+    first: int
+    last: int
+
+    @property
+    def span(self) -> Span:
+        """Which blocks these are."""
+        return Span(self.first, self.last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +70,25 @@ class Report:
     depth: int  # blocks of the decoder, scored or not
     width: int
     skip_first: int
+    weight_sample: list[float]  # a few weights of each block, which tell the model from others of its shape
     nonfinite_rows: int
     spread: str | None  # what the *_spread figures are
     seconds: dict[str, float]
     versions: dict[str, str]
     warnings: list[ScoreWarning]
     blocks: list[BlockReport]
+    spans: list[SpanReport]  # of two blocks or more, where they were asked for
     final_state: dict[str, float | None] | None  # shape of what leaves the last block
     moments: dict[str, Moments] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: the promised keys first in each block."""
-        data = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("moments", "blocks", "warnings")}
+        """The JSON form: the promised keys first in each block and span."""
+        apart = ("moments", "blocks", "spans", "warnings")
+        data = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        warnings = [asdict(warning) for warning in self.warnings]
         blocks = [{"index": block.index} | asdict(block) for block in self.blocks]
-        return data | {"warnings": [asdict(warning) for warning in self.warnings], "blocks": blocks}
+        spans = [{"first": span.first, "last": span.last} | asdict(span) for span in self.spans]
+        return data | {"warnings": warnings, "blocks": blocks, "spans": spans}
 
     def to_json(self) -> str:
         """The text of `report.json`."""
@@ -99,6 +124,7 @@ class Report:
             data = json.loads(path.read_text(encoding="utf-8"))
             data["warnings"] = [ScoreWarning(**warning) for warning in data["warnings"]]
             data["blocks"] = [_block(block) for block in data["blocks"]]
+            data["spans"] = [_metrics(SpanReport, span) for span in data["spans"]]
             return Report(**data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LinscoreError(f"{path} is damaged or no linscore report: score the model again") from error

@@ -11,12 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from torch import nn
 
 from linscore.collect import Batch, Collector
-from linscore.decoders import check_causal, find_decoder, find_sub_blocks
+from linscore.decoders import check_causal, find_decoder, find_sub_blocks, weight_sample
 from linscore.errors import LinscoreError
 from linscore.metrics import BlockMetrics, block_metrics, centered, state_metrics
 from linscore.moments import Moments
-from linscore.report import BlockReport, Report
+from linscore.report import BlockReport, Report, SpanReport
 from linscore.score_warnings import find_warnings
+from linscore.spans import Span
 
 
 def score(
@@ -26,6 +27,9 @@ def score(
     folds: int = 2,
     blocks: Collection[int] | None = None,
     sub_blocks: bool = False,
+    spans: Collection[Span] = (),
+    fuse: Collection[Span] = (),
+    fuse_output: Collection[Span] = (),
     skip_first: int = 0,
     skip_tokens: Collection[int] = (),
     precision: str = "fast",
@@ -44,6 +48,10 @@ def score(
         folds: cross-validation folds; 1 leaves the held-out figures empty.
         blocks: indices of the blocks to score; all by default.
         sub_blocks: score attention and MLP apart too.
+        spans: several consecutive blocks, each scored as one map; they may reach beyond `blocks`.
+        fuse: spans to collect moments for, such that their map can be fused into the MLP projection before them: from
+            its p inputs, 8·p·(p + d) bytes a span and fold.
+        fuse_output: the same from the projection's d outputs, 16·d² bytes a span and fold.
         skip_first: positions at the start of each sequence that do not count.
         skip_tokens: token ids whose positions do not count, such as the special ones.
         precision: "fast" or "exact" (see `Moments`).
@@ -55,7 +63,7 @@ def score(
         progress: called after each batch with the number of tokens that counted.
 
     Raises:
-        LinscoreError: when the model is no such decoder, or the batches cannot be used.
+        LinscoreError: when the model is no such decoder, it cannot be fused, or the batches cannot be used.
     """
     decoder = find_decoder(model)
     check_causal(decoder)
@@ -64,6 +72,9 @@ def score(
         folds=folds,
         blocks=blocks,
         sub_blocks=find_sub_blocks(decoder) if sub_blocks else None,
+        spans=spans,
+        fuse=fuse,
+        fuse_output=fuse_output,
         skip_first=skip_first,
         skip_tokens=skip_tokens,
         precision=precision,
@@ -87,6 +98,7 @@ def _report(collector: Collector, name: str, text: str | None, spectra: bool | N
     if spectra is None:
         spectra = _spectra_are_cheap(first, collector.tokens)
     blocks = [_block_report(moments, index, spectra) for index in collector.indices]
+    spans = [_span_report(moments, span, spectra) for span in sorted(collector.spans.spans)]
     final = moments.get(f"state.{len(collector.decoder.blocks)}")
     final_state = None if final is None else _final_state(final, spectra)
     return Report(
@@ -101,12 +113,16 @@ def _report(collector: Collector, name: str, text: str | None, spectra: bool | N
         depth=len(collector.decoder.blocks),
         width=first.d,
         skip_first=collector.skip_first,
+        weight_sample=weight_sample(collector.decoder),
         nonfinite_rows=collector.nonfinite_rows,
         spread=_spread_name(collector.folds),
         seconds={"collect": round(seconds, 3), "solve": round(time.perf_counter() - started, 3)},
         versions=versions(),
-        warnings=find_warnings(blocks, width=first.d, folds=collector.folds, nonfinite_rows=collector.nonfinite_rows),
+        warnings=find_warnings(
+            blocks, spans, width=first.d, folds=collector.folds, nonfinite_rows=collector.nonfinite_rows
+        ),
         blocks=blocks,
+        spans=spans,
         final_state=final_state,
         moments=moments,
     )
@@ -121,14 +137,23 @@ def _spectra_are_cheap(moments: Moments, tokens: int) -> bool:
 
 
 def _block_report(moments: dict[str, Moments], index: int, spectra: bool) -> BlockReport:
-    after = moments.get(f"block.{index + 1}") or moments[f"state.{index + 1}"]
     apart: dict[str, BlockMetrics] = {
         part: block_metrics(moments[f"block.{index}.{part}"], spectra=spectra)
         for part in ("attention", "mlp")
         if f"block.{index}.{part}" in moments
     }
-    figures = block_metrics(moments[f"block.{index}"], after=after, spectra=spectra)
+    figures = block_metrics(moments[f"block.{index}"], after=_after(moments, index), spectra=spectra)
     return BlockReport(**vars(figures), index=index, sub_blocks=apart or None)
+
+
+def _span_report(moments: dict[str, Moments], span: Span, spectra: bool) -> SpanReport:
+    figures = block_metrics(moments[f"span.{span}"], after=_after(moments, span.last), spectra=spectra)
+    return SpanReport(**vars(figures), first=span.first, last=span.last)
+
+
+def _after(moments: dict[str, Moments], index: int) -> Moments | None:
+    """Moments that begin with what leaves block `index`; none where a span ends outside the scored blocks."""
+    return moments.get(f"block.{index + 1}") or moments.get(f"state.{index + 1}")
 
 
 def _final_state(final: Moments, spectra: bool) -> dict[str, float | None]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from linscore.metrics import BlockMetrics
-from linscore.report import BlockReport, ScoreWarning
+from linscore.report import BlockReport, ScoreWarning, SpanReport
 
 ROUNDING = 1e-3  # share of t_δ: at 2.6e-3 the score without residual moves by .001 to .002 (measured, design.md)
 SENSITIVITY = 1e-4  # of the score without residual, when the cut-off of the solve is ten times higher
 OUTSIDE = 1e-6  # beyond this an in-sample score outside [0, 1] is more than rounding
 
 
-def find_warnings(blocks: Sequence[BlockReport], *, width: int, folds: int, nonfinite_rows: int) -> list[ScoreWarning]:
-    """Every doubt about the scores of `blocks`."""
+def find_warnings(
+    blocks: Sequence[BlockReport], spans: Sequence[SpanReport], *, width: int, folds: int, nonfinite_rows: int
+) -> list[ScoreWarning]:
+    """Every doubt about the scores of `blocks` and `spans`."""
     rows = min(block.rows for block in blocks)
     found = []
     if rows < 10 * width:
@@ -32,14 +34,19 @@ def find_warnings(blocks: Sequence[BlockReport], *, width: int, folds: int, nonf
         found.append(
             ScoreWarning("nonfinite_rows", f"{nonfinite_rows:,} tokens turned NaN or infinite: left out of every block")
         )
-    return found + [warning for check in _CHECKS for warning in [_concerning(blocks, *check)] if warning]
+    return found + [warning for check in _CHECKS for warning in [_concerning(blocks, spans, *check)] if warning]
 
 
 def _concerning(
-    blocks: Sequence[BlockReport], kind: str, holds: Callable[[BlockMetrics], bool], message: str
+    blocks: Sequence[BlockReport],
+    spans: Sequence[SpanReport],
+    kind: str,
+    holds: Callable[[BlockMetrics], bool],
+    message: str,
 ) -> ScoreWarning | None:
     concerned = [block.index for block in blocks if holds(block)]
-    return ScoreWarning(kind, message, concerned) if concerned else None
+    concerned_spans = [str(one.span) for one in spans if holds(one)]
+    return ScoreWarning(kind, message, concerned, concerned_spans) if concerned or concerned_spans else None
 
 
 def _outside(block: BlockMetrics) -> bool:

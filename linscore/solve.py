@@ -26,22 +26,23 @@ CUTOFF = {"fast": 1e-7, "exact": 1e-13}
 
 @dataclass(frozen=True)
 class Centered:
-    """The centred moments of one set of rows; all tensors float64."""
+    """The centred moments of one set of rows; all tensors float64. δ may be narrower than x: then y is x + [δ, 0]."""
 
     n: float
     mean_x: Tensor  # [d]
-    mean_delta: Tensor  # [d]
+    mean_delta: Tensor  # [e], e ≤ d
     c_xx: Tensor  # [d, d], symmetric
-    c_xd: Tensor  # [d, d]
+    c_xd: Tensor  # [d, e]
     t_delta: float
     c_xx_light: Tensor | None = None  # [d, d] of the light rows, where heavy ones are among the rows: see `solve`
+    means_taken: int = 1  # degrees of freedom that centring took: 0 where the moments are `uncentred`
 
     @staticmethod
     def of(cell: Cell, pilot: Pilot, heavy: Cell | None = None) -> Centered:
         """Centre the sums of a cell, and of the heavy rows' cell if there is one, on their own mean."""
         if heavy is not None and heavy.n > 0:
             light = Centered.of(cell, pilot).c_xx if cell.n > 0 else None
-            whole = Centered.of(Cell.zeros(len(cell.sum_x), cell.sum_x.device).add(cell).add(heavy), pilot)
+            whole = Centered.of(cell.copy().add(heavy), pilot)
             return replace(whole, c_xx_light=light)
         n, d = cell.n.item(), len(cell.sum_x)
         upper = (cell.second[:, :d] - torch.outer(cell.sum_x / n, cell.sum_x)).triu()
@@ -65,28 +66,51 @@ class Centered:
         return self.t_x + 2 * self.c_xd.trace().item() + self.t_delta
 
     @property
+    def directions(self) -> int:
+        """How many directions the rows can span."""
+        return int(self.n) - self.means_taken
+
+    @property
     def c_xy(self) -> Tensor:
-        """X_cᵀ Y_c."""
+        """X_cᵀ Y_c, for δ as wide as x."""
         return self.c_xx + self.c_xd
+
+
+def uncentred(cell: Cell, pilot: Pilot, heavy: Cell | None = None) -> Centered:
+    """The same record about zero, for maps without a constant: Σxxᵀ, Σxδᵀ, Σ‖δ‖², and means of zero."""
+    whole = Centered.of(_about_zero(cell, pilot), pilot, heavy and _about_zero(heavy, pilot))
+    zero_x, zero_delta = torch.zeros_like(whole.mean_x), torch.zeros_like(whole.mean_delta)
+    return replace(whole, mean_x=zero_x, mean_delta=zero_delta, means_taken=0)
+
+
+def _about_zero(cell: Cell, pilot: Pilot) -> Cell:
+    """The sums about zero, with Σx and Σδ taken for zero, so that nothing centres them."""
+    raw = cell.moved_origin(pilot.center_x.double(), pilot.center_delta.double())
+    return replace(raw, sum_x=torch.zeros_like(raw.sum_x), sum_delta=torch.zeros_like(raw.sum_delta))
 
 
 @dataclass(frozen=True)
 class AffineMap:
-    """The fitted map y ≈ x + (x − μ_x) B + μ_δ (the paper's A = I + B, with its means)."""
+    """The fitted map y ≈ x + (x − μ_x) B + μ_δ (the paper's A = I + B, with its means).
 
-    b: Tensor  # [d, d] float64
+    Where δ is narrower than x, B reads all of x and adds to its first e features.
+    """
+
+    b: Tensor  # [d, e] float64, e = d but for a narrower δ
     mean_x: Tensor  # [d] float64
-    mean_delta: Tensor  # [d] float64
+    mean_delta: Tensor  # [e] float64
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map states `[..., d]`; returns float64."""
         x = x.double()
-        return x + (x - self.mean_x) @ self.b + self.mean_delta
+        delta = (x - self.mean_x) @ self.b + self.mean_delta
+        return x + torch.nn.functional.pad(delta, (0, x.shape[-1] - delta.shape[-1]))
 
     def residual_norms(self, x: Tensor, y: Tensor, *, precision: str = "fast") -> Tensor:
         """‖y − map(x)‖ of each row of `x` and `y` `[n, d]`: tokens that the block treats non-linearly (Figure 9).
 
-        Returns `[n]` float32, or float64 at `precision` "exact". Raises ValueError where shapes do not fit.
+        Returns `[n]` float32, or float64 at `precision` "exact". Raises ValueError where shapes do not fit, and for a B
+        that is not square.
         """
         return residual_norms(x, y, b=self.b, mean_x=self.mean_x, mean_delta=self.mean_delta, precision=precision)
 
@@ -112,7 +136,7 @@ def solve(moments: Centered, *, precision: str, want_map: bool = True) -> Soluti
         return _solve_alive(moments, alive, precision, want_map)
     equilibrated, scale, floor = equilibrate(moments, precision)
     target = scale[:, None] * moments.c_xd
-    factor = _cholesky(equilibrated, moments.n, floor)
+    factor = _cholesky(equilibrated, moments.directions, floor)
     if factor is not None:
         return _solve_by_cholesky(factor, target, scale, want_map)
     return _solve_by_eigen(equilibrated, target, scale, moments, floor, want_map)
@@ -177,9 +201,9 @@ def _rayleigh(matrix: Tensor, step: Callable[[Tensor], Tensor]) -> float:
     return (vector @ matrix @ vector).item()
 
 
-def _cholesky(matrix: Tensor, n: float, floor: float) -> Tensor | None:
+def _cholesky(matrix: Tensor, directions: int, floor: float) -> Tensor | None:
     """The factor, or None where a ten times higher cut-off could touch an eigenvalue."""
-    if n - 1 < len(matrix):
+    if directions < len(matrix):
         return None
     factor, info = torch.linalg.cholesky_ex(matrix)
     if info.item():
@@ -199,8 +223,8 @@ def _solve_by_eigen(
     matrix: Tensor, target: Tensor, scale: Tensor, moments: Centered, floor: float, want_map: bool
 ) -> Solution:
     values, vectors = torch.linalg.eigh(matrix)
-    # n rows span at most n − 1 centred directions: what lies below is rounding, however large it came out.
-    most = max(0, min(len(values), int(moments.n) - 1))
+    # n centred rows span at most n − 1 directions: what lies below is rounding, however large it came out.
+    most = max(0, min(len(values), moments.directions))
     values, vectors = values.flip(0)[:most], vectors.flip(1)[:, :most]
     kept = values > floor
     values, vectors = values[kept], vectors[:, kept]

@@ -1,15 +1,16 @@
-"""What the terminal shows: one table with a small bar per block, the warnings under it."""
+"""What the terminal shows: one table with a small bar per block and span, the warnings under it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from linscore.metrics import BlockMetrics
-from linscore.report import BlockReport, Report
+from linscore.report import Report, ScoreWarning
+from linscore.spans import Span, runs
 
 BAR = 16  # characters
 
@@ -29,7 +30,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def score_table(report: Report) -> RenderableType:
-    """All blocks of a report."""
+    """All blocks of a report, then its spans."""
     heldout = report.folds > 1
     table = Table(title=f"{report.model}: {report.tokens:,} tokens, {report.backend} backend, {report.precision}")
     table.add_column("block", justify="right")
@@ -43,10 +44,13 @@ def score_table(report: Report) -> RenderableType:
     table.add_column("‖δ‖/‖x‖", justify="right")
     table.add_column("eff. rank", justify="right")
     for block in report.blocks:
-        table.add_row(*_row(str(block.index), block, heldout))
+        table.add_row(*_row(str(block.span), block, heldout))
         for name, part in (block.sub_blocks or {}).items():
             table.add_row(*_row(name, part, heldout), style="dim")
-    warnings = [_warning(warning.message, warning.blocks) for warning in report.warnings]
+    table.add_section()
+    for span in report.spans:
+        table.add_row(*_row(str(span.span), span, heldout))
+    warnings = [_warning(warning) for warning in report.warnings]
     return Group(table, Text("bars: linearity without residual", style="dim"), *warnings)
 
 
@@ -66,33 +70,28 @@ def _row(label: str, block: BlockMetrics, heldout: bool) -> Sequence[str]:
     )
 
 
-def _warning(message: str, blocks: Sequence[int] | None) -> Text:
-    where = "" if blocks is None else f"block{'s' * (len(blocks) > 1)} {ranges(blocks)}: "
-    return Text.assemble(("warning: ", "yellow"), where + message)
+def _warning(warning: ScoreWarning) -> Text:
+    blocks, spans = warning.blocks or [], warning.spans or []
+    where = [f"block{'s' * (len(blocks) > 1)} {ranges(blocks)}"] if blocks else []
+    where += [f"span{'s' * (len(spans) > 1)} {', '.join(spans)}"] if spans else []
+    return Text.assemble(("warning: ", "yellow"), " and ".join(where) + ": " * bool(where) + warning.message)
 
 
 def ranges(indices: Sequence[int]) -> str:
     """`[0, 1, 2, 5]` → "0-2, 5"."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and runs[-1][1] == index - 1:
-            runs[-1][1] = index
-        else:
-            runs.append([index, index])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    return ", ".join(map(str, runs(indices)))
 
 
-def rank_table(blocks: Sequence[BlockReport], by: str) -> RenderableType:
-    """Blocks in the order of one figure, with its bar scaled to the largest."""
-    values = [getattr(block, by) for block in blocks]
-    largest = max((abs(value) for value in values if value is not None), default=0) or 1.0
+def rank_table(figures: Mapping[Span, float | None], by: str) -> RenderableType:
+    """Blocks or spans in the order of one figure, with its bar scaled to the largest."""
+    largest = max((abs(value) for value in figures.values() if value is not None), default=0) or 1.0
     table = Table()
     table.add_column("rank", justify="right", style="dim")
     table.add_column("block", justify="right")
     table.add_column(by, justify="right")
     table.add_column("", style="cyan")
-    for place, (block, value) in enumerate(zip(blocks, values, strict=True), 1):
-        table.add_row(str(place), str(block.index), number(value, 6), bar(None if value is None else value / largest))
+    for place, (span, value) in enumerate(figures.items(), 1):
+        table.add_row(str(place), str(span), number(value, 6), bar(None if value is None else value / largest))
     return table
 
 

@@ -59,9 +59,11 @@ def gram_case(architecture: int, path: str, dtype: str, d: int) -> tuple:
         left = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_m}]>"
         right = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_n}]>"
     types = {"left": left, "right": right, "tiles_ptr": "*i32", "out_ptr": "*fp32"}
-    types |= dict.fromkeys(("rows", "width", "d"), "i32/16") | dict.fromkeys(("steps", "split_steps"), "i32")
+    types |= dict.fromkeys(("rows", "width", "d", "width_delta"), "i32/16") | dict.fromkeys(
+        ("steps", "split_steps"), "i32"
+    )
     if d % 16:
-        types["d"] = "i32"
+        types |= {"d": "i32", "width_delta": "i32"}
     constants = gram_constants(launch, split=path == "split", upcast=False)
     return architecture, _gram_kernel, types, constants, {"num_warps": launch.warps, "num_stages": launch.stages}
 
@@ -91,7 +93,7 @@ def token_stats_case(architecture: int, d: int, dtype: str, split: bool) -> tupl
     operand = "fp16" if split else dtype
     types = {"x_ptr": f"*{dtype}", "other_ptr": f"*{dtype}", "center_ptr": "*fp32", "scale_ptr": "*fp32"}
     types |= {"operands_ptr": f"*{operand}", "figures_ptr": "*fp32", "status_ptr": "*u8", "sums_ptr": "*fp32"}
-    types |= {"n": "i32"} | dict.fromkeys(("padded", "d", "width", "x_stride", "other_stride"), "i32/16")
+    types |= {"n": "i32"} | dict.fromkeys(("padded", "d", "width_delta", "width", "x_stride", "other_stride"), "i32/16")
     types |= dict.fromkeys(("limit_x", "limit_delta", "largest", "ulp_factor"), "fp32")
     constants = {
         "rows_ptr": None,
@@ -108,7 +110,7 @@ def merge_case(architecture: int, *, scaled: bool) -> tuple:
     from linscore_kernels.merge_tiles import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
 
     types = {"partial_ptr": "*fp32", "out_ptr": "*fp64"} | ({"inverse_ptr": "*fp64"} if scaled else {})
-    types |= {"d": "i32/16", "splits": "i32", "out_stride": "i32/16", "sign": "i32"}
+    types |= {"d": "i32/16", "columns": "i32/16", "splits": "i32", "out_stride": "i32/16", "sign": "i32"}
     constants = {"BLOCK_ROWS": BLOCK_ROWS, "BLOCK_COLUMNS": BLOCK_COLUMNS} | ({} if scaled else {"inverse_ptr": None})
     return architecture, _merge_tiles_kernel, types, constants, {"num_warps": 8}
 

@@ -4,13 +4,15 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
+from linear_models import logits, random_map, tokens, zero_map
 from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, tiny
 from torch import nn
 from transformers import PreTrainedModel, StaticCache
 
-from linscore import LinscoreError, Moments, find_decoder
+from linscore import LinscoreError, Moments, drop, find_decoder
 from linscore.maps import fit_block_map
 from linscore.solve import AffineMap
+from linscore.spans import Span
 from linscore.surgery.linear_block import LinearBlock
 from linscore.surgery.linearize import block_costs, linearize
 
@@ -18,20 +20,28 @@ STATE_SPACE = [family for family in FAMILIES if family.startswith("mamba")]
 ATTENTION = [family for family in FAMILIES if family not in STATE_SPACE]
 
 
-def random_map(seed: int = 0, width: int = WIDTH, mean: float = 1.0, size: float = 0.3) -> AffineMap:
-    generator = torch.Generator().manual_seed(seed)
-    b, mean_x, mean_delta = (
-        torch.randn(*shape, generator=generator).double() for shape in ((width, width), (width,), (width,))
-    )
-    return AffineMap(size * b / width**0.5, mean * mean_x, 0.3 * mean_delta)
+class Plain(nn.Module):
+    """Residual blocks in plain torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(8, 8)
+        self.blocks = nn.ModuleList([PlainBlock(8, 8) for _ in range(DEPTH)])
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(input_ids)
+        for block in self.blocks:
+            x = block(x)
+        return x
 
 
-def zero_map(width: int = WIDTH) -> AffineMap:
-    return AffineMap(torch.zeros(width, width).double(), torch.ones(width).double(), torch.zeros(width).double())
+class PlainBlock(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.tanh(super().forward(x))
 
 
-def tokens(batch: int = 2, length: int = 10) -> torch.Tensor:
-    return torch.randint(3, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(1))
+def full_block(fitted: AffineMap, **kwargs) -> LinearBlock:
+    return LinearBlock({"weight": fitted.b}, fitted.mean_x, fitted.mean_delta, **kwargs)
 
 
 @contextmanager
@@ -45,11 +55,6 @@ def hooked(model: nn.Module, index: int, stand_in) -> Iterator[None]:
     handle = find_decoder(model).blocks[index].register_forward_hook(replace, with_kwargs=True)
     yield
     handle.remove()
-
-
-@torch.no_grad()
-def logits(model: PreTrainedModel, input_ids: torch.Tensor, **kwargs) -> torch.Tensor:
-    return model(input_ids, use_cache=False, **kwargs).logits
 
 
 @torch.no_grad()
@@ -219,7 +224,7 @@ def test_a_model_cast_to_16_bits_runs_and_generates(family):
 @pytest.mark.parametrize("cast_before", [False, True])
 def test_16_bits_do_not_lose_the_mean_of_outlier_features(cast_before):
     fitted = random_map(mean=100.0, size=1.0)
-    block = LinearBlock(fitted, dtype=torch.bfloat16) if cast_before else LinearBlock(fitted).to(torch.bfloat16)
+    block = full_block(fitted, dtype=torch.bfloat16) if cast_before else full_block(fitted).to(torch.bfloat16)
     noise = torch.randn(4096, WIDTH, generator=torch.Generator().manual_seed(3))
     x = (fitted.mean_x + noise.double()).to(torch.bfloat16)
     expected = fitted(x) - x.double()
@@ -231,13 +236,13 @@ def test_16_bits_do_not_lose_the_mean_of_outlier_features(cast_before):
 
 
 def test_a_cast_keeps_gradient_and_parameter_in_one_dtype_and_a_move_goes_all_the_way():
-    block = LinearBlock(random_map())
+    block = full_block(random_map())
     block(torch.randn(3, WIDTH)).sum().backward()
     block.to(torch.bfloat16)
     assert all(p.grad.dtype is p.dtype for p in block.parameters())
     assert [t.dtype for t in (block.weight, block.bias)] == [torch.bfloat16, torch.float32]
     assert all(t.device.type == "meta" for t in block.to("meta").state_dict().values())
-    assert all(t.dtype is torch.float64 for t in LinearBlock(random_map()).double().state_dict().values())
+    assert all(t.dtype is torch.float64 for t in full_block(random_map()).double().state_dict().values())
 
 
 def test_low_rank_and_diagonal_maps_keep_their_form():
@@ -285,3 +290,63 @@ def test_what_does_not_fit_is_refused():
     find_decoder(model).blocks[0]._hf_hook = object()  # what accelerate leaves on a block that it has placed
     with pytest.raises(LinscoreError, match="without device_map"):
         linearize(model, {0: zero_map()})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_span_whose_map_adds_nothing_equals_the_model_without_it(family):
+    model = tiny(family)
+    linear = linearize(model, {Span(1, 2): zero_map()})
+    assert [isinstance(block, LinearBlock) for block in find_decoder(linear).blocks] == [False, True]
+    assert linear.config.num_hidden_layers == 2
+    torch.testing.assert_close(logits(linear, tokens()), logits(drop(model, [1, 2]), tokens()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "qwen2", "gemma3", "mamba2"])
+def test_maps_of_spans_take_what_enters_them(family):
+    model = tiny(family)
+    maps = {Span(0, 1): random_map(0), 2: random_map(2)}
+    with (
+        hooked(model, 1, lambda x: x),
+        hooked(model, 0, lambda x: maps[Span(0, 1)](x).float()),
+        hooked(model, 2, lambda x: maps[2](x).float()),
+    ):
+        expected = logits(model, tokens())
+    linear = linearize(model, maps)
+    torch.testing.assert_close(logits(linear, tokens()), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(stepwise_logits(linear, tokens(), prompt=6), expected, rtol=1e-4, atol=1e-4)
+    assert len(find_decoder(linear).blocks) == 2
+    assert len(find_decoder(model).blocks) == DEPTH
+
+
+def test_a_span_of_one_block_is_that_block():
+    model = tiny("llama")
+    one = linearize(model, {Span(1, 1): random_map()})
+    assert torch.equal(logits(one, tokens()), logits(linearize(model, {1: random_map()}), tokens()))
+
+
+def test_spans_that_do_not_fit_are_refused():
+    model, fitted = tiny("llama"), zero_map()
+    for maps in (
+        {Span(0, 1): fitted, 1: fitted},
+        {Span(0, 1): fitted, Span(1, 2): fitted},
+        {Span(1, 1): fitted, 1: fitted},
+    ):
+        with pytest.raises(LinscoreError, match="overlap"):
+            linearize(model, maps)
+    with pytest.raises(LinscoreError, match=r"no blocks \[3\]"):
+        linearize(model, {Span(1, 3): fitted})
+    by_index = tiny("qwen3_moe", mlp_only_layers=[1])
+    with pytest.raises(LinscoreError, match="mlp_only_layers"):
+        linearize(by_index, {Span(0, 1): fitted})
+    assert len(find_decoder(linearize(by_index, {1: fitted})).blocks) == DEPTH
+
+
+def test_a_model_that_is_none_of_transformers_is_linearized_too():
+    model = Plain()
+    ids = tokens() % 8
+    with hooked(model, 1, lambda x: random_map(width=8)(x).float()), torch.no_grad():
+        expected = model(ids)
+    with torch.no_grad():
+        torch.testing.assert_close(linearize(model, {1: random_map(width=8)})(ids), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(LinscoreError, match="no transformers model"):
+        linearize(model, {Span(0, 1): zero_map(8)})

@@ -6,7 +6,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from linscore import LinscoreError, Moments
-from linscore.maps import RIDGES, fit_block_map, ridge_path
+from linscore.maps import RIDGES, Regression, fit_block_map, ridge_path
 
 D, FOLDS = 24, 3
 
@@ -57,7 +57,7 @@ def test_a_ridge_map_is_scikit_learns_ridge_on_standardized_features(ridge):
 def test_the_path_holds_the_errors_on_the_held_out_rows_themselves():
     x, y, folds = sample()
     rows, delta = doubles(x, y)
-    path = ridge_path(moments_of(x, y, folds))
+    path = ridge_path(Regression.of(moments_of(x, y, folds)))
     assert [ridge for ridge, _ in path] == list(RIDGES)
     for ridge, got in path:
         error = total = 0.0

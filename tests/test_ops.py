@@ -46,6 +46,14 @@ def test_schemas_and_fakes_are_what_torch_asks_for(backend, precision, rows):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_the_fake_knows_a_delta_that_is_narrower_than_x(backend):
+    x, _, _ = pair(20, 16)
+    delta, rows, second = x[:, :7] * 0.1, torch.tensor([3, 1, 8]), torch.zeros(16, 23, dtype=torch.float64)
+    pilot = Pilot.choose(x, None, delta)
+    opcheck(torch.ops.linscore.accumulate, (x, delta, second, rows, *flat(pilot), True, "fast", 1, backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_compiling_a_caller_leaves_its_graph_whole(backend):
     x, y, pilot = pair()
     second = torch.zeros(32, 64, dtype=torch.float64)
@@ -115,3 +123,24 @@ def test_arguments_that_do_not_fit_are_refused_with_advice(change, message):
     arguments = {"x": X, "y": X, "delta": None, "second": torch.zeros(32, 64, dtype=torch.float64), "pilot": pilot}
     with pytest.raises(ValueError, match=message):
         accumulate(**arguments | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": X, "delta": None}, "only a given delta may have fewer"),
+        ({"delta": X}, r"delta must be \[n, 5\]"),
+        ({"second": torch.zeros(32, 64, dtype=torch.float64)}, r"\[32, 37\] float64"),
+        ({"x": X[:, :5]}, "choose it from rows of x"),
+    ],
+)
+def test_a_narrower_delta_that_does_not_fit_is_refused_with_advice(change, message):
+    delta, second = X[:, :5], torch.zeros(32, 37, dtype=torch.float64)
+    arguments = {"x": X, "y": None, "delta": delta, "second": second, "pilot": Pilot.choose(X, None, delta)}
+    with pytest.raises(ValueError, match=message):
+        accumulate(**arguments | change)
+
+
+def test_residual_norms_need_a_map_as_wide_as_x():
+    with pytest.raises(ValueError, match=r"b must be \[32, 32\]"):
+        residual_norms(X, X, b=torch.zeros(32, 1), mean_x=torch.zeros(32), mean_delta=torch.zeros(1))

@@ -59,17 +59,18 @@ def test_a_number_takes_the_first_of_the_ranking(run, scored, tmp_path):
     assert code == 0
     assert all(f"block {index} ({ranking[index]:.4f})" in printed for index in gone)
     assert "7 of 10 blocks" in printed
-    assert f"next     linscore score {out}" in printed
+    assert f"next     linscore evaluate embedded {out}" in printed
     check_is_embedded_without(out, gone)
     record = json.loads((out / "linscore.json").read_text())
     assert record["operation"] == "drop"
     assert record["model"] == "embedded"
     report = json.loads((scored / "report.json").read_text())
-    assert record["dropped"] == {
+    assert record["choice"] == {
         "scored": {"model": "embedded", "text": report["text"], "tokens": 4000},
         "blocks": gone,
         "by": "linearity_heldout",
         "figures": {str(index): ranking[index] for index in gone},
+        "sequential": False,
     }
     assert (record["depth_before"], record["depth"]) == (10, 7)
     assert record["parameters"] == sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(out).parameters())
@@ -82,14 +83,19 @@ def test_any_metric_ranks(run, scored, tmp_path):
     check_is_embedded_without(out, list(best(scored, "block_influence", 1))[:1])
 
 
-@pytest.mark.parametrize(("blocks", "gone"), [("2,5-7", [2, 5, 6, 7]), ("5,", [5]), ("0-1", [0, 1])])
-def test_a_list_names_the_blocks_and_needs_no_moments(run, tmp_path, blocks, gone):
+@pytest.mark.parametrize(
+    ("blocks", "gone", "runs"),
+    [("2,5-7", [2, 5, 6, 7], ["2", "5-7"]), ("5,", [5], ["5"]), ("0-1", [0, 1], ["0-1"]), ("4,3", [3, 4], ["3-4"])],
+)
+def test_a_list_names_the_blocks_and_needs_no_moments(run, tmp_path, blocks, gone, runs):
     out = tmp_path / "cut"
     code, printed, _ = run("prune", "embedded", "--drop", blocks, "--out", out)
     assert code == 0
-    assert f"blocks {', '.join(map(str, gone))}" in printed
+    assert [line.split("block")[1].strip("s ") for line in printed.splitlines() if "dropped" in line] == runs
     check_is_embedded_without(out, gone)
-    assert json.loads((out / "linscore.json").read_text())["dropped"]["by"] is None
+    record = json.loads((out / "linscore.json").read_text())
+    assert record["choice"] is None
+    assert [one["span"] for one in record["replacements"]] == runs
 
 
 def test_nothing_but_the_checkpoint_is_left_behind(run, tmp_path):
@@ -116,7 +122,7 @@ def test_float16_stays_float16_though_a_cpu_computes_in_float32(run, tmp_path):
 
 
 def test_a_folder_that_exists_is_left_alone_before_any_work(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("linscore.prune_job.load_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("linscore.surgery_job.load_pretrained", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "mine").write_text("mine")
     refused(run("prune", "embedded", "--drop", "5,", "--out", tmp_path / "cut"), "exists", "--out")
@@ -155,11 +161,13 @@ def test_bad_arguments_are_one_line_and_write_nothing(run, tmp_path, arguments, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--drop", "0"], ["--drop 0"]),
+        (["--drop", "0"], ["0 blocks"]),
         (["--drop", "10"], ["all 10 blocks"]),
-        (["--drop", "11"], ["--drop 11", "10 blocks"]),
+        (["--drop", "11"], ["11 blocks", "10 were scored"]),
+        (["--drop", "2", "--sequential"], ["--sequential", "--text"]),
+        (["--drop", "2", "--by", "perplexity"], ["--by perplexity", "--text"]),
         (["--drop", "2", "--by", "beauty"], ["beauty", "linearity_heldout"]),
-        (["--drop", "2,3"], ["--moments"]),
+        (["--drop", "3", "--span", "2"], ["spans of 2", "--for spans"]),
     ],
 )
 def test_bad_choices_from_a_ranking_are_one_line_and_write_nothing(run, scored, tmp_path, arguments, words):

@@ -15,6 +15,14 @@ def centered(x: torch.Tensor, y: torch.Tensor, precision: str = "exact") -> Cent
     return metrics.centered(moments, range(moments.folds))
 
 
+def narrower(x: torch.Tensor, y: torch.Tensor, e: int, *, intercept: bool) -> tuple[Centered, np.ndarray, np.ndarray]:
+    """The moments of x and the first `e` features of δ, and both in float64."""
+    delta = (y - x)[:, :e]
+    moments = Moments(x.shape[1], e, precision="exact")
+    moments.update(x, delta=delta)
+    return metrics.centered(moments, [0], intercept=intercept), x.double().numpy(), delta.double().numpy()
+
+
 def delta_of(x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
     return (y.double() - x.double()).numpy()
 
@@ -93,3 +101,49 @@ def test_the_diagonal_map_is_the_best_one_feature_at_a_time():
 def test_a_map_of_zeros_adds_the_mean_of_delta():
     fitted = AffineMap(torch.zeros(3, 3).double(), torch.ones(3).double(), torch.full((3,), 2.0).double())
     torch.testing.assert_close(fitted(torch.zeros(1, 3)), torch.full((1, 3), 2.0).double())
+
+
+@pytest.mark.parametrize("e", [1, 7, 30])
+def test_a_map_to_a_narrower_delta_is_numpys_least_squares(e):
+    moments, x, delta = narrower(*states(900, 30), e, intercept=True)
+    fitted = fit_map(moments, precision="exact")
+    oracle = np.linalg.lstsq(np.column_stack([x, np.ones(900)]), delta, rcond=None)[0]
+    np.testing.assert_allclose(fitted.b.numpy(), oracle[:-1], atol=1e-9)
+    np.testing.assert_allclose((fitted.mean_delta - fitted.mean_x @ fitted.b).numpy(), oracle[-1], atol=1e-9)
+    predicted = x @ oracle[:-1] + oracle[-1]
+    expected = x + np.pad(predicted, ((0, 0), (0, 30 - e)))
+    np.testing.assert_allclose(fitted(torch.from_numpy(x)).numpy(), expected, atol=1e-8)
+    assert squared_error(fitted, moments) == pytest.approx(((delta - predicted) ** 2).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize("e", [1, 7, 30])
+def test_without_centring_the_map_is_numpys_least_squares_without_an_intercept(e, heavy):
+    x, y = states(900, 30)
+    x, y = x + 3, y + 1
+    if heavy:
+        x[17] *= 500
+        y[17] += x[17]
+    raw, x, delta = narrower(x, y, e, intercept=False)
+    for got, expected in ((raw.c_xx, x.T @ x), (raw.c_xd, x.T @ delta), (raw.mean_x, 0 * x[0])):
+        np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    assert raw.t_delta == pytest.approx((delta**2).sum(), rel=1e-12)
+    oracle = np.linalg.lstsq(x, delta, rcond=None)[0]
+    fitted = fit_map(raw, precision="exact")
+    np.testing.assert_allclose(fitted.b.numpy(), oracle, atol=1e-9)
+    assert not fitted.mean_delta.any()
+    assert squared_error(fitted, raw) == pytest.approx(((delta - x @ oracle) ** 2).sum(), rel=1e-9)
+    assert (raw.c_xx_light is None) != heavy
+    if raw.c_xx_light is not None:
+        light = np.delete(x, 17, 0)
+        np.testing.assert_allclose(raw.c_xx_light.numpy(), light.T @ light, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [10, 24, 25])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_a_map_to_a_narrower_delta_has_minimum_norm_where_rows_or_features_are_wanting(n, intercept):
+    x, y = states(n, 24)
+    x[:, 4] = 0.0
+    moments, x, delta = narrower(x, y, 6, intercept=intercept)
+    oracle = LinearRegression(fit_intercept=intercept).fit(x, delta)
+    np.testing.assert_allclose(fit_map(moments, precision="exact").b.numpy(), oracle.coef_.T, atol=1e-7)

@@ -7,6 +7,7 @@ chunk at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -34,16 +35,16 @@ def token_stats(
     rows: Tensor | None = None,
     precision: str = "fast",
 ) -> TokenStats:
-    """Operands and per-token figures of the (picked) rows of `x` and of y or δ, `other`, `[*, d]`."""
-    check_arguments(x, other, rows, precision, DTYPES)
+    """Operands and per-token figures of the (picked) rows of `x` `[*, d]` and of y, or of δ `[*, e]`, `other`."""
+    check_arguments(x, other, rows, precision, DTYPES, pilot.width_delta if delta_given else None)
     n = len(x) if rows is None else len(rows)
     shape, dtype = operand_shape(n, x.shape[1], x.dtype, precision)
     return _token_stats(x, other, rows, (0, n), delta_given, pilot, x.new_empty(shape, dtype=dtype))
 
 
 def gram(operands: Tensor, out: Tensor) -> None:
-    """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of `operands` `[2, n, d]` to `out` `[d, 2d]`; below the diagonal nothing is promised."""
-    products = Products(operands, with_delta=True)
+    """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of `operands` `[2, n, d]` to `out` `[d, d + e]`; below the diagonal nothing is promised."""
+    products = Products(operands, out.shape[1] - len(out))
     products.add(operands[0], operands[1])
     products.move_to(out)
 
@@ -59,13 +60,13 @@ def accumulate(
     precision: str = "fast",
     sign: int = 1,
 ) -> Sums:
-    """Add `sign` times the second moments of the rows to `second` `[d, 2d]` float64, and return their sums."""
-    check_arguments(x, other, rows, precision, DTYPES)
+    """Add `sign` times the second moments of the rows to `second` `[d, d + e]` float64, and return their sums."""
+    check_arguments(x, other, rows, precision, DTYPES, pilot.width_delta if delta_given else None)
     n, d = len(x) if rows is None else len(rows), x.shape[1]
     shape, dtype = operand_shape(min(CHUNK, n), d, x.dtype, precision)
     buffer = x.new_empty(shape, dtype=dtype)  # one for all chunks, so that it stays in cache
     # A state paired with itself has no δ to multiply.
-    products = Products(buffer, with_delta=delta_given or other is not x)
+    products = Products(buffer, other.shape[1] if delta_given or other is not x else 0)
     parts = []
     for start, stop in _spans(0, n, CHUNK):
         stats = _token_stats(x, other, rows, (start, stop), delta_given, pilot, buffer[:, : stop - start])
@@ -74,7 +75,8 @@ def accumulate(
         if stop % FLUSH == 0 or stop == n:
             products.move_to(second, sign)
     figures, status, sums = zip(*parts, strict=True)
-    return reduce(TokenStats(buffer, torch.cat(figures, 1), torch.cat(status), torch.stack(sums).sum(0)))
+    stats = TokenStats(buffer, torch.cat(figures, 1), torch.cat(status), torch.stack(sums).sum(0))
+    return reduce(stats, other.shape[1])
 
 
 def residual_norms(
@@ -103,7 +105,7 @@ def residual_norms(
 
 
 class _Pair(NamedTuple):
-    """Some rows of x, and of y or a given δ, as they are stored."""
+    """Some rows of x `[n, d]`, and of y or a given δ `[n, ≤ d]`, as they are stored."""
 
     x: Tensor
     other: Tensor
@@ -138,6 +140,7 @@ def _token_stats(
 ) -> TokenStats:
     """The same for a span of checked rows; `operands` `[2, n, d]` takes x̂ and δ̂ and names the arithmetic's dtype."""
     parts = []
+    pilot = replace(pilot, center_delta=_widened(pilot.center_delta, x.shape[1]))
     for start, stop in _spans(*span, _rows_at_once(x.shape[1])):
         pair, part = _pick(x, other, rows, start, stop), operands[:, start - span[0] : stop - span[0]]
         parts.append(_token_stats_at_once(pair, delta_given, pilot, part))
@@ -150,7 +153,7 @@ def _token_stats_at_once(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fill in the operands of a few rows; their figures, status and sums."""
     x_hat, delta_hat = operands
-    x, other = pair.x.to(operands.dtype), pair.other.to(operands.dtype)
+    x, other = pair.x.to(operands.dtype), _widened(pair.other.to(operands.dtype), x_hat.shape[1])
     y, delta = (x + other, other) if delta_given else (other, torch.sub(other, x, out=delta_hat))
     norms = [torch.linalg.vector_norm(t, dim=1) for t in (x, y, delta)]
     torch.sub(x, pilot.center_x, out=x_hat)
@@ -165,6 +168,12 @@ def _token_stats_at_once(
         operands[:, status != LIGHT] = 0
     figures[3].square_()
     return figures, status, operands.sum(1).double()
+
+
+def _widened(narrow: Tensor, width: int) -> Tensor:
+    """Zeros beyond the last column; itself where it is as wide."""
+    missing = width - narrow.shape[-1]
+    return torch.nn.functional.pad(narrow, (0, missing)) if missing else narrow
 
 
 def _classify(status: Tensor, x: Tensor, y: Tensor, far: Tensor, figures: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The Gram products [Σx̂x̂ᵀ | Σx̂δ̂ᵀ], the first in its upper triangle: 3d² FLOP per token in one launch.
+"""The Gram products [Σx̂x̂ᵀ | Σx̂δ̂ᵀ], the first in its upper triangle: d² + 2de FLOP per token in one launch.
 
 The token axis is the reduction axis and is shared by several programs (split-K) where tiles alone leave multiprocessors
 idle; each writes a float32 partial tile of its own, without atomics. The loop is pure: operands come ready from
@@ -61,10 +61,10 @@ def _products(
 
 
 @triton.jit
-def _store_tile(tile, out, row, column, columns_left, d, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def _store_tile(tile, out, row, column, columns_left, d, columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Write a tile whose columns stop `columns_left` after `column`."""
     m, k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
-    pointers = out + row.to(tl.int64) * (2 * d) + column + m[:, None] * (2 * d) + k[None, :]
+    pointers = out + row.to(tl.int64) * columns + column + m[:, None] * columns + k[None, :]
     tl.store(pointers, tile, mask=(row + m < d)[:, None] & (k < columns_left)[None, :])
 
 
@@ -73,10 +73,11 @@ def _gram_kernel(
     left,  # [parts · rows, width] descriptor with blocks [BLOCK_K, BLOCK_M], or pointer
     right,  # the same operands with blocks [BLOCK_K, BLOCK_N]
     tiles_ptr,  # [tiles, 2] int32: row of tiles; column of tiles, δ after x
-    out_ptr,  # [splits, d, 2d] float32
+    out_ptr,  # [splits, d, d + e] float32
     rows,  # of one part
     width,
     d,
+    width_delta,  # e
     steps,  # blocks of tokens in all
     split_steps,  # and of one split
     BLOCK_M: tl.constexpr,
@@ -109,28 +110,29 @@ def _gram_kernel(
                 tl.minimum(FLUSH, count - start), rows, width,
                 BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
             )  # fmt: skip
-    out = out_ptr + tl.program_id(1).to(tl.int64) * d * (2 * d)
-    column, columns_left = right_column + of_delta * d, d - right_column
+    columns = d + width_delta
+    out = out_ptr + tl.program_id(1).to(tl.int64) * d * columns
+    column, columns_left = right_column + of_delta * d, tl.where(of_delta == 1, width_delta, d) - right_column
     if HALVES:
         pair = tl.permute(tl.reshape(sums, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1))
         low, high = tl.split(pair)
-        _store_tile(low, out, left_column, column, columns_left, d, BLOCK_M, BLOCK_N // 2)
+        _store_tile(low, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N // 2)
         column += BLOCK_N // 2
-        _store_tile(high, out, left_column, column, columns_left - BLOCK_N // 2, d, BLOCK_M, BLOCK_N // 2)
+        _store_tile(high, out, left_column, column, columns_left - BLOCK_N // 2, d, columns, BLOCK_M, BLOCK_N // 2)
     else:
-        _store_tile(sums, out, left_column, column, columns_left, d, BLOCK_M, BLOCK_N)
+        _store_tile(sums, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N)
 
 
 @lru_cache(maxsize=64)
-def tile_list(d: int, block_m: int, block_n: int, device: torch.device) -> Tensor:
+def tile_list(d: int, block_m: int, block_n: int, device: torch.device, width_delta: int | None = None) -> Tensor:
     """Tiles `[tiles, 2]` (row, column) of [x̂x̂ᵀ | x̂δ̂ᵀ] that reach the diagonal or lie right of it, in L2 order."""
-    rows, half = triton.cdiv(d, block_m), triton.cdiv(d, block_n)
+    rows, of_x, of_delta = triton.cdiv(d, block_m), triton.cdiv(d, block_n), triton.cdiv(width_delta or d, block_n)
     tiles = [
         (i, j)
         for group in range(0, rows, GROUP)
-        for j in range(2 * half)
+        for j in range(of_x + of_delta)
         for i in range(group, min(group + GROUP, rows))
-        if j >= half or (j + 1) * block_n > i * block_m
+        if j >= of_x or (j + 1) * block_n > i * block_m
     ]
     return torch.tensor(tiles, dtype=torch.int32).to(device)
 
@@ -161,15 +163,21 @@ def gram_constants(launch: Launch, *, split: bool, upcast: bool) -> dict[str, An
     }
 
 
-def launch_gram(operands: Tensor, d: int, launch: Launch, splits: int | None = None) -> Tensor:
-    """Partial sums `[splits, d, 2d]` float32 of `operands` `[2 or 4, rows, width]`; entries below the diagonal vary."""
+def launch_gram(
+    operands: Tensor, d: int, launch: Launch, splits: int | None = None, *, width_delta: int | None = None
+) -> Tensor:
+    """Partial sums `[splits, d, d + e]` float32 of `operands` `[2 or 4, rows, width]`, e being `width_delta` or d.
+
+    Entries below the diagonal vary.
+    """
     parts, rows, width = operands.shape
-    tiles = tile_list(d, launch.block_m, launch.block_n, operands.device)
+    e = width_delta or d
+    tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, e)
     steps = rows // launch.block_k
     splits = min(splits or splits_for(rows, len(tiles), multiprocessors(operands)), steps)
     split_steps = triton.cdiv(steps, splits)
     splits = triton.cdiv(steps, split_steps)
-    out = operands.new_empty(splits, d, 2 * d, dtype=torch.float32)
+    out = operands.new_empty(splits, d, d + e, dtype=torch.float32)
     flat = operands.view(parts * rows, width)
     left: Tensor | TensorDescriptor = flat
     right: Tensor | TensorDescriptor = flat
@@ -185,6 +193,7 @@ def launch_gram(operands: Tensor, d: int, launch: Launch, splits: int | None = N
             rows,
             width,
             d,
+            e,
             steps,
             split_steps,
             **gram_constants(launch, split=parts == 4, upcast=interpreted()),

@@ -19,10 +19,11 @@ BLOCK_ROWS, BLOCK_COLUMNS = 8, 128  # float64: 4 entries per thread at 8 warps
 
 @triton.jit
 def _merge_tiles_kernel(
-    partial_ptr,  # [splits, d, 2d] float32
-    out_ptr,  # [d, 2d] float32 or float64, rows `out_stride` apart
-    inverse_ptr,  # [2d] float64 1/scale, or None
+    partial_ptr,  # [splits, d, columns] float32
+    out_ptr,  # [d, columns] float32 or float64, rows `out_stride` apart
+    inverse_ptr,  # [columns] float64 1/scale, or None
     d,
+    columns,  # those of x and of δ
     splits,
     out_stride,
     sign,
@@ -33,24 +34,24 @@ def _merge_tiles_kernel(
         return  # below the diagonal of the left half
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-    mask = (row < d)[:, None] & (column < 2 * d)[None, :] & (row[:, None] <= column[None, :])
-    partial = partial_ptr + row.to(tl.int64)[:, None] * (2 * d) + column[None, :]
+    mask = (row < d)[:, None] & (column < columns)[None, :] & (row[:, None] <= column[None, :])
+    partial = partial_ptr + row.to(tl.int64)[:, None] * columns + column[None, :]
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float64)
     for _ in range(splits):
         total += tl.load(partial, mask=mask, other=0.0).to(tl.float64)
-        partial += d * (2 * d)
+        partial += d * columns
     if inverse_ptr is not None:
         inverse_row = tl.load(inverse_ptr + row, mask=row < d, other=0.0)[:, None]
-        total *= inverse_row * tl.load(inverse_ptr + column, mask=column < 2 * d, other=0.0)[None, :]
+        total *= inverse_row * tl.load(inverse_ptr + column, mask=column < columns, other=0.0)[None, :]
     out = out_ptr + row.to(tl.int64)[:, None] * out_stride + column[None, :]
     merged = tl.load(out, mask=mask, other=0.0).to(tl.float64) + total * sign
     tl.store(out, merged.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def launch_merge(partial: Tensor, out: Tensor, *, scale: Tensor | None = None, sign: int = 1) -> None:
-    """Add `sign` times the sum of `partial` `[splits, d, 2d]` to `out` `[d, 2d]`, on and right of the diagonal.
+    """Add `sign` times the sum of `partial` `[splits, d, d + e]` to `out` `[d, d + e]`, on and right of the diagonal.
 
-    `scale` `[2d]` holds the powers of two that the operands were multiplied by.
+    `scale` `[d + e]` holds the powers of two that the operands were multiplied by.
     """
     splits, d, columns = partial.shape
     with on_device(out):
@@ -59,6 +60,7 @@ def launch_merge(partial: Tensor, out: Tensor, *, scale: Tensor | None = None, s
             out,
             None if scale is None else scale.double().reciprocal(),
             d,
+            columns,
             splits,
             out.stride(0),
             sign,

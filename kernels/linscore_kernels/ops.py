@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from linscore_kernels.backend import choose_backend, load_backend
-from linscore_kernels.stats import FIGURES, SCALARS, Pilot, Sums, TokenStats, check_pilot, check_second
+from linscore_kernels.stats import FIGURES, SCALARS, Pilot, Sums, TokenStats, check_map, check_pilot, check_second
 
 
 def token_stats(
@@ -30,7 +30,7 @@ def token_stats(
     Args:
         x: `[n, d]`, any float dtype (Triton: 16 or 32 bit) and strides.
         y: `[n, d]`, or None where `delta` is given.
-        delta: `[n, d]`, y − x.
+        delta: `[n, d]`, y − x; or narrower, `[n, e]` with e ≤ d, as the pilot's: then y is x + [delta, 0].
         pilot: where rows are centred and when one is heavy.
         rows: int64 indices of the rows that count; all by default.
         precision: "fast" or "exact".
@@ -44,9 +44,9 @@ def token_stats(
 
 
 def gram(operands: Tensor, out: Tensor, *, backend: str | None = None) -> None:
-    """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the `operands` of `token_stats` to `out` `[d, 2d]` (float32 or float64).
+    """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the `operands` of `token_stats` to `out` `[d, d + e]` (float32 or float64).
 
-    Below the diagonal of the left half nothing is promised.
+    Of δ̂ as many columns are multiplied as `out` has room for. Below the diagonal of the left half nothing is promised.
     """
     _gram(operands, out, backend or "")
 
@@ -65,8 +65,8 @@ def accumulate(
 ) -> Sums:
     """`token_stats` and `gram` in one pass, chunk by chunk.
 
-    Adds `sign` times the second moments of the light rows, about the pilot's centre, to `second` `[d, 2d]` float64 and
-    returns their other sums; the arguments are those of `token_stats`.
+    Adds `sign` times the second moments of the light rows, about the pilot's centre, to `second` `[d, d + e]` float64
+    and returns their other sums; the arguments are those of `token_stats`.
     """
     other, given = _other(y, delta)
     return Sums(*_accumulate(x, other, second, rows, *_flat(pilot), given, precision, sign, backend or ""))
@@ -138,7 +138,7 @@ def _token_stats(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     pilot = Pilot(center_x, center_delta, scale_x, scale_delta, limit_x, limit_delta)
-    check_pilot(x, pilot)
+    check_pilot(x, pilot, delta_given)
     compute = _backend(x.device, backend)
     stats = compute.token_stats(x, other, delta_given=delta_given, pilot=pilot, rows=rows, precision=precision)
     return tuple(stats)
@@ -181,16 +181,16 @@ def _accumulate(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     pilot = Pilot(center_x, center_delta, scale_x, scale_delta, limit_x, limit_delta)
-    check_pilot(x, pilot)
-    check_second(x, second)
+    check_pilot(x, pilot, delta_given)
+    check_second(x, second, pilot.width_delta)
     options = {"pilot": pilot, "rows": rows, "precision": precision, "sign": sign}
     return tuple(_backend(x.device, backend).accumulate(x, other, second, delta_given=delta_given, **options))
 
 
 @_accumulate.register_fake
-def _(x: Tensor, _other: Tensor, _second: Tensor, rows: Tensor | None, *_rest: Any) -> tuple[Tensor, ...]:
+def _(x: Tensor, other: Tensor, _second: Tensor, rows: Tensor | None, *_rest: Any) -> tuple[Tensor, ...]:
     n, d = (x if rows is None else rows).shape[0], x.shape[1]
-    shapes = ((), (d,), (d,), (len(SCALARS),))
+    shapes = ((), (d,), (other.shape[1],), (len(SCALARS),))
     sums = (x.new_empty(shape, dtype=torch.float64) for shape in shapes)
     return *sums, x.new_empty(n, dtype=torch.uint8)
 
@@ -207,6 +207,7 @@ def _residual_norms(
     precision: str,
     backend: str,
 ) -> Tensor:
+    check_map(x, b, mean_x, mean_delta)
     fitted = {"b": b, "mean_x": mean_x, "mean_delta": mean_delta}
     compute = _backend(x.device, backend)
     norms: Tensor = compute.residual_norms(x, other, delta_given=delta_given, rows=rows, precision=precision, **fitted)

@@ -1,4 +1,4 @@
-"""The products of the eager backend: the upper triangle of Σx̂x̂ᵀ beside Σx̂δ̂ᵀ, little more than 3d² FLOP per token.
+"""The products of the eager backend: the upper triangle of Σx̂x̂ᵀ beside Σx̂δ̂ᵀ, little more than d² + 2de FLOP per token.
 
 The triangle is halved again and again: its square corner is one product, the two triangles beside it are halved in
 turn, so that every level is one batch of square products of one size:
@@ -22,9 +22,12 @@ WIDE = 1024  # columns from which oneDNN's products are worth a transposed copy 
 
 
 class Products:
-    """Running sums [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] over chunks of rows of operands `like`: of their width, dtype and device."""
+    """Running sums [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] over chunks of rows of operands `like`: of their width, dtype and device.
 
-    def __init__(self, like: Tensor, *, with_delta: bool) -> None:
+    Of δ̂ the first `width_delta` columns are multiplied, none where that is 0.
+    """
+
+    def __init__(self, like: Tensor, width_delta: int) -> None:
         d = like.shape[-1]
         levels = 0
         while d % 2 ** (levels + 1) == 0 and d >> (levels + 1) >= NARROWEST:
@@ -32,7 +35,7 @@ class Products:
         # Of level l 2^l corners of width d/2^(l+1); the last are the blocks on the diagonal, of the width before.
         shapes = [(2**level, d >> (level + 1)) for level in range(levels)] + [(2**levels, d >> levels)]
         self._triangle = [like.new_zeros(count, width, width) for count, width in shapes]
-        self._mixed = like.new_zeros(d, d) if with_delta else None
+        self._mixed = like.new_zeros(d, width_delta) if width_delta else None
 
     def add(self, x: Tensor, delta: Tensor) -> None:
         """Add the products of the rows of `x` and `delta` `[k, d]`."""
@@ -43,10 +46,10 @@ class Products:
         blocks = x.unflatten(1, (len(diagonal), -1))
         _add_batch(diagonal, blocks, blocks)
         if self._mixed is not None:
-            self._mixed = _add_product(self._mixed, x, delta)
+            self._mixed = _add_product(self._mixed, x, delta[:, : self._mixed.shape[1]])
 
     def move_to(self, out: Tensor, sign: int = 1) -> None:
-        """Add `sign` times the sums to `out` `[d, 2d]`, on and right of the diagonal, and begin again at zero."""
+        """Add `sign` times the sums to `out` `[d, d + e]`, on and right of the diagonal, and begin again at zero."""
         *corners, diagonal = self._triangle
         for step, blocks in [(2, corner) for corner in corners] + [(1, diagonal)]:
             width = blocks.shape[1]
@@ -66,7 +69,9 @@ def _add_batch(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """`total` + `left`ᵀ @ `right`, in place where that is possible."""
-    if left.shape[1] < WIDE or not _by_onednn(right):
+    wide = left.shape[1] >= WIDE
+    right = right.contiguous() if wide else right  # a copy where it is cut out of wider rows
+    if not (wide and _by_onednn(right)):
         return total.addmm_(left.T, right)
     # oneDNN wants the reduction axis contiguous on the left.
     result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(left.T.contiguous(), total, right.T, None, "add")

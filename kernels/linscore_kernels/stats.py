@@ -4,6 +4,9 @@ For the rows x (entering a block), y (leaving it) and δ = y − x, taken about 
 
     second = [ Σ x̂x̂ᵀ | Σ x̂δ̂ᵀ ]      x̂ = x − c_x,  δ̂ = δ − c_δ      [d, 2d], of the left half the upper triangle
 
+A given δ may be narrower than x, of width e ≤ d: then `second` is [d, d + e], and where a figure needs y = x + δ, δ
+counts as zero beyond its width.
+
 Centring on the true mean later is a rank-1 correction, and small, because the pilot centre is close to the mean.
 """
 
@@ -44,15 +47,15 @@ class Pilot:
     """Where the products are centred, how columns are scaled, and which rows are heavy: fixed once, stored."""
 
     center_x: Tensor  # [d] float32, median of the pilot rows; 0 where that of 16-bit states is small
-    center_delta: Tensor  # [d] float32, likewise
+    center_delta: Tensor  # [e] float32, likewise; e = d but where a given δ is narrower
     scale_x: Tensor  # [d] float32 powers of two that bring each column near unit size
-    scale_delta: Tensor  # [d] float32
+    scale_delta: Tensor  # [e] float32
     limit_x: float  # rows with ‖x − c_x‖ above are heavy
     limit_delta: float  # rows with ‖δ − c_δ‖ above are heavy
 
     @staticmethod
     def choose(x: Tensor, y: Tensor | None, delta: Tensor | None = None) -> Pilot | None:
-        """Read the pilot off the leading finite rows of `x` against `y` or `delta` `[n, d]`; None without any."""
+        """Read the pilot off the leading finite rows of `x` and `y` `[n, d]` or `delta` `[n, e]`; None without any."""
         other = delta if y is None else y
         assert other is not None
         # A few more rows than are wanted will do, unless too many of them are not finite.
@@ -69,6 +72,11 @@ class Pilot:
         delta = other if y is None else other - x
         center_delta, scale_delta, limit_delta = _center_scale_limit(delta, only_large=narrow)
         return Pilot(center_x, center_delta, scale_x, scale_delta, limit_x, limit_delta)
+
+    @property
+    def width_delta(self) -> int:
+        """e: how many columns δ has."""
+        return len(self.center_delta)
 
     def without_limits(self) -> Pilot:
         """The same centre, no row heavy: for the float64 path that takes the heavy rows themselves."""
@@ -111,7 +119,7 @@ class TokenStats(NamedTuple):
     operands: Tensor  # [2, ≥ n, ≥ d] x̂ and δ̂, or [4, …] x_hi, x_lo, δ_hi, δ_lo; zero beyond [n, d]
     figures: Tensor  # [5, n] float32 or float64, in the order of FIGURES
     status: Tensor  # [n] uint8: LIGHT, HEAVY or NONFINITE
-    sums: Tensor  # [2, d] float64 over light rows: Σ(x − c_x), Σ(δ − c_δ)
+    sums: Tensor  # [2, d] float64 over light rows: Σ(x − c_x), Σ(δ − c_δ); zero beyond the width of δ
 
 
 class Sums(NamedTuple):
@@ -119,13 +127,13 @@ class Sums(NamedTuple):
 
     n: Tensor  # [] float64, light rows
     sum_x: Tensor  # [d] float64
-    sum_delta: Tensor  # [d] float64
+    sum_delta: Tensor  # [e] float64
     scalars: Tensor  # [len(SCALARS)] float64
     status: Tensor  # [n] uint8
 
 
-def reduce(stats: TokenStats) -> Sums:
-    """Sum the per-token figures over the light rows.
+def reduce(stats: TokenStats, width_delta: int) -> Sums:
+    """Sum the per-token figures over the light rows, of a δ of `width_delta` columns.
 
     1 − cos(x, y) is computed as (‖δ‖² − (‖y‖ − ‖x‖)²) / 2‖x‖‖y‖, which keeps its digits where x and y are nearly
     parallel; the angular distance is arccos/π through the half-angle, for the same reason. A pair with a zero
@@ -141,7 +149,7 @@ def reduce(stats: TokenStats) -> Sums:
     columns = torch.stack([q_delta, influence, angle, ratio, norm_x, norm_y, norm_delta, rounding])
     scalars = torch.where(light, columns, 0.0).sum(1)
     # Copies, because what an operator returns may not share memory.
-    return Sums(light.sum().double(), stats.sums[0].clone(), stats.sums[1].clone(), scalars, stats.status)
+    return Sums(light.sum().double(), stats.sums[0].clone(), stats.sums[1, :width_delta].clone(), scalars, stats.status)
 
 
 def add_up(parts: list[Sums]) -> Sums:
@@ -151,35 +159,60 @@ def add_up(parts: list[Sums]) -> Sums:
 
 
 def check_arguments(
-    x: Tensor, other: Tensor, rows: Tensor | None, precision: str, dtypes: tuple[torch.dtype, ...]
+    x: Tensor,
+    other: Tensor,
+    rows: Tensor | None,
+    precision: str,
+    dtypes: tuple[torch.dtype, ...],
+    width_delta: int | None = None,
 ) -> None:
-    """What both backends ask of x and of y or δ, `other`; raises ValueError that says what to do."""
+    """What both backends ask of x and of y or δ, `other`; raises ValueError that says what to do.
+
+    `width_delta` is the width of a given δ, where it may be narrower than x.
+    """
     if precision not in ("fast", "exact"):
         raise ValueError(f'precision must be "fast" or "exact", not {precision!r}')
     for name, tensor in (("x", x), ("y or delta", other)):
         if tensor.dtype not in dtypes:
             raise ValueError(f"{name} is {tensor.dtype}: convert it to {' or '.join(map(str, dtypes))}")
-        if tensor.ndim != 2 or tensor.shape != x.shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)} beside x {tuple(x.shape)}; both must be [n, d]")
         if tensor.device != x.device:
             raise ValueError(f"{name} is on {tensor.device} and x on {x.device}; move one of them")
+    _check_shapes(x, other, width_delta)
     if not len(x) or (rows is not None and not len(rows)):
         raise ValueError("no rows: skip empty batches")
     if rows is not None and (rows.dtype is not torch.int64 or rows.ndim != 1 or rows.device != x.device):
         raise ValueError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
 
 
-def check_pilot(x: Tensor, pilot: Pilot) -> None:
-    """Raises ValueError unless the pilot has the width and the device of `x`."""
+def _check_shapes(x: Tensor, other: Tensor, width_delta: int | None) -> None:
+    narrower = width_delta is not None and x.ndim == 2 and width_delta < x.shape[1]
+    if x.ndim != 2 or other.shape != (len(x), width_delta if narrower else x.shape[1]):
+        wanted = f"delta must be [n, {width_delta}], as wide as the pilot's" if narrower else "both must be [n, d]"
+        raise ValueError(f"y or delta has shape {tuple(other.shape)} beside x {tuple(x.shape)}; {wanted}")
+
+
+def check_pilot(x: Tensor, pilot: Pilot, delta_given: bool) -> None:
+    """Raises ValueError unless the pilot has the width and the device of `x`, and of δ at most where δ is given."""
     if pilot.center_x.shape != x.shape[1:] or pilot.center_x.device != x.device:
         where = f"{tuple(pilot.center_x.shape)} on {pilot.center_x.device}"
         raise ValueError(f"the pilot's centre is {where}; choose it from rows of x and move it with pilot.to(x.device)")
+    if pilot.width_delta != x.shape[1] and not (delta_given and pilot.width_delta < x.shape[1]):
+        widths = f"{pilot.width_delta} columns of δ and x {x.shape[1]}"
+        raise ValueError(f"the pilot has {widths}: only a given delta may have fewer")
 
 
-def check_second(x: Tensor, second: Tensor) -> None:
-    """Raises ValueError unless `second` can take the second moments of `x`."""
+def check_map(x: Tensor, b: Tensor, mean_x: Tensor, mean_delta: Tensor) -> None:
+    """Raises ValueError unless B and both means have the width of `x`."""
     d = x.shape[1]
-    if second.shape != (d, 2 * d) or second.dtype is not torch.float64 or second.stride(1) != 1:
-        raise ValueError(f"second must be [{d}, {2 * d}] float64 with contiguous rows, not {tuple(second.shape)}")
+    if b.shape != (d, d) or not mean_x.shape == mean_delta.shape == (d,):
+        shapes = ", ".join(str(list(t.shape)) for t in (b, mean_x, mean_delta))
+        raise ValueError(f"b must be [{d}, {d}] and mean_x and mean_delta [{d}], as x is wide, not {shapes}")
+
+
+def check_second(x: Tensor, second: Tensor, width_delta: int) -> None:
+    """Raises ValueError unless `second` can take the second moments of `x` and a δ of `width_delta` columns."""
+    shape = (x.shape[1], x.shape[1] + width_delta)
+    if second.shape != shape or second.dtype is not torch.float64 or second.stride(1) != 1:
+        raise ValueError(f"second must be {list(shape)} float64 with contiguous rows, not {tuple(second.shape)}")
     if second.device != x.device:
         raise ValueError(f"second is on {second.device} and x on {x.device}; move one of them")

@@ -31,25 +31,26 @@ SPLIT_LARGEST = 32768.0
 
 
 @triton.jit
-def _load(x_ptr, other_ptr, x_row, other_row, x_step, other_step, column, mask):
+def _load(x_ptr, other_ptr, x_row, other_row, x_step, other_step, column, width_delta, mask):
     wide = column.to(tl.int64)[None, :]
     x = tl.load(x_ptr + x_row[:, None] + wide * x_step, mask=mask, other=0.0).to(tl.float32)
+    mask = mask & (column < width_delta)[None, :]
     other = tl.load(other_ptr + other_row[:, None] + wide * other_step, mask=mask, other=0.0).to(tl.float32)
     return x, other
 
 
 @triton.jit
-def _center(x, delta, center_ptr, column, d, mask):
+def _center(x, delta, center_ptr, column, d, width_delta, mask):
     """x̂ and δ̂, zero outside the mask."""
     center_x = tl.load(center_ptr + column, mask=column < d, other=0.0)[None, :]
-    center_delta = tl.load(center_ptr + d + column, mask=column < d, other=0.0)[None, :]
+    center_delta = tl.load(center_ptr + d + column, mask=column < width_delta, other=0.0)[None, :]
     return tl.where(mask, x - center_x, 0.0), tl.where(mask, delta - center_delta, 0.0)
 
 
 @triton.jit
-def _scale(x_hat, delta_hat, scale_ptr, column, d):
+def _scale(x_hat, delta_hat, scale_ptr, column, d, width_delta):
     scale_x = tl.load(scale_ptr + column, mask=column < d, other=0.0)[None, :]
-    scale_delta = tl.load(scale_ptr + d + column, mask=column < d, other=0.0)[None, :]
+    scale_delta = tl.load(scale_ptr + d + column, mask=column < width_delta, other=0.0)[None, :]
     return x_hat * scale_x, delta_hat * scale_delta
 
 
@@ -77,10 +78,10 @@ def _store_single(pointers, value, mask, BY_HAND: tl.constexpr):
 @triton.jit(do_not_specialize=["n"])
 def _token_stats_kernel(
     x_ptr,  # [*, d] float32, float16 or bfloat16, any strides
-    other_ptr,  # [*, d] y, or δ where it is given
+    other_ptr,  # [*, e] y, or δ where it is given
     rows_ptr,  # [n] int64 or None: which rows of the inputs
-    center_ptr,  # [2, d] float32: c_x, c_δ
-    scale_ptr,  # [2, d] float32
+    center_ptr,  # [d + e] float32: c_x, c_δ
+    scale_ptr,  # [d + e] float32
     operands_ptr,  # [parts, padded, width]: x̂, δ̂ or x_hi, x_lo, δ_hi, δ_lo
     figures_ptr,  # [5, n] float32: ‖x‖, ‖y‖, ‖δ‖, ‖δ̂‖², rounding
     status_ptr,  # [n] uint8
@@ -88,6 +89,7 @@ def _token_stats_kernel(
     n,
     padded,
     d,
+    width_delta,  # e: at most d, and d where y is given
     width,
     x_stride,
     x_step,
@@ -125,9 +127,9 @@ def _token_stats_kernel(
         for start in range(0, d, BLOCK):
             column = start + tl.arange(0, BLOCK)
             mask = inside[:, None] & (column < d)[None, :]
-            x, other = _load(x_ptr, other_ptr, x_row, other_row, x_step, other_step, column, mask)
+            x, other = _load(x_ptr, other_ptr, x_row, other_row, x_step, other_step, column, width_delta, mask)
             y, delta = (x + other, other) if DELTA_GIVEN else (other, other - x)
-            x_hat, delta_hat = _center(x, delta, center_ptr, column, d, mask)
+            x_hat, delta_hat = _center(x, delta, center_ptr, column, d, width_delta, mask)
             square_x += tl.sum(x * x, 1)
             square_y += tl.sum(y * y, 1)
             square_delta += tl.sum(delta * delta, 1)
@@ -139,7 +141,7 @@ def _token_stats_kernel(
             sound = (x - x == 0.0) & (other - other == 0.0)
             broken = tl.maximum(broken, tl.max(tl.where(sound, 0, 1), 1))
             if SPLIT:
-                x_hat, delta_hat = _scale(x_hat, delta_hat, scale_ptr, column, d)
+                x_hat, delta_hat = _scale(x_hat, delta_hat, scale_ptr, column, d, width_delta)
             peak = tl.maximum(peak, tl.max(tl.maximum(tl.abs(x_hat), tl.abs(delta_hat)), 1))
 
         total = square_x + square_y + square_delta + distance_x + distance_delta
@@ -157,15 +159,15 @@ def _token_stats_kernel(
 
         # Read once more, from cache: over the reductions the row would take the registers of the sums.
         mask = light[:, None] & (own < d)[None, :]
-        x, other = _load(x_ptr, other_ptr, x_row, other_row, x_step, other_step, own, mask)
+        x, other = _load(x_ptr, other_ptr, x_row, other_row, x_step, other_step, own, width_delta, mask)
         delta = other if DELTA_GIVEN else other - x
-        x_hat, delta_hat = _center(x, delta, center_ptr, own, d, mask)
+        x_hat, delta_hat = _center(x, delta, center_ptr, own, d, width_delta, mask)
         sum_x += x_hat
         sum_delta += delta_hat
         store = operands_ptr + row[:, None] * width + own[None, :]
         keep = (row < padded)[:, None] & (own < width)[None, :]
         if SPLIT:
-            x_hat, delta_hat = _scale(x_hat, delta_hat, scale_ptr, own, d)
+            x_hat, delta_hat = _scale(x_hat, delta_hat, scale_ptr, own, d, width_delta)
             _store_split(store, x_hat, part, keep)
             _store_split(store + 2 * part, delta_hat, part, keep)
         else:
@@ -204,7 +206,7 @@ def operand_shape(n: int, d: int, dtype: torch.dtype, *, split: bool) -> tuple[t
 def launch_token_stats(
     x: Tensor, other: Tensor, rows: Tensor | None, pilot: Pilot, *, delta_given: bool, split: bool
 ) -> TokenStats:
-    """Read the rows of `x` and of y or δ, `other` `[*, d]`, once; 32-bit `x` must be `split`."""
+    """Read the rows of `x` `[*, d]` and of y or δ, `other` `[*, e]`, once; 32-bit `x` must be `split`."""
     n, d = len(x) if rows is None else len(rows), x.shape[1]
     operands_shape, dtype = operand_shape(n, d, x.dtype, split=split)
     _, padded, width = operands_shape
@@ -220,8 +222,8 @@ def launch_token_stats(
             x,
             other,
             rows,
-            torch.stack([pilot.center_x, pilot.center_delta]),
-            torch.stack([pilot.scale_x, pilot.scale_delta]),
+            torch.cat([pilot.center_x, pilot.center_delta]),
+            torch.cat([pilot.scale_x, pilot.scale_delta]),
             operands,
             figures,
             status,
@@ -229,6 +231,7 @@ def launch_token_stats(
             n,
             padded,
             d,
+            other.shape[1],
             width,
             *x.stride(),
             *other.stride(),

@@ -21,20 +21,24 @@ def float32_product(left: Tensor, right: Tensor) -> Tensor:
     return multiply(left, right, out_dtype=torch.float32)
 
 
-def torch_partials(operands: Tensor, d: int, longest: int = LONGEST) -> Tensor:
-    """Partial sums `[splits, d, 2d]` float32 of `operands` `[2 or 4, rows, width]`; none takes more than `longest`."""
-    rows = operands.shape[1]
-    splits = splits_for(rows, 2 * triton.cdiv(d, TILE) ** 2, multiprocessors(operands))
+def torch_partials(operands: Tensor, d: int, longest: int = LONGEST, *, width_delta: int | None = None) -> Tensor:
+    """Partial sums `[splits, d, d + e]` float32 of `operands` `[2 or 4, rows, width]`, e being `width_delta` or d.
+
+    None takes more than `longest` tokens.
+    """
+    rows, e = operands.shape[1], width_delta or d
+    tiles = triton.cdiv(d, TILE) * (triton.cdiv(d, TILE) + triton.cdiv(e, TILE))
+    splits = splits_for(rows, tiles, multiprocessors(operands))
     tokens = min(triton.cdiv(rows, splits * ROW_ALIGN) * ROW_ALIGN, longest)
     even = rows - rows % tokens
     spans = [span for span in operands[:, :, :d].tensor_split([even], 1) if span.shape[1]]
-    return torch.cat([_batch(span.unflatten(1, (-1, min(tokens, span.shape[1])))) for span in spans])
+    return torch.cat([_batch(span.unflatten(1, (-1, min(tokens, span.shape[1]))), e) for span in spans])
 
 
-def _batch(parts: Tensor) -> Tensor:
-    """[Σx̂x̂ᵀ | Σx̂δ̂ᵀ] `[batch, d, 2d]` of operands `[2 or 4, batch, tokens, d]`."""
+def _batch(parts: Tensor, e: int) -> Tensor:
+    """[Σx̂x̂ᵀ | Σx̂δ̂ᵀ] `[batch, d, d + e]` of operands `[2 or 4, batch, tokens, d]`."""
     x, delta = parts.split(len(parts) // 2)
-    return torch.cat([_product(x, x), _product(x, delta)], 2)
+    return torch.cat([_product(x, x), _product(x, delta[..., :e])], 2)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -39,19 +39,19 @@ def token_stats(
     rows: Tensor | None = None,
     precision: str = "fast",
 ) -> TokenStats:
-    """Operands and per-token figures of the (picked) rows of `x` and of y or δ, `other`, `[*, d]`.
+    """Operands and per-token figures of the (picked) rows of `x` `[*, d]` and of y, or of δ `[*, e]`, `other`.
 
     Operands are single, or scaled by the pilot and split in two float16 parts: for float32 input, and at `precision`
     "exact". Raises ValueError for arguments that do not fit together.
     """
-    _check(x, other, rows, precision)
+    _check(x, other, rows, precision, pilot.width_delta if delta_given else None)
     split = _is_split(x.dtype, precision)
     return launch_token_stats(x, other, rows, pilot, delta_given=delta_given, split=split)
 
 
 def gram(operands: Tensor, out: Tensor) -> None:
-    """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the `operands` of `token_stats` to `out` `[d, 2d]`, scaled where they are."""
-    launch_merge(_partials(operands, len(out)), out)
+    """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the `operands` of `token_stats` to `out` `[d, d + e]`, scaled where they are."""
+    launch_merge(_partials(operands, *_widths(out)), out)
 
 
 def accumulate(
@@ -67,12 +67,12 @@ def accumulate(
     launch: Launch | None = None,
     splits: int | None = None,
 ) -> Sums:
-    """Add `sign` times the second moments of the rows to `second` `[d, 2d]` float64, and return their sums.
+    """Add `sign` times the second moments of the rows to `second` `[d, d + e]` float64, and return their sums.
 
     `launch` and `splits` replace the tile shape and the number of programs per tile that are chosen otherwise.
     Raises ValueError for arguments that do not fit together.
     """
-    _check(x, other, rows, precision)
+    _check(x, other, rows, precision, pilot.width_delta if delta_given else None)
     n, d = len(x) if rows is None else len(rows), x.shape[1]
     split = _is_split(x.dtype, precision)
     scale = torch.cat([pilot.scale_x, pilot.scale_delta]) if split else None
@@ -83,8 +83,8 @@ def accumulate(
         x_part, other_part = (x[span], other[span]) if rows is None else (x, other)
         rows_part = None if rows is None else rows[span]
         stats = launch_token_stats(x_part, other_part, rows_part, pilot, delta_given=delta_given, split=split)
-        launch_merge(_partials(stats.operands, d, launch, splits), second, scale=scale, sign=sign)
-        parts.append(reduce(stats))
+        launch_merge(_partials(stats.operands, *_widths(second), launch, splits), second, scale=scale, sign=sign)
+        parts.append(reduce(stats, other.shape[1]))
     return add_up(parts)
 
 
@@ -119,12 +119,19 @@ def _is_split(dtype: torch.dtype, precision: str) -> bool:
     return precision == "exact" or dtype is torch.float32
 
 
-def _partials(operands: Tensor, d: int, launch: Launch | None = None, splits: int | None = None) -> Tensor:
+def _widths(second: Tensor) -> tuple[int, int]:
+    """Those of x and δ whose products fit in `second`."""
+    return len(second), second.shape[1] - len(second)
+
+
+def _partials(
+    operands: Tensor, d: int, width_delta: int, launch: Launch | None = None, splits: int | None = None
+) -> Tensor:
     path = "split" if len(operands) == 4 else "single"
     chosen = launch or launch_for(capability(operands), d, path)
     if launch is None and torch_is_faster(capability(operands), d, path):
-        return torch_partials(operands, d, chosen.flush or LONGEST)
-    return launch_gram(operands, d, chosen, splits)
+        return torch_partials(operands, d, chosen.flush or LONGEST, width_delta=width_delta)
+    return launch_gram(operands, d, chosen, splits, width_delta=width_delta)
 
 
 def _chunk(d: int, split: bool) -> int:
@@ -132,7 +139,7 @@ def _chunk(d: int, split: bool) -> int:
     return max(rows // LEAST_CHUNK, 1) * LEAST_CHUNK
 
 
-def _check(x: Tensor, other: Tensor, rows: Tensor | None, precision: str) -> None:
-    check_arguments(x, other, rows, precision, DTYPES)
+def _check(x: Tensor, other: Tensor, rows: Tensor | None, precision: str, width_delta: int | None = None) -> None:
+    check_arguments(x, other, rows, precision, DTYPES, width_delta)
     if not (x.is_cuda or interpreted()):
         raise ValueError(f"Triton has no kernels for {x.device}: use the eager backend, or set TRITON_INTERPRET=1")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from linscore.errors import LinscoreError
 from linscore.pretrained import quiet
+from linscore.surgery.record import RECORD, Record
 
-__all__ = ["RECORD", "new_folder", "save_checkpoint"]
-
-RECORD = "linscore.json"
+__all__ = ["new_folder", "save_checkpoint"]
 
 
 @contextmanager
@@ -44,11 +41,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         folder.rename(path)
 
 
-def save_checkpoint(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any]
-) -> None:
-    """Writes weights as safetensors, configuration, tokenizer, and `record` (JSON-able) as `linscore.json`."""
+def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Record) -> None:
+    """Writes weights as safetensors, configuration, tokenizer, and `record` as `linscore.json`.
+
+    With linear blocks in the model, also the code with which programs other than linscore load it.
+    """
     with quiet():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / RECORD).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(record.to_json(), encoding="utf-8")

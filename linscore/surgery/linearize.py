@@ -7,17 +7,22 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from transformers import PreTrainedModel
 
 from linscore.decoders import Decoder, find_decoder, run
 from linscore.errors import LinscoreError
+from linscore.maps import FittedMap
 from linscore.solve import AffineMap
-from linscore.surgery.linear_block import replacement
+from linscore.spans import Span
+from linscore.surgery.drop import drop
+from linscore.surgery.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement
 
+Model = TypeVar("Model", bound=nn.Module)
 PROBE = torch.arange(8)[None]  # any tokens do: what is asked does not depend on them
 
 
@@ -45,26 +50,44 @@ class Cost:
     flops_per_token: int  # of matrix products, convolutions and attention, measured on a text of 8 tokens
 
 
-def linearize(model: nn.Module, maps: Mapping[int, AffineMap]) -> nn.Module:
+def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
     """A copy of a decoder in which affine maps stand in for some blocks.
 
-    The copy has as many blocks as the model and the same configuration; it generates with a cache, pads, checkpoints
-    and moves as the model does. Linear blocks return no attention weights.
+    It generates with a cache, pads, checkpoints and moves as the model does. A span's first block becomes the linear
+    one and its others are dropped, so that the copy has fewer blocks; without longer spans it has the same
+    configuration and hooks. Linear blocks return no attention weights.
+
+    The copy of a transformers model is saved by `save_pretrained` and loaded again by `linscore.load`, or without
+    linscore by `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`. `config.linear_blocks` and
+    `config.linscore` say what it holds.
 
     Args:
         model: stays as it is.
-        maps: index of a block to the map that replaces it, an AffineMap or what `fit_block_map` returns.
+        maps: index of a block, or a span of blocks, to the map that replaces it, an AffineMap or what `fit_block_map`
+            returns.
 
     Raises:
-        LinscoreError: for an index or a width that does not fit, or a model that accelerate has spread over devices.
+        LinscoreError: for an index or a width that does not fit, spans that overlap, or a model that accelerate has
+            spread over devices; with longer spans, whatever `drop` refuses.
     """
-    _check(find_decoder(model), maps)
-    linear = copy.deepcopy(model)
+    spans = {Span(key, key) if isinstance(key, int) else key: fitted for key, fitted in maps.items()}
+    _check(find_decoder(model), list(maps), spans)
+    gone = [index for span in spans for index in span.blocks[1:]]
+    linear: Any = drop(model, gone) if gone else copy.deepcopy(model)
     decoder = find_decoder(linear)
     lengths = _output_lengths(decoder)
-    for index, fitted in maps.items():
-        block = decoder.blocks[index]
-        decoder.blocks[index] = replacement(block, fitted, slot=index, entries=lengths[index])
+    for span, fitted in spans.items():
+        index = span.first - sum(other < span.first for other in gone)
+        decoder.blocks[index] = replacement(
+            decoder.blocks[index],
+            _factors(fitted),
+            fitted.mean_x,
+            fitted.mean_delta,
+            slot=index,
+            entries=lengths[index],
+        )
+    if isinstance(linear, PreTrainedModel):
+        _make_loadable(linear, decoder)
     return linear
 
 
@@ -76,19 +99,52 @@ def block_costs(model: nn.Module) -> list[Cost]:
     return [Cost(*pair) for pair in zip(parameters, flops, strict=True)]
 
 
-def _check(decoder: Decoder, maps: Mapping[int, AffineMap]) -> None:
+def _check(decoder: Decoder, keys: list[int | Span], spans: Mapping[Span, AffineMap]) -> None:
     count = len(decoder.blocks)
-    missing = sorted(index for index in maps if not 0 <= index < count)
+    missing = sorted({index for span in spans for index in (span.first, span.last) if not 0 <= index < count})
     if missing:
         raise LinscoreError(f"{decoder.name} has no blocks {missing}: choose from 0 to {count - 1}")
-    for index, fitted in maps.items():
+    blocks = [index for span in spans for index in span.blocks]
+    if len(set(blocks)) < len(blocks) or len(spans) < len(keys):
+        raise LinscoreError(f"blocks {', '.join(map(str, keys))} overlap: give one map for each block")
+    for span, fitted in spans.items():
         if fitted.b.shape != (decoder.width, decoder.width):
             raise LinscoreError(
-                f"the map for block {index} has shape {list(fitted.b.shape)}, but {decoder.name} has width "
+                f"the map for block {span} has shape {list(fitted.b.shape)}, but {decoder.name} has width "
                 f"{decoder.width}: take the moments from this model"
             )
+    if type(decoder.model).__module__.endswith(f".{MODULE}"):
+        raise LinscoreError(f"{decoder.name} was loaded with the code in its folder: load it by linscore.load")
     if any(hasattr(block, "_hf_hook") for block in decoder.blocks):
         raise LinscoreError(f"{decoder.name} is spread over devices by accelerate: load it without device_map")
+
+
+def _factors(fitted: AffineMap) -> dict[str, Tensor]:
+    """What makes up B, as `LinearBlock` names it."""
+    if isinstance(fitted, FittedMap) and fitted.factors is not None:
+        return dict(zip(("down", "up"), fitted.factors, strict=True))
+    if isinstance(fitted, FittedMap) and fitted.kind == "diagonal":
+        return {"scale": fitted.b.diagonal()}
+    return {"weight": fitted.b}
+
+
+def _make_loadable(linear: PreTrainedModel, decoder: Decoder) -> None:
+    """Let the model's class and configuration say what it holds, so that it is saved and loaded as any other."""
+    family: Any = type(linear)
+    kind: Any = linearized_class(family)
+    linear.__class__ = kind
+    config: Any = linear.config
+    config.linscore = {
+        "architecture": kind.family.__name__,
+        "model_type": config.model_type,
+        "path": decoder.path,
+        "width": decoder.width,
+    }
+    # One entry for each block: what slices a configuration's lists when blocks go slices this one too.
+    config.get_text_config().linear_blocks = [
+        block.describe() if isinstance(block, LinearBlock) else None for block in decoder.blocks
+    ]
+    keep_whole(linear, decoder.blocks)
 
 
 def _output_lengths(decoder: Decoder) -> list[int | None]:

@@ -24,10 +24,34 @@ class Replacement:
     fit: dict[str, Any] | None = None  # how its map was fitted, with which errors
     reason: str | None = None  # why it has this form, where another was tried first
 
+    def summary(self) -> str:
+        """One line for people."""
+        parts = [f"{self.form:<8} {_label(self.span)}"]
+        if self.fit is not None:
+            parts += _fit_parts(self.fit)
+        if self.reason is not None:
+            parts.append(self.reason)
+        return ", ".join(parts)
+
     @property
     def stands_for(self) -> int:
         """The block of the original whose output that of `block` is to match."""
         return Span.parse(self.span).last
+
+
+def _label(span: str) -> str:
+    return f"block{'s' * ('-' in span or ',' in span)} {span}"
+
+
+def _fit_parts(fit: dict[str, Any]) -> list[str]:
+    """What a map is, and what it misses."""
+    parts = [f"rank {fit['rank']}" if fit.get("kind") == "low-rank" else f"{fit.get('kind') or 'on the ' + fit['on']}"]
+    if fit["ridge"] is not None:
+        parts.append(f"ridge {fit['ridge']:.1e}")
+    missed = fit["error"] if fit["error_heldout"] is None else fit["error_heldout"]
+    if missed is not None:
+        parts.append(f"misses {missed:.1%} of what was added{'' if fit['error_heldout'] is None else ' (held out)'}")
+    return parts
 
 
 @dataclass(frozen=True)
@@ -41,13 +65,30 @@ class Record:
     depth: int
     parameters_before: int
     parameters: int
-    choice: dict[str, Any] | None = None  # how the blocks were chosen, and from which moments; None: named by hand
+    flops_per_token_before: int  # of all blocks (see `block_costs`)
+    flops_per_token: int
+    choice: dict[str, Any] | None = None  # how the blocks were chosen; None: named by hand
+    moments: dict[str, Any] | None = None  # model, text and tokens that the maps were fitted on
     distilled: dict[str, Any] | None = None  # what training did afterwards
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of the file."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+    def summary(self) -> str:
+        """What was done to which blocks, and what is left, a line each."""
+        lines = [one.summary() for one in self.replacements]
+        if self.choice is not None:
+            figures = ", ".join(f"{_label(span)} ({figure:.4f})" for span, figure in self.choice["figures"].items())
+            how = ", measured again after each" if self.choice["sequential"] else ""
+            lines.insert(0, f"chosen   by {self.choice['by']}{how}: {figures}")
+        sizes = (
+            f"{self.depth} of {self.depth_before} blocks",
+            f"{self.parameters:,} of {self.parameters_before:,} parameters",
+            f"{self.flops_per_token:,} of {self.flops_per_token_before:,} FLOP a token in blocks",
+        )
+        return "\n".join([*lines, f"left     {', '.join(sizes)}"])
 
     @staticmethod
     def load(folder: str | Path) -> Record:

@@ -1,0 +1,222 @@
+"""What surgery costs in perplexity, and which figure chooses best: a table for one decoder, about twenty minutes.
+
+    python benchmarks/surgery.py                                        # the built-in decoder
+    python benchmarks/surgery.py FOLDER --train FILE --test FILE        # any other
+
+Moments and distillation see the training text only, losses are of the test text. Results go to
+benchmarks/results/surgery-NAME.json and .md. The built-in decoder is fitted on its training text (this Python's
+standard library without the held-out modules) and measured on those modules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import results
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import linscore
+from linscore.embedded.train import read_texts, training_files
+from linscore.perplexity import TextLoss, text_loss
+from linscore.pretrained import EMBEDDED, EMBEDDED_TEXT, Pretrained, load_pretrained
+from linscore.spans import runs
+from linscore.surgery.choose import choose, choose_from, losses_without
+from linscore.surgery.distil import distil
+from linscore.surgery.fuse import fit_fusion, fuse
+from linscore.texts import Text
+
+METRICS = {
+    "linearity_heldout": "linearity, held out",
+    "linearity": "linearity, in-sample (the paper's)",
+    "linearity_no_residual_heldout": "linearity w/o residual, held out",
+    "linearity_no_residual": "linearity w/o residual, in-sample",
+    "block_influence": "block influence (1 − cos)",
+    "angular_distance": "angular distance",
+    "relative_error": "relative error",
+}
+COUNTS = (1, 2, 3, 4)
+
+
+class Bench:
+    """One decoder, its training and test text, and the rows found so far."""
+
+    def __init__(self, loaded: Pretrained, train: str, test: str, options: argparse.Namespace) -> None:
+        self.loaded, self.train, self.test, self.options = loaded, train, test, options
+        self.rows: list[dict[str, Any]] = []
+
+    def batches(self, batch_size: int | None = None) -> Iterator[dict[str, Tensor]]:
+        """The training text, from its start."""
+        return Text(self.train, tokens=self.options.tokens).batches(self.loaded, batch_size=batch_size)
+
+    def loss(self, model: PreTrainedModel) -> TextLoss:
+        """Of the whole test text, half a context of overlap."""
+        context = self.loaded.context
+        return text_loss(model, self.loaded.tokenizer, Text(self.test).documents(), window=context, stride=context // 2)
+
+    def add(self, table: str, row: str, count: int, blocks: list[int], model: PreTrainedModel) -> float:
+        """Measure a model and keep the figure."""
+        found = self.loss(model)
+        self.rows.append(
+            {
+                "table": table,
+                "row": row,
+                "count": count,
+                "blocks": blocks,
+                "loss": found.nats_per_token,
+                "perplexity": found.perplexity,
+                "bits_per_byte": found.bits_per_byte,
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            }
+        )
+        print(f"{table:<10} {row:<36} {count} {blocks!s:<16} loss {found.nats_per_token:.4f}", flush=True)
+        return found.nats_per_token
+
+
+def forms(bench: Bench, report: linscore.Report) -> None:
+    """The same blocks dropped, fused, replaced by linear blocks, and these distilled."""
+    model = bench.loaded.model
+    for count in COUNTS:
+        blocks = sorted(choose_from(report, count).blocks)
+        spans = runs(blocks)
+        moments = linscore.score(model, bench.batches(), spans=spans, fuse=spans, spectra=False).moments
+        bench.add("forms", "dropped", count, blocks, linscore.drop(model, blocks))
+        for on in ("output", "intermediate"):
+            fusions = {span: fit_fusion(model, span, moments, on=on) for span in spans}
+            bench.add("forms", f"fused on the {on}", count, blocks, fuse(model, fusions))
+        maps = {index: linscore.fit_block_map(moments[f"block.{index}"], ridge="auto") for index in blocks}
+        linear = linscore.linearize(model, maps)
+        bench.add("forms", "linearized, block by block", count, blocks, linear)
+        names = [f"span.{span}" if span.first < span.last else f"block.{span}" for span in spans]
+        wide = {
+            span: linscore.fit_block_map(moments[name], ridge="auto") for span, name in zip(spans, names, strict=True)
+        }
+        if len(wide) < count:
+            bench.add("forms", "linearized, span by span", count, blocks, linscore.linearize(model, wide))
+        bench.add("forms", "distilled", count, blocks, distilled(bench, linear, blocks))
+
+
+def distilled(bench: Bench, linear: PreTrainedModel, blocks: list[int]) -> PreTrainedModel:
+    """The linear blocks trained against the original's states and logits, everything else frozen."""
+    own = {id(p) for index in blocks for p in linscore.find_decoder(linear).blocks[index].parameters()}
+    distil(
+        linear,
+        bench.loaded.model,
+        lambda: bench.batches(batch_size=8),
+        pairs={index: index for index in blocks},
+        parameters=[name for name, p in linear.named_parameters() if id(p) in own],
+        steps=bench.options.steps,
+        kl=1.0,
+    )
+    return linear
+
+
+def metrics(bench: Bench, report: linscore.Report) -> None:
+    """Blocks dropped by each figure; by perplexity, once and one after the other; and the best set of all."""
+    model, small = bench.loaded.model, list(itertools.islice(bench.batches(), bench.options.batches))
+    losses: dict[tuple[int, ...], float] = {}
+
+    def dropped(row: str, blocks: list[int]) -> None:
+        key = tuple(sorted(blocks))
+        if key not in losses:
+            losses[key] = bench.loss(linscore.drop(model, key)).nats_per_token
+        bench.rows.append({"table": "metrics", "row": row, "count": len(key), "blocks": blocks, "loss": losses[key]})
+        print(f"metrics    {row:<36} {len(key)} {blocks!s:<16} loss {losses[key]:.4f}", flush=True)
+
+    for by, row in METRICS.items():
+        for count in COUNTS:
+            dropped(row, choose_from(report, count, by=by).blocks)
+    for by, row in (("perplexity", "perplexity without the block"), ("linearity_heldout", "linearity, held out")):
+        order = choose(model, lambda: small, COUNTS[-1], by=by, sequential=True).blocks
+        for count in COUNTS:
+            dropped(f"{row}, sequential", order[:count])
+    left_out = losses_without(model, small)
+    order = sorted((span for span in left_out if span is not None), key=left_out.__getitem__)
+    for count in COUNTS:
+        dropped("perplexity without the block", [span.first for span in order[:count]])
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Both tables: loss in nats per token of the test text."""
+    base = found["base"]
+    lines = [f"# Surgery on {found['model']}", ""]
+    lines += [f"- {name}: {value}" for name, value in found["facts"].items()]
+    lines += [
+        f"- fitted on: {found['train']}, {found['options']['tokens']:,} tokens; measured on: {found['test']}",
+        f"- distilled: {found['options']['steps']} steps of 8 sequences, linear blocks only, states and logits",
+        f"- uncut: loss {base['loss']:.4f}, perplexity {base['perplexity']:.3f}, {base['bits_per_byte']:.4f} bits/byte",
+        "",
+    ]
+    for table, title in (("forms", "The same blocks, chosen by held-out linearity"), ("metrics", "Dropped, chosen by")):
+        rows = [row for row in found["rows"] if row["table"] == table]
+        lines += [f"## {title}", "", "| loss (nats per token) | " + " | ".join(f"{c} gone" for c in COUNTS) + " |"]
+        lines += ["|---|" + "---|" * len(COUNTS)]
+        if table == "forms":
+            chosen = {row["count"]: ", ".join(map(str, row["blocks"])) for row in rows}
+            lines.append("| blocks | " + " | ".join(chosen.get(count, "") for count in COUNTS) + " |")
+        for name in dict.fromkeys(row["row"] for row in rows):
+            cells = {row["count"]: row for row in rows if row["row"] == name}
+            shown = [_cell(cells.get(count), with_blocks=table == "metrics") for count in COUNTS]
+            lines.append(f"| {name} | " + " | ".join(shown) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None, *, with_blocks: bool) -> str:
+    if row is None:
+        return "–"
+    return f"{row['loss']:.3f}" + (f" ({', '.join(map(str, row['blocks']))})" if with_blocks else "")
+
+
+def main() -> None:
+    """Measure one decoder and write its tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default=EMBEDDED)
+    parser.add_argument("--train", help="text to fit and distil on; the built-in decoder has one")
+    parser.add_argument("--test", help="text to measure on")
+    parser.add_argument("--tokens", type=int, default=100_000, help="of the training text")
+    parser.add_argument("--steps", type=int, default=300, help="of distillation")
+    parser.add_argument("--batches", type=int, default=5, help="of training text to measure blocks by perplexity on")
+    options = parser.parse_args()
+    loaded = load_pretrained(options.model, dtype="float32", device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        train, test = options.train or _training_text(Path(folder)), options.test or str(EMBEDDED_TEXT)
+        bench = Bench(loaded, train, test, options)
+        base, start = bench.loss(loaded.model), time.perf_counter()
+        print(f"uncut      loss {base.nats_per_token:.4f}  bits/byte {base.bits_per_byte:.4f}", flush=True)
+        report = linscore.score(loaded.model, bench.batches(), spectra=False)
+        metrics(bench, report)
+        forms(bench, report)
+    found = {
+        "model": Path(options.model).name,
+        "facts": results.facts() | {"minutes": f"{(time.perf_counter() - start) / 60:.0f}"},
+        "train": Path(options.train).name if options.train else "standard library without the held-out modules",
+        "test": Path(options.test).name if options.test else "held-out modules",
+        "options": {name: getattr(options, name) for name in ("tokens", "steps", "batches")},
+        "base": {name: getattr(base, name) for name in ("perplexity", "bits_per_byte")} | {"loss": base.nats_per_token},
+        "rows": bench.rows,
+    }
+    path = results.ROOT / "benchmarks" / "results" / f"surgery-{found['model']}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
+    print(path, path.with_suffix(".md"), sep="\n")
+
+
+def _training_text(folder: Path) -> str:
+    """Every seventh training file of the built-in decoder, so that a short text has something of every package."""
+    for index, text in enumerate(read_texts(training_files()[::7])):
+        (folder / f"{index:05}.txt").write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()

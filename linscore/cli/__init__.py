@@ -1,0 +1,44 @@
+"""The command line: reads options, calls the jobs, prints. Every mistake of the user is one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from linscore.cli.scoring import bench, doctor, rank, score
+from linscore.cli.surgery import fuse, linearize, prune
+from linscore.errors import LinscoreError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="linscore")
+def cli() -> None:
+    """How linear is each block of a transformer decoder? Score and rank blocks, cut them, and see what it costs."""
+
+
+for command in (score, rank, prune, linearize, fuse, bench, doctor):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point: one line on standard error for what the user can mend."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would bury the one line
+    try:
+        cli.main(prog_name="linscore", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (LinscoreError, OSError) as error:
+        _fail(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("linscore: interrupted, nothing was written", err=True)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"linscore: {' '.join(message.split())}", err=True)
+    sys.exit(2)

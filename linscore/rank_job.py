@@ -1,0 +1,42 @@
+"""The job of `linscore rank`: the figures of a report in order, or perplexities measured for it."""
+
+from __future__ import annotations
+
+import math
+
+from linscore.choose_job import check_belongs
+from linscore.pretrained import load_pretrained
+from linscore.rank import rank
+from linscore.report import Report
+from linscore.spans import Span
+from linscore.surgery.choose import PERPLEXITY, losses_without
+from linscore.texts import Text
+
+
+def run_rank(
+    folder: str,
+    by: str,
+    *,
+    span: int = 1,
+    text: str | None = None,
+    dataset: str | None = None,
+    tokens: int | None = None,
+) -> dict[Span, float | None]:
+    """The figure `by` of every block or span of `span` blocks of a scored model, the first to go first.
+
+    By "perplexity" the model that was scored is loaded, and each of them left out of it on a text, by default the
+    built-in one.
+
+    Raises:
+        LinscoreError: for a folder, metric or text that cannot be used.
+    """
+    report = Report.load(folder)
+    if by != PERPLEXITY:
+        return {one.span: getattr(one, by) for one in rank(report, by, span=span)}
+    source = Text(text, dataset, tokens)
+    source.check()
+    loaded = load_pretrained(report.model)
+    check_belongs(report, loaded)
+    losses = losses_without(loaded.model, source.batches(loaded), span)
+    order = sorted((loss, one) for one, loss in losses.items() if one is not None)
+    return {one: math.exp(loss) for loss, one in order}

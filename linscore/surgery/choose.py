@@ -1,0 +1,141 @@
+"""Which blocks go: the first of a ranking, or one span after the other, measured again on what is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from linscore.collect import Batch
+from linscore.decoders import find_decoder
+from linscore.errors import LinscoreError
+from linscore.rank import rank
+from linscore.report import Report
+from linscore.score import score
+from linscore.spans import Span, runs
+from linscore.surgery.drop import drop
+from linscore.surgery.left_out import left_out_losses
+
+BY = "linearity_heldout"
+PERPLEXITY = "perplexity"  # with the span left out: the loss is measured, nothing is read off moments
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Blocks that go, with what put them there.
+
+    Attributes:
+        blocks: their indices, in the order in which they were chosen.
+        by: the figure that ranked them.
+        figures: that figure of each span taken, in that order; perplexity is exp(loss) with the span left out.
+        sequential: measured again after each span, on the model without those before it.
+        scored: model, text and tokens that the figures come from.
+    """
+
+    blocks: list[int]
+    by: str
+    figures: dict[str, float]
+    sequential: bool = False
+    scored: dict[str, str | int | None] | None = None
+
+    @property
+    def spans(self) -> list[Span]:
+        """The spans taken; one that was chosen around a gap is several."""
+        return [Span.parse(part) for key in self.figures for part in key.split(",")]
+
+
+def choose_from(report: Report, count: int, *, by: str = BY, span: int = 1) -> Choice:
+    """The first `count` blocks of a ranking, in spans of `span` consecutive ones that do not overlap.
+
+    Raises:
+        LinscoreError: where the report has no such figure, no such spans, or not so many of them.
+    """
+    scored: dict[str, str | int | None] = {"model": report.model, "text": report.text, "tokens": report.tokens}
+    return _choice(_first(_ranked(report, by, span), count, span, by), by, scored)
+
+
+def choose(
+    model: PreTrainedModel,
+    batches: Callable[[], Iterable[Batch]],
+    count: int,
+    *,
+    by: str = BY,
+    span: int = 1,
+    sequential: bool = False,
+) -> Choice:
+    """Measure a model and choose `count` of its blocks.
+
+    Args:
+        model: a decoder of transformers.
+        batches: called for each pass over the text (see `score`).
+        count: how many blocks go.
+        by: any figure of a block, or "perplexity" with the span left out.
+        span: how many consecutive blocks are taken, and measured, together.
+        sequential: take one span, drop it, measure what is left, and so on (paper: section 5): one pass for each.
+
+    Raises:
+        LinscoreError: as `score`, `drop` and `choose_from`.
+    """
+    if not sequential:
+        return _choice(_first(_measured(model, batches(), by, span), count, span, by), by)
+    left = list(range(len(find_decoder(model).blocks)))
+    gone: list[int] = []
+    figures: dict[str, float] = {}
+    _check_count(count, span, len(left), by)
+    while len(gone) < count:
+        cut = drop(model, gone) if gone else model
+        ((found, figure),) = _first(_measured(cut, batches(), by, span), span, span, by).items()
+        taken = [left[index] for index in found.blocks]
+        figures[",".join(map(str, runs(taken)))] = figure
+        gone += taken
+        left = [index for index in left if index not in taken]
+    return Choice(gone, by, figures, sequential=True)
+
+
+def losses_without(model: PreTrainedModel, batches: Iterable[Batch], span: int = 1) -> dict[Span | None, float]:
+    """Loss in nats per token with each span of `span` consecutive blocks left out, and with none of them (None)."""
+    depth = len(find_decoder(model).blocks)
+    return left_out_losses(model, batches, [Span(first, first + span - 1) for first in range(depth - span + 1)])
+
+
+def _measured(model: PreTrainedModel, batches: Iterable[Batch], by: str, span: int) -> dict[Span, float]:
+    """The figure of every span of a model, the best first."""
+    if by == PERPLEXITY:
+        losses = losses_without(model, batches, span)
+        order = sorted((loss, key) for key, loss in losses.items() if key is not None)
+        return {key: math.exp(loss) for loss, key in order}
+    depth = len(find_decoder(model).blocks)
+    spans = [Span(first, first + span - 1) for first in range(depth - span + 1)] if span > 1 else []
+    return _ranked(score(model, batches, spans=spans), by, span)
+
+
+def _ranked(report: Report, by: str, span: int) -> dict[Span, float]:
+    """The figure of every span of a report, the best first."""
+    ranking = ((one.span, getattr(one, by)) for one in rank(report, by, span))
+    return {span: figure for span, figure in ranking if figure is not None}
+
+
+def _first(figures: Mapping[Span, float], count: int, span: int, by: str) -> dict[Span, float]:
+    """The first spans that do not overlap, until they make up `count` blocks."""
+    _check_count(count, span, len({index for key in figures for index in key.blocks}), by)
+    taken: dict[Span, float] = {}
+    for key, figure in figures.items():
+        if len(taken) * span < count and not any(set(key.blocks) & set(other.blocks) for other in taken):
+            taken[key] = figure
+    if len(taken) * span < count:
+        raise LinscoreError(f"{count} blocks cannot be had in spans of {span} that do not overlap: ask for fewer")
+    return taken
+
+
+def _check_count(count: int, span: int, scored: int, by: str) -> None:
+    if not 1 <= count <= scored:
+        raise LinscoreError(f"{count} blocks are to go, but {scored} were scored by {by}: give a number from 1 to that")
+    if count % span:
+        raise LinscoreError(f"{count} blocks cannot be had in spans of {span}: give a multiple of {span}")
+
+
+def _choice(taken: Mapping[Span, float], by: str, scored: dict[str, str | int | None] | None = None) -> Choice:
+    blocks = [index for span in taken for index in span.blocks]
+    return Choice(blocks, by, {str(span): figure for span, figure in taken.items()}, scored=scored)

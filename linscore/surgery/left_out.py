@@ -1,0 +1,53 @@
+"""What a span of blocks is worth: the loss of the language model with the span left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from linscore.collect import Batch
+from linscore.decoders import _evaluating, find_decoder
+from linscore.errors import LinscoreError
+from linscore.perplexity import next_token_losses
+from linscore.spans import Span
+from linscore.surgery.drop import bypass
+
+__all__ = ["left_out_losses"]
+
+
+def left_out_losses(
+    model: PreTrainedModel, batches: Iterable[Batch], spans: Sequence[Span]
+) -> dict[Span | None, float]:
+    """The mean loss of the next token, with the blocks of each span doing nothing.
+
+    Args:
+        model: a decoder with its language-model head; runs without gradients and dropout, and keeps the mode it is in.
+        batches: [batch, seq] integers, or such under "input_ids", packed; read once, every span is tried on each.
+        spans: of the decoder's blocks.
+
+    Returns:
+        Nats per token for each span, and for the whole model under None.
+
+    Raises:
+        LinscoreError: a span is not there, or the batches hold no token to predict.
+    """
+    decoder = find_decoder(model)
+    missing = [str(span) for span in spans if span.last >= len(decoder.blocks)]
+    if missing:
+        last = len(decoder.blocks) - 1
+        raise LinscoreError(f"{decoder.name} has no blocks {', '.join(missing)}: choose from 0 to {last}")
+    totals: dict[Span | None, float] = dict.fromkeys([None, *spans], 0.0)
+    tokens = 0
+    with torch.no_grad(), _evaluating(model):
+        for batch in batches:
+            rows = batch if isinstance(batch, Tensor) else batch["input_ids"]
+            tokens += rows[:, 1:].numel()
+            for span in totals:
+                with bypass(decoder, () if span is None else span.blocks):
+                    totals[span] += float(next_token_losses(model, rows).double().sum())
+    if tokens == 0:
+        raise LinscoreError("the batches hold no token to predict: give a longer text")
+    return {span: total / tokens for span, total in totals.items()}

@@ -1,0 +1,258 @@
+"""A given δ that is narrower than x: second moments [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of shape [d, d + e], and the maps fitted to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from linscore_kernels import HEAVY, LIGHT, SCALARS, Pilot, accumulate, gram, has_triton, token_stats
+from linscore_kernels.products import Products
+from sklearn.linear_model import Ridge
+
+from linscore import LinscoreError, Moments, block_metrics, metrics
+from linscore.maps import fit_block_map
+from linscore.moments_file import load_moments, save_moments
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+BACKENDS = ["eager", pytest.param("triton", marks=pytest.mark.skipif(not has_triton(), reason="no triton"))]
+# Of two 16-bit operands, rounded once each, of split or float32 ones, and of float64 ones.
+ROUNDED, SPLIT, DOUBLE = {torch.float16: 1e-3, torch.bfloat16: 8e-3}, 2e-6, 1e-13
+
+
+def sample(n: int, d: int, e: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """x of correlated features with means, and a δ `[n, e]` that is partly linear in x and has means too."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    x = randn(n, d) @ (randn(d, d) / d**0.5 + torch.eye(d)) + randn(d)
+    delta = 0.1 * torch.tanh(x) @ randn(d, e) + 0.05 * randn(n, e) + randn(e)
+    return x.to(dtype), delta.to(dtype)
+
+
+def numpy_of(*tensors: torch.Tensor) -> list[np.ndarray]:
+    return [tensor.double().numpy() for tensor in tensors]
+
+
+def shifted(x: torch.Tensor, delta: torch.Tensor, pilot: Pilot) -> tuple[np.ndarray, np.ndarray]:
+    x, delta, center_x, center_delta = numpy_of(x, delta, pilot.center_x, pilot.center_delta)
+    return x - center_x, delta - center_delta
+
+
+def bound(dtype: torch.dtype, precision: str, backend: str) -> float:
+    if backend == "eager":
+        return DOUBLE if precision == "exact" else SPLIT
+    return SPLIT if precision == "exact" else ROUNDED.get(dtype, SPLIT)
+
+
+def assert_close(got: torch.Tensor, expected: np.ndarray, relative: float) -> None:
+    assert got.shape == expected.shape
+    assert np.linalg.norm(got.numpy() - expected) <= relative * np.linalg.norm(expected)
+
+
+def moments_of(x: torch.Tensor, delta: torch.Tensor, folds: int = 1, **options: str) -> Moments:
+    moments = Moments(x.shape[1], delta.shape[1], folds=folds, **options)
+    for fold, (x_part, delta_part) in enumerate(zip(x.chunk(folds), delta.chunk(folds), strict=True)):
+        moments.update(x_part, delta=delta_part, fold=fold)
+    return moments
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("n", "d", "e"), [(77, 67, 5), (30, 67, 40), (40, 32, 32), (1, 20, 1)])
+def test_sums_are_those_of_float64(n, d, e, dtype, precision, backend):
+    x, delta = sample(n, d, e, dtype)
+    pilot = Pilot.choose(x, None, delta)
+    assert pilot is not None
+    pilot = pilot.without_limits()
+    second = torch.zeros(d, d + e, dtype=torch.float64)
+    sums = accumulate(x, None, delta, second, pilot=pilot, precision=precision, backend=backend)
+    x_hat, delta_hat = shifted(x, delta, pilot)
+    relative = bound(dtype, precision, backend)
+    assert_close(second[:, :d].triu(), np.triu(x_hat.T @ x_hat), relative)
+    assert_close(second[:, d:], x_hat.T @ delta_hat, relative)
+    assert_close(sums.sum_x, x_hat.sum(0), 1e-5)
+    assert_close(sums.sum_delta, delta_hat.sum(0), 1e-5)
+    assert sums.n == n
+    assert sums.scalars[SCALARS.index("q_delta")].item() == pytest.approx((delta_hat**2).sum(), rel=2e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_beyond_its_width_delta_counts_as_zero_in_per_token_figures(dtype, backend):
+    x, delta = sample(60, 37, 11, dtype)
+    pilot = Pilot.choose(x, None, delta)
+    stats = token_stats(x, delta=delta, pilot=pilot, backend=backend)
+    x64, delta64 = numpy_of(x, delta)
+    y64 = x64 + np.pad(delta64, ((0, 0), (0, 26)))
+    norms = [np.linalg.norm(t, axis=1) for t in (x64, y64, delta64)]
+    np.testing.assert_allclose(stats.figures[:3].numpy(), norms, rtol=2e-6)
+    assert not stats.operands[len(stats.operands) // 2 :, :, 11:].any()
+    assert not stats.sums[1, 11:].any()
+    second = torch.zeros(37, 48, dtype=torch.float64)
+    scalars = accumulate(x, None, delta, second, pilot=pilot, backend=backend).scalars
+    cosine = (x64 * y64).sum(1) / (norms[0] * norms[1])
+    assert scalars[SCALARS.index("block_influence")].item() == pytest.approx((1 - cosine).sum(), rel=1e-4)
+    assert scalars[SCALARS.index("delta_ratio")].item() == pytest.approx((norms[2] / norms[0]).sum(), rel=1e-6)
+    bits = {torch.float16: 10, torch.bfloat16: 7}.get(dtype, 23)
+    ulp = 2.0 ** (np.floor(np.log2(np.abs(delta64))) - bits)
+    rounding = 0.0 if dtype is torch.float32 and backend == "eager" else (ulp**2).sum() / 12
+    assert scalars[SCALARS.index("rounding")].item() == pytest.approx(rounding, rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+def test_picked_rows_strides_and_a_negative_sign(precision, backend):
+    x, delta = sample(100, 40, 9)
+    pilot = Pilot.choose(x, None, delta)
+    rows = torch.randperm(100, generator=torch.Generator().manual_seed(1))[:60]
+    options = {"pilot": pilot, "precision": precision, "backend": backend}
+    picked, apart = torch.zeros(2, 40, 49, dtype=torch.float64)
+    wide = torch.full((100, 30), float("nan"))
+    wide[:, 3:30:3] = delta
+    accumulate(x.T.contiguous().T, None, wide[:, 3:30:3], picked, rows=rows, **options)
+    sums = accumulate(x[rows], None, delta[rows], apart, **options)
+    assert torch.equal(picked, apart)
+    assert sums.n == 60
+    start = torch.randn(40, 49, dtype=torch.float64)
+    second = start.clone()
+    for sign in (1, -1):
+        accumulate(x, None, delta, second, sign=sign, **options)
+    torch.testing.assert_close(second, start, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+def test_gram_multiplies_as_many_columns_of_delta_as_it_has_room_for(precision, backend):
+    x, delta = sample(70, 67, 12)
+    stats = token_stats(x, delta=delta, pilot=Pilot.choose(x, None, delta), precision=precision, backend=backend)
+    out = torch.zeros(67, 79, dtype=torch.float64)
+    gram(stats.operands, out, backend=backend)
+    parts = 2 if len(stats.operands) == 4 else 1
+    x_hat, delta_hat = (half.double().sum(0)[:70].numpy() for half in stats.operands.split(parts))
+    assert_close(out[:, :67].triu(), np.triu(x_hat[:, :67].T @ x_hat[:, :67]), 1e-6)
+    assert_close(out[:, 67:], x_hat[:, :67].T @ delta_hat[:, :12], 1e-6)
+
+
+def test_the_padding_of_delta_is_not_multiplied():
+    operands = torch.randn(2, 50, 64)
+    operands[1, :, 8:] = float("nan")
+    second = torch.zeros(64, 72)
+    products = Products(operands, 8)
+    products.add(*operands)
+    products.move_to(second)
+    assert second.isfinite().all()
+
+
+def test_wide_states_take_the_products_of_wide_states():
+    x, delta = sample(300, 1024, 30)
+    second = torch.zeros(1024, 1054, dtype=torch.float64)
+    pilot = Pilot.choose(x, None, delta)
+    accumulate(x, None, delta, second, pilot=pilot)
+    x_hat, delta_hat = shifted(x, delta, pilot)
+    assert_close(second[:, 1024:], x_hat.T @ delta_hat, SPLIT)
+
+
+@pytest.mark.skipif(not has_triton(), reason="no triton")
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+def test_every_way_to_the_products_of_triton_agrees(precision, monkeypatch):
+    from kernel_oracles import DEVICE, torch_everywhere
+    from linscore_kernels import triton_backend
+    from linscore_kernels.launch_parameters import Launch
+
+    x, delta = (t.to(DEVICE) for t in sample(60, 40, 34, torch.bfloat16))
+    pilot = Pilot.choose(x, None, delta)
+
+    def second(**options) -> torch.Tensor:
+        out = torch.zeros(40, 74, dtype=torch.float64, device=DEVICE)
+        triton_backend.accumulate(x, delta, out, delta_given=True, pilot=pilot, precision=precision, **options)
+        return torch.cat([out[:, :40].triu(), out[:, 40:]], 1)
+
+    plain = second(launch=Launch(64, 64, 64, warps=4, stages=2, descriptors=False))
+    tolerance = {"rtol": 1e-5, "atol": 1e-5 * plain.abs().max().item()}
+    for descriptors in (False, True):
+        launch = Launch(32, 32, 32, warps=4, stages=2, descriptors=descriptors, halves=True, flush=32)
+        torch.testing.assert_close(second(launch=launch, splits=2), plain, **tolerance)
+    torch_everywhere(monkeypatch)
+    monkeypatch.setattr(triton_backend, "launch_gram", None)
+    torch.testing.assert_close(second(), plain, **tolerance)
+
+
+@pytest.mark.parametrize(("precision", "relative"), [("fast", 3e-6), ("exact", 1e-12)])
+def test_heavy_rows_folds_and_merged_runs_lose_no_digit(precision, relative):
+    x, delta = sample(900, 24, 7)
+    heavy = torch.tensor([3, 500, 899])
+    x[heavy[:2]] *= 800
+    delta[heavy[2]] = 1e4  # δ alone makes it heavy
+    parts = [Moments(24, 7, folds=3, precision=precision) for _ in range(2)]
+    for fold in range(3):
+        for part, start in zip(parts, (300 * fold, 300 * fold + 120), strict=True):
+            stop = start + (120 if part is parts[0] else 180)
+            status = part.update(x[start:stop], delta=delta[start:stop], fold=fold)
+            assert (status == HEAVY).nonzero()[:, 0].tolist() == [
+                i - start for i in heavy.tolist() if start <= i < stop
+            ]
+            assert (status != HEAVY).eq(status == LIGHT).all()
+    whole = parts[0].merge(parts[1])
+    assert [whole.rows(fold) for fold in range(3)] == [300] * 3
+    assert whole.heavy_rows == 3
+    for folds in ([0, 1, 2], [1]):
+        rows = torch.cat([torch.arange(300 * fold, 300 * fold + 300) for fold in folds])
+        for kept in (rows, rows[~torch.isin(rows, heavy)]):
+            got = metrics.centered(whole, folds, heavy=kept is rows)
+            x_c, delta_c = (t - t.mean(0) for t in numpy_of(x[kept], delta[kept]))
+            assert_close(got.c_xx, x_c.T @ x_c, relative)
+            assert_close(got.c_xd, x_c.T @ delta_c, relative)
+            assert got.t_delta == pytest.approx((delta_c**2).sum(), rel=relative)
+
+
+def test_a_file_keeps_the_width_and_can_be_extended(tmp_path):
+    x, delta = sample(300, 12, 4)
+    delta[5] = 1e5  # heavy
+    moments = moments_of(x, delta, folds=2, precision="exact")
+    save_moments(tmp_path / "moments.safetensors", {"block.0": moments, "empty": Moments(3, 2)})
+    loaded = load_moments(tmp_path / "moments.safetensors")[0]
+    assert (loaded["empty"].width_delta, loaded["block.0"].width_delta) == (2, 4)
+    for one, other in zip(
+        moments.light + moments.heavy, loaded["block.0"].light + loaded["block.0"].heavy, strict=True
+    ):
+        assert (one is None) == (other is None)
+        assert one is None or all(
+            torch.equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+        )
+    loaded["block.0"].update(x, delta=delta)
+    assert loaded["block.0"].merge(moments).total().n == 900
+
+
+def test_a_ridge_map_is_scikit_learns_on_standardized_features():
+    x, delta = sample(400, 20, 6)
+    fitted = fit_block_map(moments_of(x, delta, precision="exact"), ridge=0.1)
+    x64, delta64 = numpy_of(x, delta)
+    scale = x64.std(0)
+    oracle = Ridge(0.1 * 400).fit((x64 - x64.mean(0)) / scale, delta64).coef_.T / scale[:, None]
+    assert_close(fitted.b, oracle, 1e-9)
+
+
+X, DELTA = sample(30, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Moments(4, 0), "width_delta .0. cannot be: choose from 1 to 4"),
+        (lambda: Moments(4, 5), "choose from 1 to 4"),
+        (lambda: Moments(8, 3).update(X, X), "give delta in place of y"),
+        (lambda: Moments(8, 3).update(X, delta=X), r"delta \[n, 3\], not \[30, 8\] and \[30, 8\]"),
+        (lambda: Moments(8).update(X, delta=DELTA), r"delta \[n, 8\]"),
+        (lambda: Moments(8, 3).update(X, delta=DELTA[:9]), r"delta \[n, 3\]"),
+        (lambda: Moments(8, 3).merge(Moments(8)), "do not add to width 8 .δ: 3. in 1 folds"),
+        (lambda: block_metrics(moments_of(X, DELTA)), "scores need moments of"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_line(call, message):
+    with pytest.raises(LinscoreError, match=message):
+        call()

@@ -1,0 +1,420 @@
+import json
+import weakref
+
+import pytest
+import torch
+from oracles import heldout_scores, linear_cka, svd_scores
+from tiny_models import FAMILIES, tiny
+
+import linscore
+from linscore import Collector, LinscoreError, Report, find_decoder, load_moments, rank
+from linscore.job import run_score
+from linscore.spans import Span
+from linscore.table import rank_table, score_table, show
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PROJECTIONS = {
+    "gpt2": "mlp.c_proj",
+    "bloom": "mlp.dense_4h_to_h",
+    "gptj": "mlp.fc_out",
+    "falcon": "mlp.dense_4h_to_h",
+    "mpt": "ffn.down_proj",
+    "opt": "fc2",
+    "llama": "mlp.down_proj",
+    "mamba": "mixer.out_proj",
+}
+SPANS = [Span(0, 1), Span(1, 2), Span(0, 2)]
+FUSE = [Span(1, 1), Span(2, 2), Span(1, 2)]
+NAMES = {f"block.{i}" for i in range(3)} | {"state.3", "span.0-1", "span.1-2", "span.0-2"}
+FUSE_NAMES = {f"fuse.{span}.{kind}" for span in ("1", "2", "1-2") for kind in ("intermediate", "output")}
+
+
+def tokens(sequences: int = 12, length: int = 16) -> torch.Tensor:
+    return torch.randint(3, 64, (sequences, length), generator=torch.Generator().manual_seed(0))
+
+
+def rows(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().clone().reshape(-1, tensor.shape[-1])
+
+
+def observe(model: torch.nn.Module, ids: torch.Tensor, path: str | None = None) -> dict[str, list[torch.Tensor]]:
+    """h_0 to h_L, and of each block the input m and the output M of its projection, as rows of tokens: own hooks."""
+    seen: dict[str, list[torch.Tensor]] = {"h": [], "m": [], "M": []}
+
+    def enters(_block, args, kwargs):
+        seen["h"].append(rows(kwargs.get("hidden_states", args[0] if args else None)))
+
+    def leaves(_block, _args, output):
+        seen["h"].append(rows(output[0] if isinstance(output, tuple) else output))
+
+    def projects(_layer, args, output):
+        seen["m"].append(rows(args[0]))
+        seen["M"].append(rows(output))
+
+    blocks = find_decoder(model).blocks
+    handles = [block.register_forward_pre_hook(enters, with_kwargs=True) for block in blocks]
+    handles += [blocks[-1].register_forward_hook(leaves)]
+    handles += [block.get_submodule(path).register_forward_hook(projects) for block in blocks if path]
+    with torch.no_grad():
+        model(ids)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def collect(model: torch.nn.Module, batches, precision: str = "exact", **options) -> Collector:
+    collector = Collector(find_decoder(model), precision=precision, **options)
+    for batch in batches:
+        collector.add(batch)
+    return collector
+
+
+def read(moments: linscore.Moments) -> dict[str, torch.Tensor]:
+    """Means and centred second moments, from the sums about the pilot by the formulas of any textbook."""
+    cell, pilot, d = moments.total(), moments.pilot, moments.d
+    s_x, s_delta, upper = cell.sum_x, cell.sum_delta, cell.second[:, :d].triu()
+    return {
+        "n": cell.n,
+        "mean_x": pilot.center_x.double() + s_x / cell.n,
+        "mean_delta": pilot.center_delta.double() + s_delta / cell.n,
+        "c_xx": upper + upper.triu(1).T - torch.outer(s_x, s_x) / cell.n,
+        "c_xdelta": cell.second[:, d:] - torch.outer(s_x, s_delta) / cell.n,
+    }
+
+
+def expected(x: torch.Tensor, delta: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same in float64 from all rows."""
+    x, delta = x.double(), delta.double()
+    x_c, delta_c = x - x.mean(0), delta - delta.mean(0)
+    return {
+        "n": torch.tensor(float(len(x)), dtype=torch.float64),
+        "mean_x": x.mean(0),
+        "mean_delta": delta.mean(0),
+        "c_xx": x_c.T @ x_c,
+        "c_xdelta": x_c.T @ delta_c,
+    }
+
+
+def same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], bound: float = 1e-6) -> None:
+    for key, value in wanted.items():
+        assert found[key].shape == value.shape, key
+        assert (found[key] - value).abs().max() <= bound * value.abs().max(), key
+
+
+def same_as_observed(collector: Collector, seen: dict[str, list[torch.Tensor]], kept=slice(None), bound=1e-6) -> None:
+    """Every span and every fusion of a collector against what the test's own hooks saw."""
+    for span in SPANS:
+        x, y = (seen["h"][i][kept].double() for i in (span.first, span.last + 1))
+        same(read(collector.moments[f"span.{span}"]), expected(x, y - x), bound)
+    for span in FUSE:
+        h = [seen["h"][i][kept].float() for i in (span.first, span.last + 1)]
+        for kind, key in (("intermediate", "m"), ("output", "M")):
+            before = seen[key][span.first - 1][kept]
+            same(read(collector.moments[f"fuse.{span}.{kind}"]), expected(before, h[1] - h[0]), bound)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_spans_of_every_family_pair_what_enters_with_what_leaves(family):
+    model, ids = tiny(family), tokens(4)
+    collector = collect(model, [ids], spans=SPANS)
+    assert set(collector.moments) == NAMES
+    h = observe(model, ids)["h"]
+    for span in SPANS:
+        x, y = h[span.first].double(), h[span.last + 1].double()
+        same(read(collector.moments[f"span.{span}"]), expected(x, y - x))
+
+
+@pytest.mark.parametrize("family", PROJECTIONS)
+def test_fusing_pairs_the_mlp_before_a_span_with_what_the_span_adds(family):
+    model, ids = tiny(family), tokens()
+    collector = collect(model, ids.split(5), spans=SPANS, fuse=FUSE, fuse_output=FUSE)
+    assert set(collector.moments) == NAMES | FUSE_NAMES
+    same_as_observed(collector, observe(model, ids, PROJECTIONS[family]))
+
+
+def test_states_agree_with_the_hidden_states_of_transformers():
+    model, ids = tiny("llama"), tokens()
+    with torch.no_grad():
+        hidden = model(ids, output_hidden_states=True).hidden_states
+    x, y = rows(hidden[0]).double(), rows(hidden[2]).double()
+    same(read(collect(model, [ids], spans=[Span(0, 1)]).moments["span.0-1"]), expected(x, y - x))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_counts_nowhere(side):
+    model, ids = tiny("opt"), tokens()
+    padding, ones = torch.zeros(12, 9, dtype=torch.long), torch.ones_like(ids)
+    order, masks = ((padding, ids), (padding, ones)) if side == "left" else ((ids, padding), (ones, padding))
+    padded = {"input_ids": torch.cat(order, 1), "attention_mask": torch.cat(masks, 1)}
+    collector = collect(model, [padded], spans=SPANS, fuse=FUSE, fuse_output=FUSE)
+    same_as_observed(collector, observe(model, ids, "fc2"), bound=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 12])
+def test_batch_size_changes_nothing(batch_size):
+    model, ids = tiny("gpt2"), tokens()
+    collector = collect(model, ids.split(batch_size), spans=SPANS, fuse=FUSE, fuse_output=FUSE)
+    same_as_observed(collector, observe(model, ids, "mlp.c_proj"), bound=1e-5)
+
+
+def test_a_row_that_turns_nan_later_is_given_back_by_spans_and_fusions():
+    model, ids = tiny("llama"), tokens()
+    seen = observe(model, ids, "mlp.down_proj")
+
+    def spoil(_block, _args, output):  # in the last block, so that no attention spreads it
+        if len(output) == len(ids):
+            output[3, 7] = float("nan")
+        return output
+
+    handle = find_decoder(model).blocks[-1].register_forward_hook(spoil)
+    collector = collect(model, [ids], spans=SPANS, fuse=FUSE, fuse_output=FUSE)
+    handle.remove()
+    kept = torch.ones(ids.numel(), dtype=torch.bool)
+    kept[3 * 16 + 7] = False
+    assert collector.nonfinite_rows == 1
+    assert {int(moments.total().n) for moments in collector.moments.values()} == {ids.numel() - 1}
+    same_as_observed(collector, seen, kept)
+
+
+def test_a_row_that_is_nan_in_the_mlp_alone_is_left_out_of_every_block():
+    model, ids = tiny("llama"), tokens()
+    layer = find_decoder(model).blocks[1].mlp.down_proj
+
+    def spoil(_layer, args):
+        if len(args[0]) == len(ids):
+            args[0][3, 7] = float("inf")
+
+    def mend(_layer, _args, output):
+        return output.nan_to_num(0, 0, 0)
+
+    handles = [layer.register_forward_pre_hook(spoil), layer.register_forward_hook(mend)]
+    collector = collect(model, [ids], spans=SPANS, fuse=FUSE)
+    for handle in handles:
+        handle.remove()
+    assert collector.nonfinite_rows == 1
+    assert {int(moments.total().n) for moments in collector.moments.values()} == {ids.numel() - 1}
+
+
+def test_what_a_span_of_16_bit_states_adds_is_not_rounded_to_16_bits():
+    model, ids = tiny("llama").to(torch.bfloat16), tokens()
+    collector = collect(model, [ids], spans=SPANS, fuse=FUSE, fuse_output=FUSE)
+    same_as_observed(collector, observe(model, ids, "mlp.down_proj"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter stands in for a GPU only where there is none")
+def test_the_triton_backend_takes_a_float32_delta_beside_16_bit_activations():
+    model, ids = tiny("llama").to(torch.bfloat16), tokens(4)
+    found, wanted = (
+        read(collect(model, [ids], "fast", blocks=[0], fuse=[Span(1, 2)], backend=b).moments["fuse.1-2.intermediate"])
+        for b in ("triton", "eager")
+    )
+    same(found, wanted, bound=5e-3)  # Triton rounds its operands to the 16 bits of m
+
+
+def test_spans_reach_beyond_the_chosen_blocks():
+    model, ids = tiny("llama"), tokens()
+    collector = collect(model, [ids], blocks=[1], spans=[Span(0, 2)], fuse=[Span(2, 2)])
+    assert set(collector.moments) == {"block.1", "state.2", "span.0-2", "fuse.2.intermediate"}
+    seen = observe(model, ids, "mlp.down_proj")
+    h = seen["h"]
+    same(read(collector.moments["span.0-2"]), expected(h[0], h[3].double() - h[0].double()))
+    same(read(collector.moments["fuse.2.intermediate"]), expected(seen["m"][1], h[3] - h[2]))
+    report = linscore.score(model, [ids], blocks=[1], spans=[Span(0, 2)])
+    assert report.spans[0].cka is None  # the Gram matrix of what leaves block 2 was not asked for
+
+
+def test_a_single_block_among_spans_is_a_block():
+    model, ids = tiny("llama"), tokens()
+    assert set(collect(model, [ids], blocks=[0], spans=[Span(2, 2)]).moments) == {
+        "block.0",
+        "state.1",
+        "block.2",
+        "state.3",
+    }
+
+
+def test_states_are_let_go_when_their_span_has_ended():
+    model, ids = tiny("llama", num_hidden_layers=5), tokens()
+    blocks = find_decoder(model).blocks
+    collector = Collector(find_decoder(model), spans=[Span(1, 2)], fuse=[Span(1, 2)])
+    kept: list[weakref.ref] = []
+    alive: list[int] = []
+    blocks[1].register_forward_pre_hook(lambda _b, args: kept.append(weakref.ref(args[0])))
+    blocks[0].mlp.down_proj.register_forward_pre_hook(lambda _b, args: kept.append(weakref.ref(args[0])))
+    for index in (2, 3):
+        blocks[index].register_forward_pre_hook(lambda _b, _a: alive.append(sum(r() is not None for r in kept)))
+    collector.add(ids)
+    assert alive == [2, 0]
+
+
+def test_a_pass_that_breaks_off_holds_nothing():
+    model, ids = tiny("llama"), tokens()
+    collector = Collector(find_decoder(model), spans=[Span(0, 2)], fuse=[Span(1, 2)])
+    kept: list[weakref.ref] = []
+    blocks = find_decoder(model).blocks
+    blocks[0].mlp.down_proj.register_forward_pre_hook(lambda _b, args: kept.append(weakref.ref(args[0])))
+
+    def fail(_block, _args):
+        raise RuntimeError("out of memory")
+
+    handle = blocks[2].register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        collector.add(ids)
+    handle.remove()
+    assert [r() for r in kept] == [None]
+    collector.add(ids)
+    assert collector.moments["span.0-2"].total().n == ids.numel()
+
+
+def no_batches():
+    pytest.fail("a batch was read before the options were checked")
+    yield
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("llama", {"spans": [Span(1, 3)]}, "spans 1-3 are not all there: this decoder has blocks 0 to 2"),
+        ("llama", {"spans": [Span(2, 1)]}, "not all there"),
+        ("llama", {"fuse": [Span(2, 3)]}, "spans 2-3 are not all there"),
+        ("llama", {"fuse": [Span(0, 1)]}, "block 0 has no MLP before it"),
+        ("llama", {"fuse_output": [Span(0, 0)]}, "block 0 has no MLP before it"),
+        ("gemma2", {"fuse": [Span(1, 1)]}, "norm"),
+        ("mixtral", {"fuse_output": [Span(1, 1)]}, "experts"),
+    ],
+)
+def test_spans_that_cannot_be_are_refused_before_the_pass(family, options, message):
+    with pytest.raises(LinscoreError, match=message):
+        linscore.score(tiny(family), no_batches(), **options)
+
+
+def test_an_mlp_narrower_than_the_stream_is_sent_to_fuse_output():
+    model = tiny("llama", intermediate_size=24)
+    with pytest.raises(LinscoreError, match=r"24 inputs, fewer than the 32 features.*fuse-output"):
+        linscore.score(model, no_batches(), fuse=[Span(1, 1)])
+    collect(model, [tokens(2)], fuse_output=[Span(1, 1)])
+
+
+@pytest.fixture(scope="module")
+def scored() -> tuple[Report, list[torch.Tensor], torch.Tensor]:
+    model, ids = tiny("llama"), tokens(40, 32)
+    folds = torch.arange(40) % 2
+    report = linscore.score(
+        model, [{"input_ids": ids, "folds": folds}], spans=SPANS, fuse=FUSE, precision="exact", name="tiny"
+    )
+    return report, observe(model, ids)["h"], folds.repeat_interleave(32)
+
+
+def test_figures_of_spans_are_those_of_stacked_states(scored):
+    report, h, folds = scored
+    assert [str(one.span) for one in report.spans] == ["0-1", "0-2", "1-2"]
+    for one in report.spans:
+        x, y = h[one.first], h[one.last + 1]
+        linearity, no_residual = svd_scores(x, y)
+        heldout, _ = heldout_scores(x, y, folds)
+        cosine = torch.cosine_similarity(x.double(), y.double()).mean().item()
+        assert one.linearity == pytest.approx(linearity, abs=1e-6)
+        assert one.linearity_no_residual == pytest.approx(no_residual, abs=1e-6)
+        assert one.linearity_heldout == pytest.approx(heldout, abs=1e-6)
+        assert one.relative_error == pytest.approx((1 - linearity) ** 0.5, abs=1e-5)
+        assert one.block_influence == pytest.approx(1 - cosine, abs=1e-5)
+        assert one.cka == pytest.approx(linear_cka(x, y), abs=1e-5)
+
+
+def test_spans_are_saved_with_the_report_and_their_moments_beside_it(scored, tmp_path):
+    report = scored[0]
+    _, path = report.save(tmp_path)
+    assert Report.load(tmp_path) == report
+    data = json.loads(report.to_json())["spans"]
+    assert [list(span)[:2] for span in data] == [["first", "last"]] * 3
+    moments, _ = load_moments(path)
+    assert {"span.0-2", "fuse.1-2.intermediate"} <= set(moments)
+    again = linscore.block_metrics(moments["span.1-2"], after=moments["state.3"])
+    assert (again.linearity, again.cka) == (report.spans[2].linearity, report.spans[2].cka)
+
+
+def test_a_report_without_spans_has_an_empty_list():
+    report = linscore.score(tiny("llama"), [tokens(2)])
+    assert report.spans == []
+    assert json.loads(report.to_json())["spans"] == []
+
+
+@pytest.mark.parametrize("by", ["block_influence", "angular_distance", "relative_error", "linearity"])
+def test_rank_orders_spans_of_one_length(scored, by):
+    report, h, _ = scored
+
+    def easiest_first(span: Span) -> float:
+        x, y = h[span.first].double(), h[span.last + 1].double()
+        cosine = torch.cosine_similarity(x, y)
+        if by in ("linearity", "relative_error"):
+            return -svd_scores(x, y)[0]
+        return float((cosine.arccos() if by == "angular_distance" else 1 - cosine).mean())
+
+    found = [one.span for one in rank(report, by=by, span=2)]
+    assert found == sorted([Span(0, 1), Span(1, 2)], key=easiest_first)
+    assert [one.span for one in rank(report, by=by)] == sorted((Span(i, i) for i in range(3)), key=easiest_first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"span": 5}, "no spans of 5 blocks.*--for spans --span-lengths 5"),
+        ({"span": 0}, "length of 1"),
+        ({"span": 2, "by": "first"}, "choose one of linearity"),
+    ],
+)
+def test_rank_refuses_spans_that_were_not_scored(scored, options, message):
+    with pytest.raises(LinscoreError, match=message):
+        rank(scored[0], **options)
+
+
+def test_tables_show_spans_under_the_blocks(scored, capsys):
+    show(score_table(scored[0]))
+    lines = capsys.readouterr().out.splitlines()
+    labels = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+    assert labels == ["0", "1", "2", "0-1", "0-2", "1-2"]
+    show(rank_table(rank(scored[0], by="linearity", span=3), "linearity"))
+    assert "0-2" in capsys.readouterr().out
+
+
+def test_doubts_name_the_spans_they_concern(capsys):
+    report = linscore.score(tiny("llama"), [tokens(3, 8)], spans=SPANS)
+    doubt = next(warning for warning in report.warnings if warning.kind == "rank_deficient")
+    assert doubt.blocks == [0, 1, 2]
+    assert doubt.spans == ["0-1", "0-2", "1-2"]
+    show(score_table(report))
+    assert "blocks 0-2 and spans 0-1, 0-2, 1-2: the states" in capsys.readouterr().out
+
+
+def test_the_command_line_collects_what_it_is_asked_for(tmp_path):
+    report, _ = run_score(
+        tokens=1500,
+        seq_len=100,
+        device="cpu",
+        blocks="0-2,4",
+        collect_for="spans, fuse",
+        span_lengths="2-3",
+        out=str(tmp_path),
+    )
+    assert [str(one.span) for one in report.spans] == ["0-1", "0-2", "1-2"]
+    fused = {
+        name.split(".")[1] for name in report.moments if name.startswith("fuse.") and name.endswith(".intermediate")
+    }
+    assert fused == {"1", "2", "4", "1-2"}
+    assert not any(name.endswith(".output") for name in report.moments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"collect_for": "spans,sapns"}, "--for 'sapns' is unknown: give a comma list out of spans, fuse, fuse-output"),
+        ({"collect_for": "spans", "span_lengths": "1-3"}, "--span-lengths is '1-3'"),
+        ({"collect_for": "spans", "span_lengths": "two"}, "--span-lengths is 'two'"),
+        ({"collect_for": "spans", "blocks": "1,3-4", "span_lengths": "3"}, "no spans of 3 blocks in blocks 1, 3-4"),
+        ({"collect_for": "fuse", "blocks": "0"}, "block 0 has no MLP before it"),
+    ],
+)
+def test_what_cannot_be_collected_is_one_line(options, message, tmp_path):
+    with pytest.raises(LinscoreError, match=message):
+        run_score(tokens=500, seq_len=100, device="cpu", out=str(tmp_path / "out"), **options)
