@@ -16,7 +16,16 @@ setup(
     license="MIT",
     license_files=["LICENSE", "linscore/embedded/NOTICE"],
     python_requires=">=3.10",
-    packages=["linscore", "linscore.embedded", "linscore.surgery", "linscore_kernels"],
+    packages=[
+        "linscore",
+        "linscore.cli",
+        "linscore.distillation",
+        "linscore.embedded",
+        "linscore.evaluation",
+        "linscore.jobs",
+        "linscore.surgery",
+        "linscore_kernels",
+    ],
     # `kernels/` is a plain folder: a top-level package of that name would shadow the one that transformers imports.
     package_dir={"linscore_kernels": "kernels/linscore_kernels"},
     package_data={
@@ -33,9 +42,13 @@ setup(
         "click",
         "rich",
         "numpy",
+        "accelerate",
+        "matplotlib",
     ],
     extras_require={
+        "tasks": ["lm-eval>=0.4.13"],
         "dev": [
+            "lm-eval>=0.4.13",
             "pytest",
             "pytest-benchmark",
             "hypothesis",
@@ -43,8 +56,6 @@ setup(
             "scikit-learn",
             "ruff",
             "mypy",
-            "accelerate",
-            "matplotlib",
         ],
     },
     entry_points={"console_scripts": ["linscore=linscore.cli:main"]},

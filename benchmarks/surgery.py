@@ -25,12 +25,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import linscore
+from linscore.distillation.training import distil
 from linscore.embedded.train import read_texts, training_files
-from linscore.perplexity import TextLoss, text_loss
+from linscore.evaluation.perplexity import TextLoss, text_loss
 from linscore.pretrained import EMBEDDED, EMBEDDED_TEXT, Pretrained, load_pretrained
 from linscore.spans import runs
 from linscore.surgery.choose import choose, choose_from, losses_without
-from linscore.surgery.distil import distil
 from linscore.surgery.fuse import fit_fusion, fuse
 from linscore.texts import Text
 

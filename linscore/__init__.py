@@ -4,7 +4,9 @@ from linscore_kernels import centered_gram
 
 from linscore.collect import Collector
 from linscore.decoders import find_decoder
+from linscore.distillation.training import distil
 from linscore.errors import LinscoreError
+from linscore.evaluation.perplexity import text_loss
 from linscore.maps import FittedMap, fit_block_map
 from linscore.metrics import BlockMetrics, block_metrics
 from linscore.moments import Moments
@@ -32,6 +34,7 @@ __all__ = [
     "block_metrics",
     "centered_gram",
     "choose",
+    "distil",
     "drop",
     "export_tuned_lens",
     "find_decoder",
@@ -44,4 +47,5 @@ __all__ = [
     "rank",
     "save_moments",
     "score",
+    "text_loss",
 ]

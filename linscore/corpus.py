@@ -80,7 +80,7 @@ def _packed(
 ) -> Iterator[Sequence]:
     """All sequences; the first ones wait until every fold has one, so that too small a text fails at once."""
     packer, waiting = _Packer(seq_len, folds), []
-    frame = _special_tokens(tokenizer)
+    frame = special_tokens(tokenizer)
     for document in [documents] if isinstance(documents, str) else documents:
         for passage in _passages(_document_tokens(document, tokenizer, *frame), packer.passage_tokens):
             waiting += packer.add(passage)
@@ -145,8 +145,8 @@ def _document_tokens(
 ) -> Iterator[list[int]]:
     """The token ids of one document, piece by piece, between its special tokens; nothing if there is no text."""
     begun = False
-    for text in _recut(document):
-        ids = _encode(tokenizer, text, special=False)
+    for text in recut(document):
+        ids = encode(tokenizer, text, special=False)
         if ids and not begun:
             yield before
             begun = True
@@ -155,15 +155,15 @@ def _document_tokens(
         yield after
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
     """Ids of a text; `verbose=False` because a text longer than the model's context is no fault here."""
     return tokenizer(text, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after a text, read off a probe; with EOS at the end in any case."""
-    plain = _encode(tokenizer, "a", special=False)
-    framed = _encode(tokenizer, "a", special=True)
+    plain = encode(tokenizer, "a", special=False)
+    framed = encode(tokenizer, "a", special=True)
     found = [at for at in range(len(framed)) if plain and framed[at : at + len(plain)] == plain]
     at = found[0] if found else len(framed)
     before, after = framed[:at], framed[at + len(plain) :]
@@ -172,7 +172,7 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list
     return before, after
 
 
-def _recut(document: Document) -> Iterator[str]:
+def recut(document: Document) -> Iterator[str]:
     """The same text in pieces that depend on the text alone, not on how the document came in pieces."""
     parts: list[str] = []
     held = 0

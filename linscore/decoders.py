@@ -110,7 +110,7 @@ def run(decoder: Decoder, input_ids: Tensor, attention_mask: Tensor | None = Non
     # Hugging Face models differ in the order of their arguments, other models in the name of the first.
     tokens = () if "input_ids" in accepted else (inputs.pop("input_ids"),)
     # no_grad, not inference_mode: accumulators born in a callback must stay ordinary tensors.
-    with torch.no_grad(), _evaluating(decoder.backbone):
+    with torch.no_grad(), evaluating(decoder.backbone):
         decoder.backbone(*tokens, **inputs)
 
 
@@ -249,7 +249,7 @@ def _padding(decoder: Decoder, attention_mask: Tensor, accepted: Collection[str]
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; modules that were frozen in evaluation mode stay so."""
     training = [module for module in model.modules() if module.training]
     for module in training:

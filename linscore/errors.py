@@ -3,3 +3,7 @@
 
 class LinscoreError(ValueError):
     """Bad input: a path, a model, a text, an option or a file that cannot be used as given."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with one line that says how to go on."""

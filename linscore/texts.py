@@ -72,7 +72,7 @@ class Text:
         return batches(sequences, batch_size or max(1, BATCH_TOKENS[loaded.model.device.type] // seq_len))
 
     def expected_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
-        """About how many tokens there are, for the time left: a local text's size, and the rate of its first document."""
+        """About how many tokens there are: of a local text its size, times the rate of its first document."""
         if self.dataset is not None:
             return DATASET_TOKENS if self.tokens is None else self.tokens
         if self.path == "-":
@@ -84,15 +84,3 @@ class Text:
         rate = len(tokenizer.encode(piece, add_special_tokens=False)) / max(1, len(piece.encode()))
         found = int(sum(path.stat().st_size for path in files) * rate)
         return found if self.tokens is None else min(found, self.tokens)
-
-
-def documents(text, dataset):  # type: ignore
-    return Text(text, dataset).documents()
-
-
-def text_name(text, dataset):  # type: ignore
-    return str(Text(text, dataset))
-
-
-def expected_tokens(text, tokenizer, tokens):  # type: ignore
-    return Text(None if text is EMBEDDED_TEXT else text, None, tokens).expected_tokens(tokenizer)

@@ -211,8 +211,8 @@ def test_tokens_do_not_depend_on_how_a_document_comes_in_pieces(text, cuts):
     pieces = [text[a:b] for a, b in itertools.pairwise(bounds)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "PIECE_CHARS", 7)
-        recut = list(corpus._recut(iter(pieces)))
-        assert recut == list(corpus._recut(text))
+        recut = list(corpus.recut(iter(pieces)))
+        assert recut == list(corpus.recut(text))
     assert "".join(recut) == text
     assert all(0 < len(piece) <= 7 for piece in recut)
 

@@ -15,7 +15,7 @@ from linscore.pretrained import EMBEDDED_MODEL, load_pretrained
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     """A report of four blocks of the embedded decoder, with everything that maps are fitted from."""
-    from linscore.job import run_score
+    from linscore.jobs.score import run_score
 
     folder = tmp_path_factory.mktemp("scores") / "embedded"
     run_score(tokens=3000, seq_len=100, device="cpu", blocks="2-5", collect_for="fuse,spans", out=str(folder))

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from linscore.errors import LinscoreError
-from linscore.perplexity import next_token_losses, text_loss
+from linscore.evaluation.perplexity import next_token_losses, text_loss
 from linscore.pretrained import EMBEDDED_MODEL
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,7 @@ TEXT = "def find_decoder(model):\n    return model.get_decoder()\n"
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     """A report of the embedded decoder, on a few thousand tokens."""
-    from linscore.job import run_score
+    from linscore.jobs.score import run_score
 
     folder = tmp_path_factory.mktemp("scores") / "embedded"
     run_score(tokens=4000, seq_len=100, device="cpu", out=str(folder))
@@ -122,7 +122,7 @@ def test_float16_stays_float16_though_a_cpu_computes_in_float32(run, tmp_path):
 
 
 def test_a_folder_that_exists_is_left_alone_before_any_work(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("linscore.surgery_job.load_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("linscore.jobs.surgery.load_pretrained", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "mine").write_text("mine")
     refused(run("prune", "embedded", "--drop", "5,", "--out", tmp_path / "cut"), "exists", "--out")

@@ -8,7 +8,7 @@ from tiny_models import FAMILIES, tiny
 
 import linscore
 from linscore import Collector, LinscoreError, Report, find_decoder, load_moments, rank
-from linscore.job import run_score
+from linscore.jobs.score import run_score
 from linscore.spans import Span
 from linscore.table import rank_table, score_table, show
 

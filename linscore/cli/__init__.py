@@ -8,8 +8,8 @@ import sys
 import click
 
 from linscore.cli.scoring import bench, doctor, rank, score
-from linscore.cli.surgery import fuse, linearize, prune
-from linscore.errors import LinscoreError
+from linscore.cli.surgery import distil, evaluate, fuse, linearize, prune
+from linscore.errors import Interrupted, LinscoreError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -18,7 +18,7 @@ def cli() -> None:
     """How linear is each block of a transformer decoder? Score and rank blocks, cut them, and see what it costs."""
 
 
-for command in (score, rank, prune, linearize, fuse, bench, doctor):
+for command in (score, rank, prune, linearize, fuse, distil, evaluate, bench, doctor):
     cli.add_command(command)
 
 
@@ -34,8 +34,9 @@ def main() -> None:
         _fail(error.format_message())
     except (LinscoreError, OSError) as error:
         _fail(str(error))
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("linscore: interrupted, nothing was written", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        left = str(error) if isinstance(error, Interrupted) else "interrupted, nothing was written"
+        click.echo(f"linscore: {left}", err=True)
         sys.exit(130)
 
 

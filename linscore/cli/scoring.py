@@ -30,7 +30,7 @@ import click
 def score(model: str, out: str | None, as_json: bool, **options: Any) -> None:
     """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore."""
     from linscore.allocator import keep_freed_memory
-    from linscore.job import run_score
+    from linscore.jobs.score import run_score
     from linscore.table import score_table, show
 
     keep_freed_memory()
@@ -58,7 +58,7 @@ def rank(folder: str, by: str, span: int, as_json: bool, **text: Any) -> None:
 
     --by perplexity measures: it loads the model and leaves out one block, or span, after the other.
     """
-    from linscore.rank_job import run_rank
+    from linscore.jobs.rank import run_rank
     from linscore.table import rank_table, show
 
     figures = run_rank(folder, by, span=span, **text)

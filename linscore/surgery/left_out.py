@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from linscore.collect import Batch
-from linscore.decoders import _evaluating, find_decoder
+from linscore.decoders import evaluating, find_decoder
 from linscore.errors import LinscoreError
-from linscore.perplexity import next_token_losses
+from linscore.evaluation.perplexity import next_token_losses
 from linscore.spans import Span
 from linscore.surgery.drop import bypass
 
@@ -41,7 +41,7 @@ def left_out_losses(
         raise LinscoreError(f"{decoder.name} has no blocks {', '.join(missing)}: choose from 0 to {last}")
     totals: dict[Span | None, float] = dict.fromkeys([None, *spans], 0.0)
     tokens = 0
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         for batch in batches:
             rows = batch if isinstance(batch, Tensor) else batch["input_ids"]
             tokens += rows[:, 1:].numel()

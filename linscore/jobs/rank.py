@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from linscore.choose_job import check_belongs
+from linscore.jobs.choose import check_belongs
 from linscore.pretrained import load_pretrained
 from linscore.rank import rank
 from linscore.report import Report

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from linscore.corpus import _encode, _recut, _special_tokens
-from linscore.decoders import _evaluating
+from linscore.corpus import encode, recut, special_tokens
+from linscore.decoders import evaluating
 from linscore.documents import Document
 from linscore.errors import LinscoreError
 
@@ -114,7 +114,7 @@ def text_loss(
         raise LinscoreError(f"--stride {stride} is more than --window {window}, tokens would be left out: give less")
     reader = _Reader(tokenizer, tokens)
     nll, predicted, seconds = 0.0, 0, 0.0
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         for batch in _batches(reader.windows(documents, window, stride), batch_size):
             start = time.perf_counter()
             nll += _nll(model, batch)
@@ -175,7 +175,7 @@ class _Reader:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: int | None) -> None:
         self.tokenizer = tokenizer
-        self.before, _ = _special_tokens(tokenizer)
+        self.before, _ = special_tokens(tokenizer)
         self.left = math.inf if tokens is None else tokens
         self.bytes = 0
 
@@ -190,8 +190,8 @@ class _Reader:
         """The token ids of a document, piece by piece, as far as they are wanted."""
         unpredicted = 0 if self.before else 1
         yield self.before
-        for text in _recut(document):
-            ids = _encode(self.tokenizer, text, special=False)
+        for text in recut(document):
+            ids = encode(self.tokenizer, text, special=False)
             if not ids:
                 continue
             end = int(min(len(ids), unpredicted + self.left))

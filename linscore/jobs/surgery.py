@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from linscore.choose_job import Wanted, check_belongs
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
-from linscore.map_moments import FORMS, MapMoments, find_moments, name_of
+from linscore.jobs.choose import Wanted, check_belongs
+from linscore.jobs.map_moments import FORMS, MapMoments, find_moments, name_of
 from linscore.maps import FittedMap, fit_block_map
 from linscore.pretrained import Pretrained, load_pretrained
 from linscore.projection import find_projection

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linscore.choose_job import Wanted
 from linscore.collect import Collector
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
+from linscore.jobs.choose import Wanted
 from linscore.moments import Moments
 from linscore.moments_file import load_moments, stored_names
 from linscore.pretrained import Pretrained

@@ -1,0 +1,1 @@
+"""Training a cut model to do what the original does."""

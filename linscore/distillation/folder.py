@@ -1,0 +1,136 @@
+"""The folder of a distillation that is under way: its loss curve, and the last checkpoint to go on from.
+
+losses.jsonl    a line per step
+step_N/         what accelerate saves: trained parameters (safetensors), optimizer (torch's format), random states
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from linscore.errors import LinscoreError
+
+__all__ = ["CURVE", "DistilFolder", "DistilLoss"]
+
+CURVE = "losses.jsonl"
+
+
+@dataclass(frozen=True)
+class DistilLoss:
+    """The losses of one step, on the batch it was trained on, before its update."""
+
+    step: int  # from 1
+    loss: float  # the weighted sum of the next three
+    hidden: float | None  # sum over the pairs of the share of variance that is missed; None: not computed
+    kl: float | None  # nats per token
+    lm: float | None  # nats per token
+    learning_rate: float
+    tokens: int  # real ones of the step, of all processes
+
+    def line(self) -> str:
+        """Its line in `losses.jsonl`."""
+        return json.dumps(asdict(self), allow_nan=False) + "\n"
+
+
+class DistilFolder:
+    """Keeps the curve and the newest checkpoint of what `accelerator` has prepared.
+
+    Args:
+        path: the folder; is made by `start`.
+        accelerator: has prepared one module and one optimizer.
+        student: that module, before it was prepared; of its parameters those that need gradients are saved.
+    """
+
+    def __init__(self, path: str | Path, accelerator: Accelerator, student: nn.Module) -> None:
+        self.path, self._accelerator = Path(path), accelerator
+        trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+        accelerator.register_save_state_pre_hook(partial(_leave_frozen_out, trained))
+
+    def start(self, *, resume: bool) -> list[DistilLoss]:
+        """Begin, or go back to the newest checkpoint; the curve up to there.
+
+        Raises:
+            LinscoreError: when a run is there and `resume` is not given, or its files do not fit.
+        """
+        step = max(self._steps(), default=0)
+        curve_file = self.path / CURVE
+        if not resume and (step or curve_file.exists()):
+            raise LinscoreError(f"{self.path} holds a run already: resume it, or give another folder")
+        if step:
+            self._load(step)
+        curve = self._read(curve_file, step)
+        self._accelerator.wait_for_everyone()  # before the main process writes what all have read
+        if self._accelerator.is_main_process:
+            self.path.mkdir(parents=True, exist_ok=True)
+            shorter = self.path / f".{CURVE}"
+            shorter.write_text("".join(loss.line() for loss in curve), encoding="utf-8")
+            os.replace(shorter, curve_file)
+        return curve
+
+    def append(self, loss: DistilLoss) -> None:
+        """Add a step to the curve."""
+        if self._accelerator.is_main_process:
+            with (self.path / CURVE).open("a", encoding="utf-8") as curve:
+                curve.write(loss.line())
+
+    def save(self, step: int) -> None:
+        """Save a checkpoint under a passing name, give it its own, and only then remove the one before."""
+        whole, partial = self._checkpoint(step), self.path / f".step_{step}"
+        if self._accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+        self._accelerator.wait_for_everyone()
+        self._accelerator.save_state(str(partial))
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            partial.rename(whole)
+            for old in self._steps() - {step}:
+                shutil.rmtree(self._checkpoint(old))
+        self._accelerator.wait_for_everyone()
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        step = max(self._steps(), default=None)
+        return None if step is None else self._checkpoint(step)
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.path / f"step_{step}"
+
+    def _steps(self) -> set[int]:
+        found = [re.fullmatch(r"step_(\d+)", path.name) for path in self.path.glob("step_*")]
+        return {int(match[1]) for match in found if match}
+
+    def _load(self, step: int) -> None:
+        try:
+            self._accelerator.load_state(str(self._checkpoint(step)), strict=False)  # frozen parameters are not there
+        except (ValueError, RuntimeError, KeyError, OSError) as error:
+            raise LinscoreError(f"{self._checkpoint(step)} is damaged or of another model: start again") from error
+
+    def _read(self, path: Path, step: int) -> list[DistilLoss]:
+        """The first `step` lines; what follows was trained after the checkpoint."""
+        lines = path.read_text(encoding="utf-8").splitlines()[:step] if step and path.exists() else []
+        try:
+            curve = [DistilLoss(**json.loads(line)) for line in lines]
+        except (ValueError, TypeError) as error:
+            raise LinscoreError(f"{path} is damaged: start again") from error
+        if [loss.step for loss in curve] != list(range(1, step + 1)):
+            raise LinscoreError(f"{path} does not hold steps 1 to {step} of its checkpoint: start again")
+        return curve
+
+
+def _leave_frozen_out(
+    trained: set[str], _models: list[nn.Module], weights: list[OrderedDict[str, Tensor]], _folder: str
+) -> None:
+    for state in weights:
+        for name in state.keys() - trained:
+            del state[name]
