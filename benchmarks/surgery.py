@@ -29,7 +29,7 @@ from linscore.distillation.training import distil
 from linscore.embedded.train import read_texts, training_files
 from linscore.evaluation.perplexity import TextLoss, text_loss
 from linscore.pretrained import EMBEDDED, EMBEDDED_TEXT, Pretrained, load_pretrained
-from linscore.spans import runs
+from linscore.spans import Span, runs
 from linscore.surgery.choose import choose, choose_from, losses_without
 from linscore.surgery.fuse import fit_fusion, fuse
 from linscore.texts import Text
@@ -58,9 +58,9 @@ class Bench:
         return Text(self.train, tokens=self.options.tokens).batches(self.loaded, batch_size=batch_size)
 
     def loss(self, model: PreTrainedModel) -> TextLoss:
-        """Of the whole test text, half a context of overlap."""
+        """Of the whole test text, windows that do not overlap."""
         context = self.loaded.context
-        return text_loss(model, self.loaded.tokenizer, Text(self.test).documents(), window=context, stride=context // 2)
+        return text_loss(model, self.loaded.tokenizer, Text(self.test).documents(), window=context, stride=context)
 
     def add(self, table: str, row: str, count: int, blocks: list[int], model: PreTrainedModel) -> float:
         """Measure a model and keep the figure."""
@@ -104,6 +104,21 @@ def forms(bench: Bench, report: linscore.Report) -> None:
         bench.add("forms", "distilled", count, blocks, distilled(bench, linear, blocks))
 
 
+def singles(bench: Bench) -> None:
+    """Each block alone: dropped, fused, linearized."""
+    model = bench.loaded.model
+    spans = [Span(index, index) for index in range(1, len(linscore.find_decoder(model).blocks))]
+    moments = linscore.score(model, bench.batches(), fuse=spans, spectra=False).moments
+    for span in spans:
+        (index,) = span.blocks
+        bench.add("singles", "dropped", index, [index], linscore.drop(model, [index]))
+        for on in ("output", "intermediate"):
+            fusion = fit_fusion(model, span, moments, on=on)
+            bench.add("singles", f"fused on the {on}", index, [index], fuse(model, {span: fusion}))
+        fitted = linscore.fit_block_map(moments[f"block.{index}"], ridge="auto")
+        bench.add("singles", "linearized", index, [index], linscore.linearize(model, {index: fitted}))
+
+
 def distilled(bench: Bench, linear: PreTrainedModel, blocks: list[int]) -> PreTrainedModel:
     """The linear blocks trained against the original's states and logits, everything else frozen."""
     own = {id(p) for index in blocks for p in linscore.find_decoder(linear).blocks[index].parameters()}
@@ -120,32 +135,43 @@ def distilled(bench: Bench, linear: PreTrainedModel, blocks: list[int]) -> PreTr
 
 
 def metrics(bench: Bench, report: linscore.Report) -> None:
-    """Blocks dropped by each figure; by perplexity, once and one after the other; and the best set of all."""
+    """Blocks chosen by each figure, dropped and linearized; by perplexity at once, and one after the other."""
     model, small = bench.loaded.model, list(itertools.islice(bench.batches(), bench.options.batches))
-    losses: dict[tuple[int, ...], float] = {}
+    maps = {i: linscore.fit_block_map(report.moments[f"block.{i}"], ridge="auto") for i in range(report.depth)}
+    losses: dict[tuple[int, ...], tuple[float, float]] = {}
 
-    def dropped(row: str, blocks: list[int]) -> None:
+    def measure(row: str, blocks: list[int]) -> None:
         key = tuple(sorted(blocks))
         if key not in losses:
-            losses[key] = bench.loss(linscore.drop(model, key)).nats_per_token
-        bench.rows.append({"table": "metrics", "row": row, "count": len(key), "blocks": blocks, "loss": losses[key]})
-        print(f"metrics    {row:<36} {len(key)} {blocks!s:<16} loss {losses[key]:.4f}", flush=True)
+            cuts = (linscore.drop(model, key), linscore.linearize(model, {index: maps[index] for index in key}))
+            losses[key] = tuple(bench.loss(cut).nats_per_token for cut in cuts)
+        dropped, linear = losses[key]
+        found = {"table": "metrics", "row": row, "count": len(key), "blocks": blocks}
+        bench.rows.append({**found, "loss": dropped, "loss_linearized": linear})
+        print(f"metrics    {row:<40} {len(key)} {blocks!s:<16} loss {dropped:.4f} {linear:.4f}", flush=True)
 
     for by, row in METRICS.items():
         for count in COUNTS:
-            dropped(row, choose_from(report, count, by=by).blocks)
+            measure(row, choose_from(report, count, by=by).blocks)
     for by, row in (("perplexity", "perplexity without the block"), ("linearity_heldout", "linearity, held out")):
         order = choose(model, lambda: small, COUNTS[-1], by=by, sequential=True).blocks
         for count in COUNTS:
-            dropped(f"{row}, sequential", order[:count])
+            measure(f"{row}, sequential", order[:count])
     left_out = losses_without(model, small)
     order = sorted((span for span in left_out if span is not None), key=left_out.__getitem__)
     for count in COUNTS:
-        dropped("perplexity without the block", [span.first for span in order[:count]])
+        measure("perplexity without the block", [span.first for span in order[:count]])
+
+
+TABLES = {
+    "forms": "The same blocks, the first by held-out linearity",
+    "metrics": "Chosen by each figure: dropped / linearized",
+    "singles": "One block gone",
+}
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Both tables: loss in nats per token of the test text."""
+    """All tables: loss in nats per token of the test text."""
     base = found["base"]
     lines = [f"# Surgery on {found['model']}", ""]
     lines += [f"- {name}: {value}" for name, value in found["facts"].items()]
@@ -153,27 +179,33 @@ def markdown(found: dict[str, Any]) -> str:
         f"- fitted on: {found['train']}, {found['options']['tokens']:,} tokens; measured on: {found['test']}",
         f"- distilled: {found['options']['steps']} steps of 8 sequences, linear blocks only, states and logits",
         f"- uncut: loss {base['loss']:.4f}, perplexity {base['perplexity']:.3f}, {base['bits_per_byte']:.4f} bits/byte",
+        "- all figures: loss in nats per token",
         "",
     ]
-    for table, title in (("forms", "The same blocks, chosen by held-out linearity"), ("metrics", "Dropped, chosen by")):
-        rows = [row for row in found["rows"] if row["table"] == table]
-        lines += [f"## {title}", "", "| loss (nats per token) | " + " | ".join(f"{c} gone" for c in COUNTS) + " |"]
-        lines += ["|---|" + "---|" * len(COUNTS)]
-        if table == "forms":
-            chosen = {row["count"]: ", ".join(map(str, row["blocks"])) for row in rows}
-            lines.append("| blocks | " + " | ".join(chosen.get(count, "") for count in COUNTS) + " |")
-        for name in dict.fromkeys(row["row"] for row in rows):
-            cells = {row["count"]: row for row in rows if row["row"] == name}
-            shown = [_cell(cells.get(count), with_blocks=table == "metrics") for count in COUNTS]
-            lines.append(f"| {name} | " + " | ".join(shown) + " |")
-        lines.append("")
+    for table, title in TABLES.items():
+        lines += [f"## {title}", "", *_table([row for row in found["rows"] if row["table"] == table]), ""]
     return "\n".join(lines)
 
 
-def _cell(row: dict[str, Any] | None, *, with_blocks: bool) -> str:
-    if row is None:
-        return "–"
-    return f"{row['loss']:.3f}" + (f" ({', '.join(map(str, row['blocks']))})" if with_blocks else "")
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """A column for each number of blocks, or for each block."""
+    columns = sorted({row["count"] for row in rows})
+    singles = all(row["table"] == "singles" for row in rows)
+    alike = all(len({tuple(row["blocks"]) for row in rows if row["count"] == count}) == 1 for count in columns)
+    heads = [f"block {count}" if singles else f"{count} gone" for count in columns]
+    if alike and not singles:
+        gone = {row["count"]: ", ".join(map(str, row["blocks"])) for row in rows}
+        heads = [f"{head} ({gone[count]})" for head, count in zip(heads, columns, strict=True)]
+    lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(columns)]
+    for name in dict.fromkeys(row["row"] for row in rows):
+        cells = {row["count"]: _cell(row, with_blocks=not alike) for row in rows if row["row"] == name}
+        lines.append(f"| {name} | " + " | ".join(cells.get(count, "–") for count in columns) + " |")
+    return lines
+
+
+def _cell(row: dict[str, Any], *, with_blocks: bool) -> str:
+    figures = " / ".join(f"{row[name]:.3f}" for name in ("loss", "loss_linearized") if name in row)
+    return f"{figures} ({', '.join(map(str, row['blocks']))})" if with_blocks else figures
 
 
 def main() -> None:
@@ -183,7 +215,7 @@ def main() -> None:
     parser.add_argument("--train", help="text to fit and distil on; the built-in decoder has one")
     parser.add_argument("--test", help="text to measure on")
     parser.add_argument("--tokens", type=int, default=100_000, help="of the training text")
-    parser.add_argument("--steps", type=int, default=300, help="of distillation")
+    parser.add_argument("--steps", type=int, default=100, help="of distillation")
     parser.add_argument("--batches", type=int, default=5, help="of training text to measure blocks by perplexity on")
     options = parser.parse_args()
     loaded = load_pretrained(options.model, dtype="float32", device="cpu")
@@ -193,8 +225,9 @@ def main() -> None:
         base, start = bench.loss(loaded.model), time.perf_counter()
         print(f"uncut      loss {base.nats_per_token:.4f}  bits/byte {base.bits_per_byte:.4f}", flush=True)
         report = linscore.score(loaded.model, bench.batches(), spectra=False)
-        metrics(bench, report)
         forms(bench, report)
+        metrics(bench, report)
+        singles(bench)
     found = {
         "model": Path(options.model).name,
         "facts": results.facts() | {"minutes": f"{(time.perf_counter() - start) / 60:.0f}"},

@@ -40,7 +40,7 @@ def distil(
     parameters: Collection[str] | None = None,
     learning_rate: float = 1e-3,
     hidden: float = 1.0,
-    kl: float = 0.0,
+    kl: float = 1.0,
     lm: float = 0.0,
     warmup: int | None = None,
     weight_decay: float = 0.0,
