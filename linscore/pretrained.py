@@ -39,20 +39,21 @@ class Pretrained(NamedTuple):
     stored: torch.dtype | None  # of the checkpoint, whatever the model was loaded in; None where it does not say
 
 
-def load_pretrained(name: str = EMBEDDED, *, dtype: str = "auto", device: str = "auto") -> Pretrained:
+def load_pretrained(
+    name: str = EMBEDDED, *, dtype: str = "auto", device: str = "auto", revision: str | None = None
+) -> Pretrained:
     """Load `name` (a Hub name, a folder, or "embedded") for scoring.
 
     `dtype` "auto" is the checkpoint's own, but float32 for float16 on a CPU, which computes it slowly; `device` "auto"
-    is the GPU where there is one.
+    is the GPU where there is one; `revision` is a branch, tag or commit of a Hub name.
 
     Raises:
         LinscoreError: when there is no such model, device or dtype, or it is not a causal language model.
     """
     where = choose_device(device)
-    source = str(EMBEDDED_MODEL) if name == EMBEDDED else name
     with _loading(name):
-        config, stored, model = _load_model(source, dtype, where)
-        tokenizer = AutoTokenizer.from_pretrained(source, config=config)
+        config, stored, model = _load_model(_source(name), dtype, where, revision)
+        tokenizer = AutoTokenizer.from_pretrained(_source(name), config=config, **_at(revision))
     context = getattr(config.get_text_config(), "max_position_embeddings", 0) or 0
     return Pretrained(name, model.to(where), tokenizer, context, stored)  # type: ignore[arg-type]
 
@@ -63,7 +64,7 @@ def load(path: str | Path, dtype: str = "auto", device: str = "auto") -> PreTrai
     No code from the folder is run: linear blocks are linscore's own.
 
     Args:
-        path: a folder that `save_pretrained` or a command of linscore has written, or a Hub name.
+        path: a folder that `save_pretrained` or a command of linscore has written, a Hub name, or "embedded".
         dtype: "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own, but float32 for float16 on a CPU,
             which computes it slowly. The means of linear blocks stay float32.
         device: such as "cpu" or "cuda:1"; "auto" is the GPU where there is one.
@@ -73,18 +74,29 @@ def load(path: str | Path, dtype: str = "auto", device: str = "auto") -> PreTrai
     """
     where = choose_device(device)
     with _loading(str(path)):
-        model = _load_model(str(path), dtype, where)[-1]
+        model = _load_model(_source(str(path)), dtype, where)[-1]
     return model.to(where)  # type: ignore[arg-type]
 
 
-def _load_model(source: str, dtype: str, device: torch.device) -> tuple[Any, torch.dtype | None, PreTrainedModel]:
+def _at(revision: str | None) -> dict[str, Any]:
+    return {} if revision is None else {"revision": revision}
+
+
+def _source(name: str) -> str:
+    return str(EMBEDDED_MODEL) if name == EMBEDDED else name
+
+
+def _load_model(
+    source: str, dtype: str, device: torch.device, revision: str | None = None
+) -> tuple[Any, torch.dtype | None, PreTrainedModel]:
     """Configuration, dtype of the checkpoint, and model, in evaluation mode on the CPU; `device` is where it goes."""
-    values, _ = PreTrainedConfig.get_config_dict(source)
+    at = _at(revision)
+    values, _ = PreTrainedConfig.get_config_dict(source, **at)
     linearized = values.get("model_type") == MODEL_TYPE
-    config = (LinearizedConfig if linearized else AutoConfig).from_pretrained(source)
+    config = (LinearizedConfig if linearized else AutoConfig).from_pretrained(source, **at)
     stored = config.get_text_config().dtype
     loader = LinearizedForCausalLM if linearized else AutoModelForCausalLM
-    model = loader.from_pretrained(source, config=config, dtype=_dtype(dtype, config, device))
+    model = loader.from_pretrained(source, config=config, dtype=_dtype(dtype, config, device), **at)
     return config, stored, model.eval()
 
 

@@ -12,6 +12,7 @@ from linscore.collect import Batch
 from linscore.decoders import find_decoder, weight_sample
 from linscore.errors import LinscoreError
 from linscore.pretrained import Pretrained
+from linscore.progress import watched
 from linscore.report import Report
 from linscore.spans import Span
 from linscore.surgery.choose import BY, PERPLEXITY, Choice, choose, choose_from
@@ -113,8 +114,9 @@ class Wanted:
         return choose(loaded.model, self.batches(loaded), self.number, **options)
 
     def batches(self, loaded: Pretrained) -> Callable[[], Iterator[Batch]]:
-        """The text as batches of tokens, from the start at each call."""
-        return lambda: self.source.batches(loaded)
+        """The text as batches of tokens, from the start at each call, with a progress bar."""
+        total = self.source.expected_tokens(loaded.tokenizer)
+        return lambda: watched(self.source.batches(loaded), total, "measuring")
 
     @property
     def _measures(self) -> bool:

@@ -17,7 +17,7 @@ from linscore.evaluation.perplexity import TextLoss, next_token_losses, text_los
 from linscore.evaluation.result import Evaluation
 from linscore.evaluation.tasks import LoadedTasks, load_tasks, run_tasks
 from linscore.pretrained import Pretrained, choose_device, load_pretrained
-from linscore.progress import ScoreProgress
+from linscore.progress import TokenProgress
 from linscore.surgery.record import RECORD, Record
 from linscore.texts import BATCH_TOKENS, DATASET_TOKENS, LONGEST, Text
 
@@ -170,7 +170,7 @@ def _window(loaded: Pretrained, options: _Options) -> tuple[int, int]:
 def _text_loss(loaded: Pretrained, text: Text, window: int, stride: int, batch_size: int) -> TextLoss:
     with torch.no_grad():
         next_token_losses(loaded.model, torch.zeros(1, min(window, WARM_UP) + 1, dtype=torch.long))
-    with ScoreProgress(text.expected_tokens(loaded.tokenizer)) as progress:
+    with TokenProgress(text.expected_tokens(loaded.tokenizer), "evaluating") as progress:
         return text_loss(
             loaded.model,
             loaded.tokenizer,

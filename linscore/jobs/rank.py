@@ -6,6 +6,7 @@ import math
 
 from linscore.jobs.choose import check_belongs
 from linscore.pretrained import load_pretrained
+from linscore.progress import watched
 from linscore.rank import rank
 from linscore.report import Report
 from linscore.spans import Span
@@ -37,6 +38,7 @@ def run_rank(
     source.check()
     loaded = load_pretrained(report.model)
     check_belongs(report, loaded)
-    losses = losses_without(loaded.model, source.batches(loaded), span)
+    batches = watched(source.batches(loaded), source.expected_tokens(loaded.tokenizer), "measuring")
+    losses = losses_without(loaded.model, batches, span)
     order = sorted((loss, one) for one, loss in losses.items() if one is not None)
     return {one: math.exp(loss) for loss, one in order}

@@ -9,7 +9,7 @@ from pathlib import Path
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
 from linscore.pretrained import EMBEDDED, load_pretrained
-from linscore.progress import ScoreProgress
+from linscore.progress import TokenProgress
 from linscore.report import Report, prepare_folder
 from linscore.score import score
 from linscore.spans import Span, runs
@@ -58,7 +58,7 @@ def run_score(
     batches = source.batches(loaded, seq_len=seq_len, batch_size=batch_size, folds=folds)
     depth = len(find_decoder(loaded.model).blocks)
     spans, fuse, fuse_output = _collected(purposes, lengths, range(depth) if chosen is None else chosen)
-    with ScoreProgress(source.expected_tokens(loaded.tokenizer)) as progress:
+    with TokenProgress(source.expected_tokens(loaded.tokenizer), "scoring") as progress:
         report = score(
             loaded.model,
             batches,
