@@ -1,40 +1,33 @@
-"""A progress bar on standard error: tokens, tokens per second, time left."""
+"""Progress bars on standard error: what is done, how fast, time left; none where standard error is no terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor
 
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:,.0f} tokens/s")
+AnyBar = TypeVar("AnyBar", bound="Bar")
 
 
-class TokenProgress:
-    """Shown while it is entered; `total` tokens are expected (None: not known) of what is called `what`."""
+class Bar:
+    """A bar of one task, shown while it is entered; `columns` stand between the bar and the time left."""
 
-    def __init__(self, total: int | None, what: str) -> None:
+    def __init__(self, what: str, total: int | None, *columns: ProgressColumn, **fields: Any) -> None:
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} tokens"))
         self._bar = Progress(
-            *(*columns, _Rate(), TimeRemainingColumn()),
+            *(TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn()),
             console=console,
             transient=True,
             disable=not console.is_terminal,  # a log file wants no bar
         )
-        self._task = self._bar.add_task(what, total=total)
+        self._task = self._bar.add_task(what, total=total, **fields)
 
-    def advance(self, tokens: int) -> None:
-        """Count the tokens of one batch."""
-        self._bar.advance(self._task, tokens)
-
-    def __enter__(self) -> TokenProgress:
+    def __enter__(self: AnyBar) -> AnyBar:
         self._bar.start()
         return self
 
@@ -42,6 +35,22 @@ class TokenProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} tokens/s")
+
+
+class TokenProgress(Bar):
+    """Counts tokens; `total` are expected (None: not known) of what is called `what`."""
+
+    def __init__(self, total: int | None, what: str) -> None:
+        super().__init__(what, total, TextColumn("{task.completed:,.0f} tokens"), _Rate())
+
+    def advance(self, tokens: int) -> None:
+        """Count the tokens of one batch."""
+        self._bar.advance(self._task, tokens)
 
 
 def watched(batches: Iterable[dict[str, Tensor]], total: int | None, what: str) -> Iterator[dict[str, Tensor]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_drop import greedy, logits, logits_by_cache
 from test_drop import tokens as few_tokens
-from tiny_models import FAMILIES, VOCABULARY, tiny
+from tiny_models import FAMILIES, PROJECTIONS, VOCABULARY, tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -17,16 +17,6 @@ from linscore.spans import Span
 from linscore.surgery.fuse import fit_fusion, fuse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-PROJECTIONS = {
-    **dict.fromkeys(["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "stablelm", "smollm3"], "mlp.down_proj"),
-    **dict.fromkeys(["gpt2", "gpt_neo"], "mlp.c_proj"),
-    **dict.fromkeys(["bloom", "falcon", "gpt_neox"], "mlp.dense_4h_to_h"),
-    **dict.fromkeys(["mamba", "mamba2"], "mixer.out_proj"),
-    "gptj": "mlp.fc_out",
-    "mpt": "ffn.down_proj",
-    "opt": "fc2",
-    "phi": "mlp.fc2",
-}
 REFUSED = [family for family in FAMILIES if family not in PROJECTIONS]
 fusible = pytest.mark.parametrize("family", PROJECTIONS)
 SPANS = [Span(1, 1), Span(2, 2), Span(1, 2)]

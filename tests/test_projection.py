@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import FAMILIES, WIDTH, tiny
+from tiny_models import FAMILIES, PROJECTIONS, WIDTH, tiny
 from torch import nn
 
 from linscore import LinscoreError
@@ -11,28 +11,6 @@ from linscore.projection import find_projection, in_out_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Read off the modelling code of transformers 5.23, and for those refused the reason.
-EXPECTED = {
-    "gpt2": "mlp.c_proj",
-    "bloom": "mlp.dense_4h_to_h",
-    "gptj": "mlp.fc_out",
-    "gpt_neo": "mlp.c_proj",
-    "falcon": "mlp.dense_4h_to_h",
-    "mpt": "ffn.down_proj",
-    "opt": "fc2",
-    "gpt_neox": "mlp.dense_4h_to_h",
-    "llama": "mlp.down_proj",
-    "mistral": "mlp.down_proj",
-    "qwen2": "mlp.down_proj",
-    "qwen3": "mlp.down_proj",
-    "gemma": "mlp.down_proj",
-    "phi": "mlp.fc2",
-    "phi3": "mlp.down_proj",
-    "stablelm": "mlp.down_proj",
-    "smollm3": "mlp.down_proj",
-    "mamba": "mixer.out_proj",
-    "mamba2": "mixer.out_proj",
-}
 NORM, EXPERTS = "a norm or a scale after it", "mixtures of experts"
 REFUSED = {
     "opt_350m": NORM,
@@ -46,13 +24,13 @@ REFUSED = {
 
 
 def test_every_family_is_one_or_the_other():
-    assert {*EXPECTED, *REFUSED} == set(FAMILIES)
+    assert {*PROJECTIONS, *REFUSED} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("family", EXPECTED)
+@pytest.mark.parametrize("family", PROJECTIONS)
 def test_the_projection_is_found(family, dtype):
-    assert find_projection(find_decoder(tiny(family).to(dtype))) == EXPECTED[family]
+    assert find_projection(find_decoder(tiny(family).to(dtype))) == PROJECTIONS[family]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -137,7 +115,7 @@ def test_the_model_computes_what_it_did_before():
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
 def test_the_weight_maps_inputs_to_outputs_and_edits_reach_the_layer(family):
     decoder = find_decoder(tiny(family))
-    layer = decoder.blocks[1].get_submodule(EXPECTED[family])
+    layer = decoder.blocks[1].get_submodule(PROJECTIONS[family])
     seen = {}
     layer.register_forward_hook(lambda _m, args, output: seen.update(m=args[0].double(), out=output.double()))
     run(decoder, torch.arange(3, 19)[None])

@@ -67,6 +67,29 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba2": ("mamba2", {**_MAMBA, "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 8}),
 }
 FAMILIES = list(_FAMILIES)
+# Where the MLP's contribution leaves its last linear layer, read off the modelling code of transformers 5.23; families
+# that are not here have a norm behind it, or a mixture of experts.
+PROJECTIONS = {
+    "gpt2": "mlp.c_proj",
+    "bloom": "mlp.dense_4h_to_h",
+    "gptj": "mlp.fc_out",
+    "gpt_neo": "mlp.c_proj",
+    "falcon": "mlp.dense_4h_to_h",
+    "mpt": "ffn.down_proj",
+    "opt": "fc2",
+    "gpt_neox": "mlp.dense_4h_to_h",
+    "llama": "mlp.down_proj",
+    "mistral": "mlp.down_proj",
+    "qwen2": "mlp.down_proj",
+    "qwen3": "mlp.down_proj",
+    "gemma": "mlp.down_proj",
+    "phi": "mlp.fc2",
+    "phi3": "mlp.down_proj",
+    "stablelm": "mlp.down_proj",
+    "smollm3": "mlp.down_proj",
+    "mamba": "mixer.out_proj",
+    "mamba2": "mixer.out_proj",
+}
 
 
 def tiny(family: str, **changes: Any) -> PreTrainedModel:
