@@ -23,7 +23,9 @@ setup(
         "linscore.embedded",
         "linscore.evaluation",
         "linscore.jobs",
+        "linscore.probing",
         "linscore.surgery",
+        "linscore.training",
         "linscore_kernels",
     ],
     # `kernels/` is a plain folder: a top-level package of that name would shadow the one that transformers imports.
@@ -44,6 +46,7 @@ setup(
         "numpy",
         "accelerate",
         "matplotlib",
+        "scikit-learn",
     ],
     extras_require={
         "tasks": ["lm-eval>=0.4.13"],
@@ -53,7 +56,6 @@ setup(
             "pytest-benchmark",
             "hypothesis",
             "scipy",
-            "scikit-learn",
             "ruff",
             "mypy",
         ],

@@ -22,8 +22,22 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 FILES = {  # what matters most there comes first
-    "cuda": ("check_kernels.py", "bench_kernels.py", "bench_score.py", "bench_growth.py", "bench_pair.py"),
-    "cpu": ("check_kernels.py", "bench_pair.py", "bench_score.py", "bench_growth.py", "bench_kernels.py"),
+    "cuda": (
+        "check_kernels.py",
+        "bench_kernels.py",
+        "bench_layer_loss.py",
+        "bench_score.py",
+        "bench_growth.py",
+        "bench_pair.py",
+    ),
+    "cpu": (
+        "check_kernels.py",
+        "bench_pair.py",
+        "bench_score.py",
+        "bench_growth.py",
+        "bench_layer_loss.py",
+        "bench_kernels.py",
+    ),
 }
 SHORTEST = 15.0  # seconds: what a file needs to start and do anything at all
 NOTHING_SELECTED = 5  # pytest's exit code where -k leaves no test

@@ -97,7 +97,7 @@ def _too_few(what: str, sequences: int, seq_len: int, folds: int, more: str) -> 
     given = f"{what} gives {sequences} sequence{'s' * (sequences != 1)} of {seq_len} tokens"
     if folds == 1:
         return f"{given}, but at least 1 is needed: give {more} or a smaller --seq-len"
-    return f"{given}, but {folds} folds need at least {folds}: give {more}, a smaller --seq-len or --folds 1"
+    return f"{given}, but {folds} folds need at least {folds}: give {more}, or a smaller --seq-len"
 
 
 class _Packer:

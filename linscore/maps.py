@@ -100,12 +100,14 @@ def fit_block_map(
         kind: "full", or "diagonal" to scale each feature by itself.
         rank: the largest rank B may have; it is the best such B of all, not a truncated one.
         ridge: λ > 0; "auto" takes the λ of `RIDGES` with the least held-out error of the full map, from the moments of
-            the folds, without another pass over tokens.
+            the folds, without another pass over tokens; none where only one fold has rows.
 
     Raises:
         LinscoreError: for options that do not fit each other or the moments, or without a finite row.
     """
     _check(moments, kind, rank, ridge)
+    if moments.width_delta < moments.d:
+        raise LinscoreError("these moments pair an MLP's activation with what blocks add: give them to fit_fusion")
     return fit(Regression.of(moments), kind=kind, rank=rank, ridge=ridge)
 
 
@@ -113,8 +115,9 @@ def fit(
     regression: Regression, *, kind: str = "full", rank: int | None = None, ridge: float | str | None = None
 ) -> FittedMap:
     """The map of a regression; the options are those of `fit_block_map`."""
-    path = ridge_path(regression) if ridge == "auto" else ()
-    chosen, heldout = min(path, key=lambda point: point[1]) if path else (ridge, None)
+    _check_ridge(ridge)
+    path = ridge_path(regression) if ridge == "auto" and regression.splits else ()
+    chosen, heldout = min(path, key=lambda point: point[1]) if path else (None if ridge == "auto" else ridge, None)
     assert not isinstance(chosen, str)
     fitted, factors = _fit(regression.whole, regression.precision, kind, rank, chosen)
     if heldout is None or rank is not None:
@@ -215,6 +218,9 @@ def _check(moments: Moments, kind: str, rank: int | None, ridge: float | str | N
         raise LinscoreError("a diagonal map takes neither rank nor ridge: it has one number for each feature")
     if rank is not None and not 1 <= rank <= moments.d:
         raise LinscoreError(f"rank {rank} cannot be: choose from 1 to {moments.d}, the width")
+
+
+def _check_ridge(ridge: float | str | None) -> None:
     if isinstance(ridge, str) and ridge != "auto":
         raise LinscoreError(f"unknown ridge {ridge!r}: give a number above 0, or auto")
     if ridge is not None and ridge != "auto" and not 0 < float(ridge) < float("inf"):

@@ -54,8 +54,21 @@ def load_pretrained(
     with _loading(name):
         config, stored, model = _load_model(_source(name), dtype, where, revision)
         tokenizer = AutoTokenizer.from_pretrained(_source(name), config=config, **_at(revision))
-    context = getattr(config.get_text_config(), "max_position_embeddings", 0) or 0
-    return Pretrained(name, model.to(where), tokenizer, context, stored)  # type: ignore[arg-type]
+    return Pretrained(name, model.to(where), tokenizer, _context(config), stored)  # type: ignore[arg-type]
+
+
+def read_context(name: str) -> int:
+    """The longest sequence that a model was made for, 0 where it does not say, from its configuration alone.
+
+    Raises:
+        LinscoreError: when there is no such model.
+    """
+    with _loading(name):
+        return _context(_read_config(_source(name), {}))
+
+
+def _context(config: Any) -> int:
+    return getattr(config.get_text_config(), "max_position_embeddings", 0) or 0
 
 
 def load(path: str | Path, dtype: str = "auto", device: str = "auto") -> PreTrainedModel:
@@ -78,6 +91,11 @@ def load(path: str | Path, dtype: str = "auto", device: str = "auto") -> PreTrai
     return model.to(where)  # type: ignore[arg-type]
 
 
+def _read_config(source: str, at: dict[str, Any]) -> Any:
+    values, _ = PreTrainedConfig.get_config_dict(source, **at)
+    return (LinearizedConfig if values.get("model_type") == MODEL_TYPE else AutoConfig).from_pretrained(source, **at)
+
+
 def _at(revision: str | None) -> dict[str, Any]:
     return {} if revision is None else {"revision": revision}
 
@@ -91,11 +109,9 @@ def _load_model(
 ) -> tuple[Any, torch.dtype | None, PreTrainedModel]:
     """Configuration, dtype of the checkpoint, and model, in evaluation mode on the CPU; `device` is where it goes."""
     at = _at(revision)
-    values, _ = PreTrainedConfig.get_config_dict(source, **at)
-    linearized = values.get("model_type") == MODEL_TYPE
-    config = (LinearizedConfig if linearized else AutoConfig).from_pretrained(source, **at)
+    config = _read_config(source, at)
     stored = config.get_text_config().dtype
-    loader = LinearizedForCausalLM if linearized else AutoModelForCausalLM
+    loader = LinearizedForCausalLM if hasattr(config, "linscore") else AutoModelForCausalLM
     model = loader.from_pretrained(source, config=config, dtype=_dtype(dtype, config, device), **at)
     return config, stored, model.eval()
 

@@ -46,14 +46,14 @@ def find_projection(decoder: Decoder) -> str:
     """
     paths = [path for path in CANDIDATES if all(has_path(block, path) for block in decoder.blocks)]
     if not paths:
-        raise LinscoreError(f"{decoder.name}: {_why_none(decoder)}, so no map can be fused; linearize instead")
+        raise LinscoreError(f"{decoder.name}: {_why_none(decoder)}, so no map can be fused")
     for path in paths:
         _check_plain(decoder, path)
         if _arrives(decoder, path):
             return path
     raise LinscoreError(
         f"{decoder.name}: what {paths[0]} gives does not reach the residual stream as it is (a norm or a scale after "
-        "it), so no map can be fused; linearize instead"
+        "it), so no map can be fused"
     )
 
 

@@ -103,6 +103,7 @@ class Report:
         new_report.write_text(self.to_json(), encoding="utf-8")
         facts = {"model": self.model, "tokens": self.tokens, "depth": self.depth, "skip_first": self.skip_first}
         save_moments(new_moments, self.moments, **facts)
+        new_moments.chmod(new_report.stat().st_mode)  # safetensors come out closed to other users
         os.replace(new_moments, moments)
         os.replace(new_report, report)
         return report, moments
@@ -125,6 +126,10 @@ class Report:
             data["warnings"] = [ScoreWarning(**warning) for warning in data["warnings"]]
             data["blocks"] = [_block(block) for block in data["blocks"]]
             data["spans"] = [_metrics(SpanReport, span) for span in data["spans"]]
+            if not all(
+                isinstance(value, int | float) for value in [data["depth"], data["width"], *data["weight_sample"]]
+            ):
+                raise TypeError("a size or a weight is no number")
             return Report(**data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LinscoreError(f"{path} is damaged or no linscore report: score the model again") from error
@@ -153,4 +158,7 @@ def _block(data: Mapping[str, Any]) -> BlockReport:
 
 def _metrics(kind: type[Any], data: Mapping[str, Any]) -> Any:
     heavy = data["without_heavy"]
+    figures = [value for key, value in data.items() if key not in ("without_heavy", "sub_blocks") and value is not None]
+    if not all(isinstance(value, int | float) for value in figures):
+        raise TypeError("a figure is no number")
     return kind(**{**data, "without_heavy": heavy and Linearity(**heavy)})

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from linscore.errors import LinscoreError
 
+MOST = 100_000  # blocks: a slip of the finger must not fill the memory
+
 
 class Span(NamedTuple):
     """Blocks `first` to `last`, both included; written "3" or "3-5"."""
@@ -33,7 +35,10 @@ class Span(NamedTuple):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", text)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise LinscoreError(f"{text!r} is no block and no span of blocks: write it like 3 or 3-5")
-        return Span(int(match[1]), int(match[2] or match[1]))
+        span = Span(int(match[1]), int(match[2] or match[1]))
+        if span.last >= MOST:
+            raise LinscoreError(f"{text.strip()}: no decoder has that many blocks")
+        return span
 
 
 def runs(blocks: Collection[int]) -> list[Span]:

@@ -66,6 +66,10 @@ class Text:
         """
         if batch_size is not None and batch_size < 1:
             raise LinscoreError(f"--batch-size is {batch_size}: give 1 or more")
+        if seq_len is not None and 0 < loaded.context < seq_len:
+            raise LinscoreError(
+                f"--seq-len {seq_len} is longer than the context of {loaded.name}, {loaded.context} tokens: give less"
+            )
         seq_len = seq_len if seq_len is not None else min(loaded.context or LONGEST, LONGEST)
         tokens = DATASET_TOKENS if self.tokens is None and self.dataset is not None else self.tokens
         sequences = pack(self.documents(), loaded.tokenizer, seq_len=seq_len, folds=folds, tokens=tokens)

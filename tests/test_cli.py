@@ -8,6 +8,8 @@ from tiny_models import tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
+from linscore.errors import Interrupted
+
 WORDS = [f"w{i}" for i in range(50)]
 
 
@@ -235,3 +237,13 @@ def test_an_interrupt_is_one_line_and_leaves_the_older_result(run, scored, model
     assert code == 130
     assert "interrupted" in error
     assert (tmp_path / "out" / "report.json").read_bytes() == before
+
+
+def test_an_interruption_that_leaves_something_says_how_to_go_on(run, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise Interrupted("interrupted: go on with --resume")
+
+    monkeypatch.setattr("linscore.jobs.rank.run_rank", interrupted)
+    code, out, err = run("rank", "folder")
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "linscore: interrupted: go on with --resume"

@@ -251,7 +251,7 @@ def test_a_text_longer_than_the_context_of_the_model_warns_nobody(caplog):
             ["a b c d e"],
             {"seq_len": 3},
             "the text gives 1 sequence of 3 tokens, but 2 folds need at least 2: "
-            "give more text, a smaller --seq-len or --folds 1",
+            "give more text, or a smaller --seq-len",
         ),
         (
             ["a b c d e"],
@@ -262,7 +262,7 @@ def test_a_text_longer_than_the_context_of_the_model_warns_nobody(caplog):
             ["a b c d e"],
             {"seq_len": 2, "folds": 2, "tokens": 3},
             "--tokens 3 gives 1 sequence of 2 tokens, but 2 folds need at least 2: "
-            "give more --tokens, a smaller --seq-len or --folds 1",
+            "give more --tokens, or a smaller --seq-len",
         ),
     ],
 )

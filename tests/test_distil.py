@@ -13,6 +13,8 @@ from torch import nn
 
 from linscore.decoders import find_decoder
 from linscore.distillation import training
+from linscore.distillation.losses import Weights
+from linscore.distillation.pair import measure
 from linscore.errors import LinscoreError
 from linscore.solve import AffineMap
 from linscore.surgery.linearize import linearize
@@ -196,6 +198,35 @@ def test_batches_are_taken_in_order_and_again(teacher):
     first, second, *rest = [loss.hidden for loss in curve]
     assert first != second
     assert rest == [first, second, first]
+
+
+def test_batches_may_be_plain_tensors(teacher):
+    curves = [
+        distil(linear_student(teacher), teacher, data, pairs=PAIRS, steps=4, kl=1, lm=1)
+        for data in (batches(), [batch["input_ids"] for batch in batches()])
+    ]
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_measuring_gives_means_of_the_formulas_and_changes_nothing(teacher, dtype):
+    student, data = linear_student(teacher).to(dtype), batches(3)
+    before = copy.deepcopy(student.state_dict())
+    wide = copy.deepcopy(student).float()
+    hidden, kl, lm = np.mean([expected(wide, teacher, batch["input_ids"], PAIRS) for batch in data], axis=0)
+    found = measure(student, teacher, data, PAIRS, Weights(2.0, 0.5, 0.1))
+    assert [found[name] for name in ("hidden", "kl", "lm")] == pytest.approx([hidden, kl, lm], rel=2e-5)
+    assert found["loss"] == pytest.approx(2 * hidden + 0.5 * kl + 0.1 * lm, rel=2e-5)
+    torch.testing.assert_close(student.state_dict(), before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in student.parameters())
+    assert measure(student, teacher, data, {}, Weights(0.0, 1.0))["hidden"] is None
+
+
+def test_a_measured_loss_that_is_not_finite_is_one_line(teacher):
+    student = linear_student(teacher)
+    student.model.layers[1].bias.data.fill_(torch.inf)
+    with pytest.raises(LinscoreError, match=r"the loss is (nan|inf)"):
+        measure(student, teacher, batches(1), PAIRS, Weights())
 
 
 def kill_at(step):
@@ -389,6 +420,8 @@ def test_batches_that_cannot_be_used_are_refused(teacher):
         ([], "there is no batch"),
         (iter(batches(2)), "only 2 batches"),
         ([{"input_ids": torch.ones(1, 4).long(), "attention_mask": torch.zeros(1, 4)}], "all padding"),
+        ([torch.ones(4).long()], r"token ids \[B, T\]"),
+        ([{"labels": torch.ones(1, 4).long()}], r"token ids \[B, T\]"),
     ):
         with pytest.raises(LinscoreError, match=words):
             distil(linear_student(teacher), teacher, data, pairs=PAIRS, steps=3)
@@ -414,10 +447,24 @@ def test_a_run_that_is_there_is_not_begun_anew_nor_resumed_with_other_parameters
 def test_a_damaged_curve_is_one_line(teacher, tmp_path):
     given = {"pairs": PAIRS, "steps": 2, "folder": tmp_path, "parameters": LINEAR}
     distil(linear_student(teacher), teacher, batches(), **given)
-    for content, words in (("{]\n{]\n", "damaged"), ("", "steps 1 to 2")):
-        (tmp_path / "losses.jsonl").write_text(content)
+    for content, words in ((b"{]\n{]\n", "damaged"), (b"\xff\n", "damaged"), (b"", "steps 1 to 2")):
+        (tmp_path / "losses.jsonl").write_bytes(content)
         with pytest.raises(LinscoreError, match=words):
             distil(linear_student(teacher), teacher, batches(), resume=True, **given)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{]"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl"])
+def test_a_damaged_checkpoint_is_one_line_and_stays(teacher, tmp_path, name, content):
+    """Cut to half, empty, or something else."""
+    given = {"pairs": PAIRS, "steps": 2, "folder": tmp_path, "parameters": LINEAR}
+    distil(linear_student(teacher), teacher, batches(), **given)
+    file = tmp_path / "step_2" / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
+    with pytest.raises(LinscoreError, match="step_2 is damaged or of another model") as caught:
+        distil(linear_student(teacher), teacher, batches(), resume=True, **given)
+    assert "\n" not in str(caught.value)
+    assert file.exists()
 
 
 def test_a_model_that_is_no_module_list_of_blocks_is_refused(teacher):

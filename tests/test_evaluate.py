@@ -20,7 +20,7 @@ from linscore.evaluation.tasks import TaskResult
 from linscore.jobs.evaluate import run_evaluate
 from linscore.pretrained import EMBEDDED_MODEL, load_pretrained
 from linscore.surgery.checkpoint import save_checkpoint
-from linscore.surgery.record import Record
+from linscore.surgery.record import Record, Replacement
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONTEXT = 48
@@ -39,7 +39,9 @@ def model():
 def record(operation, distilled=None):
     sizes = dict.fromkeys(["depth_before", "depth", "parameters_before", "parameters"], 1)
     flops = {"flops_per_token_before": 1, "flops_per_token": 1}
-    return Record(operation=operation, model="m", replacements=[], **sizes, **flops, distilled=distilled)
+    form = {"drop": "dropped", "linearize": "linear", "fuse": "fused"}[operation]
+    replacements = [Replacement("1", form, 0)]
+    return Record(operation=operation, model="m", replacements=replacements, **sizes, **flops, distilled=distilled)
 
 
 def saved(folder, what, done=None):

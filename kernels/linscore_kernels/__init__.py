@@ -2,6 +2,7 @@
 
 from linscore_kernels.backend import BACKENDS, choose_backend, has_triton
 from linscore_kernels.centered_gram import CenteredGram, centered_gram
+from linscore_kernels.layer_loss import layer_distances, layer_gradient
 from linscore_kernels.ops import accumulate, gram, residual_norms, token_stats
 from linscore_kernels.stats import FIGURES, HEAVY, LIGHT, NONFINITE, SCALARS, Pilot, Sums, TokenStats
 
@@ -21,6 +22,8 @@ __all__ = [
     "choose_backend",
     "gram",
     "has_triton",
+    "layer_distances",
+    "layer_gradient",
     "residual_norms",
     "token_stats",
 ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import click
 
 from linscore.cli.scoring import bench, doctor, rank, score
 from linscore.cli.surgery import distil, evaluate, fuse, linearize, prune
+from linscore.cli.watching import dynamics, probe
 from linscore.errors import Interrupted, LinscoreError
+from linscore.pretrained import quiet
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -18,15 +21,17 @@ def cli() -> None:
     """How linear is each block of a transformer decoder? Score and rank blocks, cut them, and see what it costs."""
 
 
-for command in (score, rank, prune, linearize, fuse, distil, evaluate, bench, doctor):
+for command in (score, rank, prune, linearize, fuse, distil, evaluate, dynamics, probe, bench, doctor):
     cli.add_command(command)
 
 
 def main() -> None:
     """Entry point: one line on standard error for what the user can mend."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would bury the one line
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every context: nothing half is left
     try:
-        cli.main(prog_name="linscore", standalone_mode=False)
+        with quiet():  # transformers' advice about padding does not concern packed text
+            cli.main(prog_name="linscore", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)
@@ -35,9 +40,12 @@ def main() -> None:
     except (LinscoreError, OSError) as error:
         _fail(str(error))
     except (click.Abort, KeyboardInterrupt) as error:
-        left = str(error) if isinstance(error, Interrupted) else "interrupted, nothing was written"
+        cause = error.__cause__ if isinstance(error, click.Abort) else error  # click wraps what Ctrl-C raised
+        left = str(cause) if isinstance(cause, Interrupted) else "interrupted, nothing was written"
         click.echo(f"linscore: {left}", err=True)
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str) -> None:

@@ -41,6 +41,9 @@ choice = options(
     click.option("--span", type=int, default=1, show_default=True, metavar="K", help="Rank spans of K blocks."),
     click.option("--sequential", is_flag=True, help="Measure again after each choice, on what is left; needs a text."),
     text,
+    click.option(
+        "--seq-len", type=int, metavar="L", help="Tokens in a sequence [default: the model's context, ≤ 2048]."
+    ),
 )
 drop = click.option(
     "--drop",
@@ -95,7 +98,7 @@ def linearize(model: str, **options: Any) -> None:
 @drop
 @choice
 @click.option("--on", default="auto", show_default=True, help="intermediate (better), output (smaller moments), auto.")
-@click.option("--auto", is_flag=True, help="Put a linear block where nothing can be fused, and say why.")
+@click.option("--auto", is_flag=True, help="Put a linear block where nothing can be fused: see linearize.")
 @ridge
 @new
 @place
@@ -171,6 +174,6 @@ def distil(student: str, **options: Any) -> None:
     done = run_distil(student, **options)
     about = done.record.distilled or {}
     click.echo(f"trained  {about['trained_parameters']:,} parameters on {about['tokens']:,} tokens of {about['text']}")
-    click.echo(f"loss     {about['first']['loss']:.4f} → {about['last']['loss']:.4f} (first and last tenth)")
+    click.echo(f"loss     {about['before']['loss']:.4f} → {about['after']['loss']:.4f} on its first batches")
     click.echo(f"model    {done.out}")
     click.echo(f"next     linscore evaluate {about['teacher']} {student} {done.out}")

@@ -14,8 +14,11 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 from accelerate import Accelerator
+from accelerate.utils import RNG_STATE_NAME, load
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from linscore.errors import LinscoreError
@@ -111,15 +114,17 @@ class DistilFolder:
         return {int(match[1]) for match in found if match}
 
     def _load(self, step: int) -> None:
+        random_states = f"{RNG_STATE_NAME}_{self._accelerator.process_index}.pkl"
         try:
+            load(self._checkpoint(step) / random_states)  # accelerate itself passes over damage in these
             self._accelerator.load_state(str(self._checkpoint(step)), strict=False)  # frozen parameters are not there
-        except (ValueError, RuntimeError, KeyError, OSError) as error:
+        except (ValueError, RuntimeError, KeyError, OSError, EOFError, UnpicklingError, SafetensorError) as error:
             raise LinscoreError(f"{self._checkpoint(step)} is damaged or of another model: start again") from error
 
     def _read(self, path: Path, step: int) -> list[DistilLoss]:
         """The first `step` lines; what follows was trained after the checkpoint."""
-        lines = path.read_text(encoding="utf-8").splitlines()[:step] if step and path.exists() else []
         try:
+            lines = path.read_text(encoding="utf-8").splitlines()[:step] if step and path.exists() else []
             curve = [DistilLoss(**json.loads(line)) for line in lines]
         except (ValueError, TypeError) as error:
             raise LinscoreError(f"{path} is damaged: start again") from error

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from linscore.collect import Batch
 from linscore.decoders import BlockStates, Decoder, run, watch
 from linscore.errors import LinscoreError
 
@@ -61,6 +62,22 @@ class Seen:
     states: dict[int, Tensor] = field(default_factory=dict)
     logits: Tensor | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(batch: Batch) -> Seen:
+        """A batch that no model has seen yet.
+
+        Raises:
+            LinscoreError: when it holds no token ids `[B, T]`, or padding alone.
+        """
+        parts = {"input_ids": batch} if isinstance(batch, Tensor) else batch
+        ids, mask = parts.get("input_ids"), parts.get("attention_mask")
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+            raise LinscoreError("a batch must be a tensor of token ids [B, T], or a dict that holds one as input_ids")
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        if not real.any():
+            raise LinscoreError("a batch is all padding: leave it out")
+        return Seen(ids, real)
 
 
 def state_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -119,6 +136,12 @@ class Student(nn.Module):
         """Whether any loss needs predictions."""
         return self.weights.kl > 0 or self.weights.lm > 0
 
+    def see(self, teacher: Decoder, batch: Batch) -> Seen:
+        """What `teacher` makes of a batch, as far as these losses need it."""
+        seen = Seen.of(batch)
+        look(teacher, seen, sorted(set(self.pairs.values())), head=self.weights.kl > 0)
+        return seen
+
     def forward(self, teacher: Seen) -> tuple[Tensor, Parts]:
         """The weighted sum, with gradients, and its parts, without.
 
@@ -150,7 +173,7 @@ class Student(nn.Module):
         return states, output.logits if self.head else None
 
     def _hidden(self, states: dict[int, Tensor], teacher: Seen) -> Tensor:
-        if not any(state.requires_grad for state in states.values()):
+        if torch.is_grad_enabled() and not any(state.requires_grad for state in states.values()):
             raise LinscoreError(
                 f"what leaves blocks {sorted(states)} does not depend on the trained parameters: train others, or give "
                 "hidden=0 (with reentrant gradient checkpointing: use_reentrant=False)"

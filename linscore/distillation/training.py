@@ -16,9 +16,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from linscore.decoders import Decoder, find_decoder
+from linscore.collect import Batch
+from linscore.decoders import Decoder
 from linscore.distillation.folder import DistilFolder, DistilLoss
-from linscore.distillation.losses import Parts, Seen, Student, Weights, look
+from linscore.distillation.losses import Parts, Student
+from linscore.distillation.pair import pair_up, wanted
 from linscore.distillation.parameters import in_float32, training_only
 from linscore.errors import LinscoreError
 
@@ -27,7 +29,7 @@ __all__ = ["DistilLoss", "distil", "new_accelerator"]
 CLIP = 1.0  # largest norm of a step's gradient
 LONGEST_WARMUP = 100  # steps
 
-Batches = Iterable[Mapping[str, Tensor]] | Callable[[], Iterable[Mapping[str, Tensor]]]
+Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 
 
 def distil(
@@ -62,8 +64,9 @@ def distil(
         student: runs in the mode it is in: a loaded model is in evaluation mode, that is, without dropout; gradient
             checkpointing needs `student.train()`. Modes and flags are afterwards what they were.
         teacher: runs in evaluation mode, and stays as it is. Both read the same token ids.
-        batches: dicts with `input_ids` and, where padded, `attention_mask`, `[B, T]` each; can be iterated repeatedly,
-            or is a function that gives an iterable. Each of several processes takes its share of them in turn.
+        batches: token ids `[B, T]` each, or dicts with `input_ids` and, where padded, `attention_mask`, `[B, T]` each;
+            can be iterated repeatedly, or is a function that gives an iterable. Each of several processes takes its
+            share of them in turn.
         pairs: block of the student to the block of the teacher whose output is to be met.
         steps: updates in all, those before a resumption included.
         parameters: the names of those that are trained; all by default.
@@ -88,18 +91,15 @@ def distil(
             is what the steps before have made of it.
     """
     warmup = min(steps // 10, LONGEST_WARMUP) if warmup is None else warmup
-    pairs = dict(pairs) if hidden else {}
-    weights = Weights(hidden if pairs else 0.0, kl, lm)
-    _check(steps, learning_rate, warmup, save_every, weights)
+    _check(steps, learning_rate, warmup, save_every)
+    pairs, weights = wanted(pairs, hidden, kl, lm)
     if folder is None and (resume or save_every is not None):
         raise LinscoreError("checkpoints need a place: give a folder")
-    ours, theirs = find_decoder(student), find_decoder(teacher)
-    _check_models(ours, theirs, pairs)
+    losses, theirs = pair_up(student, teacher, pairs, weights)
     accelerator = accelerator or new_accelerator()
     with ExitStack() as stack:
         stack.enter_context(in_float32(student))
         trained = stack.enter_context(training_only(student, parameters))
-        losses = Student(ours, pairs, weights)
         trainer = _Trainer(losses, theirs, trained, weight_decay, accelerator)
         place = None if folder is None else DistilFolder(folder, accelerator, losses)
         curve = [] if place is None else place.start(resume=resume)
@@ -133,14 +133,12 @@ class _Trainer:
         weight_decay: float,
         accelerator: Accelerator,
     ) -> None:
-        self._teacher, self._trained, self._accelerator = teacher, trained, accelerator
-        self._blocks, self._head = sorted(set(student.pairs.values())), student.weights.kl > 0
+        self._student, self._teacher, self._trained, self._accelerator = student, teacher, trained, accelerator
         optimizer = torch.optim.AdamW(trained, weight_decay=weight_decay)
         self._module, self._optimizer = accelerator.prepare(student, optimizer)
 
-    def step(self, step: int, batch: Mapping[str, Tensor], rate: float, place: DistilFolder | None) -> DistilLoss:
-        seen = _seen(batch)
-        look(self._teacher, seen, self._blocks, head=self._head)
+    def step(self, step: int, batch: Batch, rate: float, place: DistilFolder | None) -> DistilLoss:
+        seen = self._student.see(self._teacher, batch)
         total, parts = self._module(seen)
         self._accelerator.backward(total)
         norm = self._accelerator.clip_grad_norm_(self._trained, CLIP)
@@ -171,21 +169,13 @@ def _diverged(loss: DistilLoss, place: DistilFolder | None) -> str:
     return f"{what} at step {loss.step}: lower the learning rate ({left})"
 
 
-def _seen(batch: Mapping[str, Tensor]) -> Seen:
-    mask = batch.get("attention_mask")
-    real = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-    if not real.any():
-        raise LinscoreError("a batch is all padding: leave it out")
-    return Seen(batch["input_ids"], real)
-
-
-def _share(batches: Batches, accelerator: Accelerator, *, skip: int) -> Iterator[Mapping[str, Tensor]]:
+def _share(batches: Batches, accelerator: Accelerator, *, skip: int) -> Iterator[Batch]:
     """This process's batches, without those of the first `skip` steps."""
     count = accelerator.num_processes
     return islice(_endless(batches), accelerator.process_index + skip * count, None, count)
 
 
-def _endless(batches: Batches) -> Iterator[Mapping[str, Tensor]]:
+def _endless(batches: Batches) -> Iterator[Batch]:
     taken = 0
     while True:
         before = taken
@@ -206,7 +196,7 @@ def _learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
     return peak / 2 * (1 + math.cos(math.pi * (step - warmup - 1) / (steps - warmup)))
 
 
-def _check(steps: int, learning_rate: float, warmup: int, save_every: int | None, weights: Weights) -> None:
+def _check(steps: int, learning_rate: float, warmup: int, save_every: int | None) -> None:
     if steps < 1:
         raise LinscoreError(f"steps is {steps}: give 1 or more")
     if save_every is not None and save_every < 1:
@@ -215,28 +205,3 @@ def _check(steps: int, learning_rate: float, warmup: int, save_every: int | None
         raise LinscoreError(f"warmup is {warmup}: give 0 to {steps}, the number of steps")
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise LinscoreError(f"learning_rate is {learning_rate}: give a number above 0")
-    values = (weights.hidden, weights.kl, weights.lm)
-    if not all(math.isfinite(value) and value >= 0 for value in values):
-        raise LinscoreError(f"hidden, kl and lm are {values}: give weights of 0 or more")
-    if not any(values):
-        raise LinscoreError("there is no loss to train on: give kl or lm, or hidden with pairs of blocks")
-
-
-def _check_models(student: Decoder, teacher: Decoder, pairs: Mapping[int, int]) -> None:
-    for what, decoder, blocks in (("student", student, pairs.keys()), ("teacher", teacher, pairs.values())):
-        missing = sorted(set(blocks) - set(range(len(decoder.blocks))))
-        if missing:
-            raise LinscoreError(f"the {what} has no blocks {missing}: choose from 0 to {len(decoder.blocks) - 1}")
-    sizes = [(decoder.width, _vocabulary(decoder)) for decoder in (student, teacher)]
-    if sizes[0] != sizes[1]:
-        (width, vocabulary), (wide, words) = sizes
-        raise LinscoreError(
-            f"the student has width {width} and {vocabulary} token ids, the teacher {wide} and {words}: give the model "
-            "that the student was cut from"
-        )
-
-
-def _vocabulary(decoder: Decoder) -> int:
-    """How many token ids can be embedded."""
-    embedding: nn.Embedding = decoder.backbone.get_input_embeddings()  # type: ignore[operator]
-    return embedding.num_embeddings

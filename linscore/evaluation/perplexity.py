@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ from linscore.decoders import evaluating
 from linscore.documents import Document
 from linscore.errors import LinscoreError
 
-__all__ = ["TextLoss", "next_token_losses", "text_loss"]
+__all__ = ["TextLoss", "next_token_losses", "perplexity", "text_loss"]
 
+LARGEST = math.log(sys.float_info.max)
 CHUNK = 4096  # positions whose logits are float32 at a time
 SORTED_BATCHES = 16  # so many are read ahead and sorted by length, which leaves little padding
 
@@ -56,16 +58,18 @@ class TextLoss:
 
     @property
     def perplexity(self) -> float:
-        """The exponential of the mean loss; infinite where that is beyond float64."""
-        try:
-            return math.exp(self.nats_per_token)
-        except OverflowError:
-            return math.inf
+        """The exponential of the mean loss."""
+        return perplexity(self.nats_per_token)
 
     @property
     def bits_per_byte(self) -> float:
         """Comparable between models with different tokenizers."""
         return self.nll / math.log(2) / self.bytes
+
+
+def perplexity(loss: float) -> float:
+    """Exp of a mean loss in nats per token; the largest float64 where that is beyond it."""
+    return math.exp(min(loss, LARGEST))
 
 
 class _Window(NamedTuple):
@@ -223,7 +227,7 @@ def _windows(pieces: Iterable[list[int]], window: int, stride: int, done: int) -
         held += piece
         start = 0
         while len(held) - start > window:
-            yield _Window(held[start : start + window + 1], window + 1 - done)
+            yield _Window(held[start : start + window + 1], max(0, window + 1 - done))
             start, done = start + stride, window + 1 - stride
         held = held[start:]
     if len(held) > done:

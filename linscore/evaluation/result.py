@@ -20,7 +20,7 @@ class Evaluation:
 
     Attributes:
         model: Hub name, folder or "embedded".
-        form: "original", "dropped", "linearized", "fused", or "distilled" whatever it was before.
+        form: "original", "dropped", "linearized", "fused", several of them, or "distilled" whatever it was before.
         parameters: their number, tied ones once.
         weights_mib: memory of parameters and buffers, in MiB.
         peak_mib: peak memory on the GPU from loading on, in MiB.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from linscore.collect import Batch
+from torch import Tensor
+
 from linscore.decoders import find_decoder, weight_sample
 from linscore.errors import LinscoreError
 from linscore.pretrained import Pretrained
@@ -33,6 +34,8 @@ class Wanted:
         sequential: measure again after each span.
         text: file or folder to measure on, for what is not in `moments`; `dataset`: a name of `datasets` instead.
         tokens: how many of them at most.
+        seq_len: tokens in a sequence, by default the model's context, 2,048 at most.
+        fits: whether maps are fitted too, for which the text may be read where moments are missing.
     """
 
     blocks: str
@@ -44,6 +47,8 @@ class Wanted:
     text: str | None = None
     dataset: str | None = None
     tokens: int | None = None
+    seq_len: int | None = None
+    fits: bool = True
 
     @property
     def source(self) -> Text:
@@ -79,8 +84,7 @@ class Wanted:
                 f"{self.option} {self.blocks} asks for the {self.blocks} first of a ranking: give --moments DIR (from "
                 f"`linscore score`) or --text, or name block {self.blocks} as {self.option} {self.blocks},"
             )
-        if self.has_text:
-            self.source.check()
+        self._check_text()
         if self._measures and not self.has_text:
             what = "--sequential" if self.sequential else f"--by {PERPLEXITY}"
             raise LinscoreError(f"{what} measures the model itself: give --text or --dataset")
@@ -110,17 +114,45 @@ class Wanted:
         by = self.by or BY
         if report is not None and not self._measures:
             return choose_from(report, self.number, by=by, span=self.span)
+        passes: list[int] = []
         options: dict[str, Any] = {"by": by, "span": self.span, "sequential": self.sequential}
-        return choose(loaded.model, self.batches(loaded), self.number, **options)
+        chosen = choose(loaded.model, _counted(self.batches(loaded), passes), self.number, **options)
+        scored: dict[str, str | int | None] = {"model": loaded.name, "text": str(self.source), "tokens": passes[-1]}
+        return replace(chosen, scored=scored)
 
-    def batches(self, loaded: Pretrained) -> Callable[[], Iterator[Batch]]:
+    def batches(self, loaded: Pretrained) -> Callable[[], Iterator[dict[str, Tensor]]]:
         """The text as batches of tokens, from the start at each call, with a progress bar."""
         total = self.source.expected_tokens(loaded.tokenizer)
-        return lambda: watched(self.source.batches(loaded), total, "measuring")
+        return lambda: watched(self.source.batches(loaded, seq_len=self.seq_len), total, "measuring")
+
+    def _check_text(self) -> None:
+        if not self.has_text:
+            if self.tokens is not None or self.seq_len is not None:
+                raise LinscoreError("--tokens and --seq-len belong to --text or --dataset: give one, or leave them out")
+            return
+        if self.text == "-":
+            raise LinscoreError("--text - can be read only once: give a file")
+        if not self.fits and (self.number is None or (self.moments is not None and not self._measures)):
+            raise LinscoreError("nothing is measured, so --text and --dataset are not read: leave them out")
+        self.source.check()
 
     @property
     def _measures(self) -> bool:
         return self.sequential or self.by == PERPLEXITY
+
+
+def _counted(
+    read: Callable[[], Iterator[dict[str, Tensor]]], passes: list[int]
+) -> Callable[[], Iterator[dict[str, Tensor]]]:
+    """The same passes; `passes` takes the number of tokens of each."""
+
+    def count() -> Iterator[dict[str, Tensor]]:
+        passes.append(0)
+        for batch in read():
+            passes[-1] += batch["input_ids"].numel()
+            yield batch
+
+    return count
 
 
 def check_belongs(report: Report, loaded: Pretrained) -> None:

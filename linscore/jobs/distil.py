@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from linscore.collect import Batch
+from linscore.decoders import find_decoder
 from linscore.distillation.folder import CURVE
+from linscore.distillation.losses import Weights
+from linscore.distillation.pair import measure, wanted
 from linscore.distillation.plot import plot_losses
 from linscore.distillation.progress import DistilProgress
+from linscore.distillation.settings import Settings, kept_if_begun
 from linscore.distillation.training import DistilLoss, distil
-from linscore.errors import Interrupted, LinscoreError
+from linscore.errors import LinscoreError
 from linscore.pretrained import Pretrained, load_pretrained
 from linscore.surgery.checkpoint import new_folder, save_checkpoint
 from linscore.surgery.record import Record
@@ -29,7 +35,9 @@ __all__ = ["Distilled", "run_distil"]
 LEARNING_RATES = {"replacements": 1e-3, "all": 3e-4}  # best of three each on the built-in decoder
 LONGEST = 512  # tokens of a sequence
 PLOT = "losses.png"
-SETTINGS = "settings.json"
+MEASURED = 4  # batches whose losses are taken before and after
+
+Losses = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,6 @@ class Distilled:
 
     out: Path  # the new model; beside its weights `losses.jsonl` and `losses.png`
     record: Record  # of the student, with what training did as `distilled`
-    first: DistilLoss  # of the first batch, before any update
-    last: DistilLoss  # of the last batch, before the last update
 
 
 def run_distil(
@@ -63,6 +69,10 @@ def run_distil(
     device: str = "auto",
 ) -> Distilled:
     """Train a cut model towards its original and save it to `out`; the arguments are the options of `linscore distil`.
+
+    The record's `distilled` holds these options and, as "before" and "after", the student's losses without and with all
+    updates on the same batches, the first four of the text. They are of the training text: what was won on other text,
+    `linscore evaluate` says.
 
     While it trains, loss curve and newest checkpoint lie in `OUT.training`, from which `resume` goes on after an
     interruption; the other options must be those of the first call. A finished run removes that folder.
@@ -89,53 +99,105 @@ def run_distil(
     Raises:
         LinscoreError: for any input that cannot be used, or when `out` exists; what was there stays as it was.
     """
-    _check(train, batch_size, text, dataset)
-    learning_rate = learning_rate or LEARNING_RATES[train]
-    asked = {key: value for key, value in locals().items() if key not in ("out", "save_every", "resume", "device")}
     record = Record.load(student)
-    parameters = _parameters(record, train)
-    teacher = teacher or record.model
-    training = Path(f"{out}.training")
-    _check_resumption(training, asked, resume)
+    asked = Settings(
+        student=student,
+        teacher=teacher or record.model,
+        text=text,
+        dataset=dataset,
+        steps=steps,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        learning_rate=_peak(learning_rate, train),
+        train=train,
+        hidden=hidden,
+        kl=kl,
+        lm=lm,
+        dtype=dtype,
+    )
+    _check(asked, save_every)
+    goal = _goal(record, asked)
+    training = Path(f"{Path(out)}.training")  # of a Path: OUT may end with a slash
+    before = asked.resumed(training) if resume else None
+    if before is None and training.exists():
+        raise LinscoreError(f"{training} holds a run that was interrupted: give --resume, or remove it to start again")
     with new_folder(out) as folder:
-        ours, theirs = _load(student, teacher, dtype, device)
-        length = seq_len if seq_len is not None else min(ours.context or LONGEST, LONGEST)
-        source = Text(text, dataset, tokens=max(1, steps) * batch_size * length)
-        read = _reader(source, ours, seq_len=length, batch_size=batch_size)
-        with _kept_if_begun(training, asked), DistilProgress(steps) as progress:
-            curve = distil(
-                ours.model,
-                theirs.model,
-                read,
-                pairs={r.block: r.stands_for for r in record.replacements if r.block is not None},
-                steps=steps,
-                parameters=parameters,
-                learning_rate=learning_rate,
-                hidden=hidden,
-                kl=kl,
-                lm=lm,
-                folder=training,
-                save_every=save_every,
-                resume=resume,
-                progress=progress.advance,
-            )
-            done = _described(curve, asked, teacher, text or dataset, length, _count(ours.model, parameters))
-            record = replace(record, distilled=done)
-            _save(folder, ours, record, curve)
+        loaded = _load(asked, record, device)
+        with DistilProgress(steps) as progress:
+            run = partial(distil, save_every=save_every, resume=resume, progress=progress.advance)
+            record = _train(folder, training, asked, record, goal, *loaded, before, run)
     shutil.rmtree(training)
-    return Distilled(Path(out), record, curve[0], curve[-1])
+    return Distilled(Path(out), record)
 
 
-def _check(train: str, batch_size: int, text: str | None, dataset: str | None) -> None:
+def _train(
+    folder: Path,
+    training: Path,
+    asked: Settings,
+    record: Record,
+    goal: _Goal,
+    ours: Pretrained,
+    theirs: Pretrained,
+    before: Losses | None,
+    run: Callable[..., list[DistilLoss]],
+) -> Record:
+    """Train, measure before and after it, and save what came of it to `folder`; the new record."""
+    length = asked.seq_len if asked.seq_len is not None else min(ours.context or LONGEST, LONGEST)
+    read, first = _reader(asked, ours, length)
+    losses = partial(measure, ours.model, theirs.model, first, goal.pairs, goal.weights)
+    before = before or losses()
+    with kept_if_begun(training, asked, before):
+        curve = run(
+            ours.model,
+            theirs.model,
+            read,
+            pairs=goal.pairs,
+            **asdict(goal.weights),
+            parameters=goal.parameters,
+            steps=asked.steps,
+            learning_rate=asked.learning_rate,
+            folder=training,
+        )
+        about: dict[str, Any] = {"seq_len": length, "trained_parameters": _count(ours.model, goal.parameters)}
+        about |= {"tokens": sum(loss.tokens for loss in curve), "before": before, "after": losses()}
+        record = replace(record, distilled=_described(asked) | about)
+        _save(folder, ours, record, curve)
+    return record
+
+
+def _peak(learning_rate: float | None, train: str) -> float:
     if train not in LEARNING_RATES:
         raise LinscoreError(f"--train {train!r} is unknown: choose {' or '.join(LEARNING_RATES)}")
-    if batch_size < 1:
-        raise LinscoreError(f"--batch-size is {batch_size}: give 1 or more")
-    if text is None and dataset is None:
+    return LEARNING_RATES[train] if learning_rate is None else learning_rate
+
+
+def _check(asked: Settings, save_every: int) -> None:
+    """What can be found out before any model is loaded."""
+    counts = (("steps", asked.steps, 1), ("batch-size", asked.batch_size, 1), ("save-every", save_every, 1))
+    for option, value, least in (*counts, ("seq-len", 2 if asked.seq_len is None else asked.seq_len, 2)):
+        if value < least:
+            raise LinscoreError(f"--{option} is {value}: give {least} or more")
+    if not (math.isfinite(asked.learning_rate) and asked.learning_rate > 0):
+        raise LinscoreError(f"--learning-rate is {asked.learning_rate}: give a number above 0")
+    if asked.text is None and asked.dataset is None:
         raise LinscoreError("there is no text to train on: give --text PATH or --dataset NAME")
-    Text(text, dataset).check()
+    Text(asked.text, asked.dataset).check()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise LinscoreError("linscore distil runs in one process: call linscore.distil from several")
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """What is trained, and on which losses."""
+
+    parameters: list[str] | None  # names; None: everything
+    pairs: dict[int, int]  # block of the student to the block of the teacher whose output is to be met
+    weights: Weights
+
+
+def _goal(record: Record, asked: Settings) -> _Goal:
+    pairs = {one.block: one.stands_for for one in record.replacements if one.block is not None}
+    return _Goal(_parameters(record, asked.train), *wanted(pairs, asked.hidden, asked.kl, asked.lm))
 
 
 def _parameters(record: Record, train: str) -> list[str] | None:
@@ -148,85 +210,35 @@ def _parameters(record: Record, train: str) -> list[str] | None:
     return names
 
 
-def _check_resumption(training: Path, asked: dict[str, Any], resume: bool) -> None:
-    """Makes sure that a run is there to go on with if, and only if, that is asked, and that it is the same run."""
-    if training.exists() and not resume:
-        raise LinscoreError(f"{training} holds a run that was interrupted: give --resume, or remove it to start again")
-    if not resume:
-        return
-    if not (training / SETTINGS).is_file():
-        raise LinscoreError(f"{training} holds no run to go on with: leave out --resume")
-    try:
-        begun = json.loads((training / SETTINGS).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LinscoreError(f"{training / SETTINGS} is damaged: remove {training} and start again") from error
-    other = next((key for key in asked if begun.get(key) != asked[key]), None)
-    if other is not None:
-        option = f"--{other.replace('_', '-')}" if other != "student" else "the student"
-        raise LinscoreError(
-            f"{training} was begun with {option} {begun.get(other)}, not {asked[other]}: give the same, or remove it"
-        )
-
-
-def _load(student: str, teacher: str, dtype: str, device: str) -> tuple[Pretrained, Pretrained]:
+def _load(asked: Settings, record: Record, device: str) -> tuple[Pretrained, Pretrained]:
     """Both models; the student in its own dtype, which it is to be saved in."""
-    ours, theirs = load_pretrained(student, device=device), load_pretrained(teacher, dtype=dtype, device=device)
+    student, teacher = asked.student, asked.teacher
+    ours, theirs = load_pretrained(student, device=device), load_pretrained(teacher, dtype=asked.dtype, device=device)
     if ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab():
         raise LinscoreError(f"{student} and {teacher} have different vocabularies: give the student's own --teacher")
+    depth = len(find_decoder(theirs.model).blocks)
+    if depth != record.depth_before:
+        raise LinscoreError(
+            f"{teacher} has {depth} blocks, and {student} was cut from a model of {record.depth_before}: give that one "
+            "as --teacher"
+        )
     return ours, theirs
 
 
-def _reader(source: Text, loaded: Pretrained, **shape: int) -> Callable[[], Iterable[dict[str, Tensor]]]:
-    """A function that gives the batches from the start, each time; the first one is tried here and now."""
-    if source.path == "-":  # can be read only once
-        held = list(source.batches(loaded, folds=1, **shape))
-        return lambda: held
-    next(source.batches(loaded, folds=1, **shape))
-    return lambda: source.batches(loaded, folds=1, **shape)
+def _reader(asked: Settings, ours: Pretrained, length: int) -> tuple[Callable[[], Iterable[Batch]], list[Batch]]:
+    """A function that gives the batches from the start, each time, and the first of them, which are measured."""
+    source = Text(asked.text, asked.dataset, tokens=asked.steps * asked.batch_size * length)
+    read = partial(source.batches, ours, folds=1, seq_len=length, batch_size=asked.batch_size)
+    if asked.text == "-":  # can be read only once
+        held: list[Batch] = list(read())
+        return lambda: held, held[:MEASURED]
+    return read, list(islice(read(), MEASURED))
 
 
-@contextmanager
-def _kept_if_begun(training: Path, asked: dict[str, Any]) -> Iterator[None]:
-    """The folder of a run; after an error it is left only where there is a checkpoint to go on from."""
-    training.mkdir(parents=True, exist_ok=True)
-    (training / SETTINGS).write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
-    try:
-        yield
-    except BaseException as error:
-        if not list(training.glob("step_*")):
-            shutil.rmtree(training)
-        elif isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"interrupted: go on with --resume from the last checkpoint in {training}") from error
-        raise
-
-
-def _described(
-    curve: list[DistilLoss],
-    asked: dict[str, Any],
-    teacher: str,
-    text: str | None,
-    seq_len: int,
-    trained: int,
-) -> dict[str, Any]:
-    """What the record says about the training; losses are means over the first and the last tenth of the steps."""
-    tenth = max(1, len(curve) // 10)
-    settings = {key: value for key, value in asked.items() if key not in ("student", "dataset")}
-    return {
-        **settings,
-        "teacher": teacher,
-        "text": text,
-        "seq_len": seq_len,
-        "tokens": sum(loss.tokens for loss in curve),
-        "trained_parameters": trained,
-        "first": _mean(curve[:tenth]),
-        "last": _mean(curve[-tenth:]),
-    }
-
-
-def _mean(losses: list[DistilLoss]) -> dict[str, float | None]:
-    rows = [asdict(loss) for loss in losses]
-    names = ("loss", "hidden", "kl", "lm")
-    return {n: None if rows[0][n] is None else sum(row[n] for row in rows) / len(rows) for n in names}
+def _described(asked: Settings) -> dict[str, Any]:
+    """What the record says about the options, by the names that they were given."""
+    settings = {key: value for key, value in asdict(asked).items() if key not in ("student", "dataset")}
+    return settings | {"text": asked.text or asked.dataset}
 
 
 def _count(model: nn.Module, parameters: list[str] | None) -> int:

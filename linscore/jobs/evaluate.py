@@ -16,7 +16,7 @@ from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import TextLoss, next_token_losses, text_loss
 from linscore.evaluation.result import Evaluation
 from linscore.evaluation.tasks import LoadedTasks, load_tasks, run_tasks
-from linscore.pretrained import Pretrained, choose_device, load_pretrained
+from linscore.pretrained import Pretrained, choose_device, load_pretrained, read_context
 from linscore.progress import TokenProgress
 from linscore.surgery.record import RECORD, Record
 from linscore.texts import BATCH_TOKENS, DATASET_TOKENS, LONGEST, Text
@@ -25,7 +25,7 @@ __all__ = ["run_evaluate"]
 
 WARM_UP = 128  # tokens: first calls choose kernels and reserve memory
 MIB = 2**20
-_FORMS = {"drop": "dropped", "linearize": "linearized", "fuse": "fused"}
+_FORMS = {"dropped": "dropped", "fused": "fused", "linear": "linearized"}
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def run_evaluate(
     if tasks is None:
         _refuse(of_tasks, "tasks", "--tasks")
     forms = [_form(model) for model in models]
+    for model in models:  # before the first of them takes its time
+        _check_window(model, read_context(model), window)
     loaded = None
     if tasks is not None:
         loaded = load_tasks(_names(tasks), task_data=_files(task_data), include_path=include_path)
@@ -130,7 +132,9 @@ def _form(model: str) -> str:
     if not (Path(model) / RECORD).is_file():
         return "original"
     record = Record.load(model)
-    return _FORMS[record.operation] if record.distilled is None else "distilled"
+    if record.distilled is not None:
+        return "distilled"
+    return " + ".join(_FORMS[form] for form in sorted({one.form for one in record.replacements}))
 
 
 def _evaluate(name: str, form: str, options: _Options) -> Evaluation:
@@ -158,11 +162,12 @@ def _evaluate(name: str, form: str, options: _Options) -> Evaluation:
     return Evaluation(model=name, form=form, **figures, seconds=time.perf_counter() - begin)
 
 
+def _check_window(model: str, context: int, window: int | None) -> None:
+    if window is not None and 0 < context < window:
+        raise LinscoreError(f"--window {window} is longer than the context of {model}, {context} tokens: give less")
+
+
 def _window(loaded: Pretrained, options: _Options) -> tuple[int, int]:
-    if options.window is not None and 0 < loaded.context < options.window:
-        raise LinscoreError(
-            f"--window {options.window} is longer than the context of {loaded.name}, {loaded.context} tokens: give less"
-        )
     window = options.window if options.window is not None else min(loaded.context or LONGEST, LONGEST)
     return window, options.stride if options.stride is not None else max(1, window // 2)
 

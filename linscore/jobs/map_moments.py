@@ -17,13 +17,6 @@ from linscore.pretrained import Pretrained
 from linscore.report import MOMENTS, Report
 from linscore.spans import Span
 
-# What can stand for what, the best first: the output's moments follow from those of the intermediate activation.
-FORMS = {
-    "auto": ("intermediate", "output"),
-    "intermediate": ("intermediate",),
-    "output": ("output", "intermediate"),
-}
-
 
 @dataclass(frozen=True)
 class MapMoments:

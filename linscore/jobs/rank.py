@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
+from linscore.errors import LinscoreError
+from linscore.evaluation.perplexity import perplexity
 from linscore.jobs.choose import check_belongs
 from linscore.pretrained import load_pretrained
 from linscore.progress import watched
@@ -33,6 +33,8 @@ def run_rank(
     """
     report = Report.load(folder)
     if by != PERPLEXITY:
+        if (text, dataset, tokens) != (None, None, None):
+            raise LinscoreError(f"--text, --dataset and --tokens belong to --by {PERPLEXITY}: leave them out")
         return {one.span: getattr(one, by) for one in rank(report, by, span=span)}
     source = Text(text, dataset, tokens)
     source.check()
@@ -41,4 +43,4 @@ def run_rank(
     batches = watched(source.batches(loaded), source.expected_tokens(loaded.tokenizer), "measuring")
     losses = losses_without(loaded.model, batches, span)
     order = sorted((loss, one) for one, loss in losses.items() if one is not None)
-    return {one: math.exp(loss) for loss, one in order}
+    return {one: perplexity(loss) for loss, one in order}

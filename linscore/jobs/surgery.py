@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
 from linscore.jobs.choose import Wanted, check_belongs
-from linscore.jobs.map_moments import FORMS, MapMoments, find_moments, name_of
+from linscore.jobs.map_moments import MapMoments, find_moments, name_of
 from linscore.maps import FittedMap, fit_block_map
 from linscore.pretrained import Pretrained, load_pretrained
 from linscore.projection import find_projection
@@ -21,7 +21,7 @@ from linscore.score import versions
 from linscore.spans import Span, runs
 from linscore.surgery.checkpoint import new_folder, save_checkpoint
 from linscore.surgery.drop import drop
-from linscore.surgery.fuse import Fusion, On, fit_fusion, fuse, projection_before
+from linscore.surgery.fuse import FORMS, Fusion, On, fit_fusion, fuse
 from linscore.surgery.linearize import block_costs, linearize
 from linscore.surgery.record import Record, Replacement
 
@@ -52,7 +52,7 @@ def run_prune(model: str, *, out: str, dtype: str = "auto", device: str = "auto"
     Raises:
         LinscoreError: for any input that cannot be used, and when `out` exists; nothing is written then.
     """
-    ask = Wanted(**wanted)
+    ask = Wanted(fits=False, **wanted)
     return _run(model, "drop", out, ask, dtype, device, lambda loaded, spans: _dropped(loaded.model, spans))
 
 
@@ -84,7 +84,7 @@ def run_linearize(
         maps = {span: fit_block_map(source.moments[name_of(span)], **options) for span in spans}
         return _replaced(loaded.model, {}, maps, {}, source)
 
-    return _run(model, "linearize", out, ask, dtype, device, operate)
+    return _run(model, "linearize", out, ask, dtype, device, operate, say)
 
 
 def run_fuse(
@@ -120,7 +120,7 @@ def run_fuse(
         maps = {span: fit_block_map(source.moments[name_of(span)], ridge=_ridge(ridge)) for span in reasons}
         return _replaced(loaded.model, fusions, maps, reasons, source)
 
-    return _run(model, "fuse", out, ask, dtype, device, operate)
+    return _run(model, "fuse", out, ask, dtype, device, operate, say)
 
 
 def _run(
@@ -131,6 +131,7 @@ def _run(
     dtype: str,
     device: str,
     operate: Callable[[Pretrained, Sequence[Span]], Result],
+    say: Say = lambda _line: None,
 ) -> Cut:
     with new_folder(out) as folder:
         report = ask.check()
@@ -139,8 +140,10 @@ def _run(
             check_belongs(report, loaded)
         choice = None if ask.number is None else ask.choose(loaded, report)
         result = operate(loaded, ask.named() if choice is None else choice.spans)
+        _warn(result.replacements, say)
         if dtype == "auto" and loaded.stored is torch.float16:  # which a CPU has loaded as float32
             result.model.half()
+        _check_finite(result.model)
         record = Record(
             operation=operation,
             model=name,
@@ -152,6 +155,21 @@ def _run(
         )
         save_checkpoint(folder, result.model, loaded.tokenizer, record)
     return Cut(Path(out), record)
+
+
+def _warn(replacements: Sequence[Replacement], say: Say) -> None:
+    """Point out maps that are worse than none."""
+    for one in replacements:
+        missed = (one.fit or {}).get("error_heldout")
+        if missed is not None and missed >= 1:
+            say(f"warning: on unseen text the map for block {one.span} is worse than none: give more text")
+
+
+def _check_finite(model: PreTrainedModel) -> None:
+    """Raises LinscoreError for weights that are NaN, or beyond 16 bits."""
+    spoilt = next((name for name, parameter in model.named_parameters() if not parameter.isfinite().all()), None)
+    if spoilt is not None:
+        raise LinscoreError(f"{spoilt} would not be finite: give --dtype float32, or check the model's weights")
 
 
 def _dropped(model: PreTrainedModel, spans: Sequence[Span]) -> Result:
@@ -188,19 +206,15 @@ def _replaced(
 
 def _cannot_be_fused(model: PreTrainedModel, spans: Sequence[Span], auto: bool) -> dict[Span, str]:
     """Why some of these spans cannot be fused; without `auto` the first reason is an error."""
-    reasons = {span: _why_not(model, span) for span in spans}
-    found = {span: reason for span, reason in reasons.items() if reason is not None}
-    if found and not auto:
-        raise LinscoreError(f"{next(iter(found.values()))} (or give --auto for a linear block there)")
-    return found
-
-
-def _why_not(model: PreTrainedModel, span: Span) -> str | None:
+    decoder = find_decoder(model)
+    reasons = {span: "block 0 has no MLP before it" for span in spans if span.first == 0}
     try:
-        projection_before(find_decoder(model), span)
+        find_projection(decoder)
     except LinscoreError as error:
-        return str(error)
-    return None
+        reasons = dict.fromkeys(spans, str(error))
+    if reasons and not auto:
+        raise LinscoreError(f"{next(iter(reasons.values()))}; give --auto for a linear block there")
+    return reasons
 
 
 def _index_after(index: int, gone: Sequence[int]) -> int:

@@ -15,6 +15,8 @@ from linscore.surgery.record import RECORD, Record
 
 __all__ = ["new_folder", "save_checkpoint"]
 
+PUBLIC = 0o666  # of a file, before the umask, which the folder's own mode shows
+
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
@@ -38,6 +40,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         path.parent.mkdir(parents=True, exist_ok=True)
+        for file in filter(Path.is_file, folder.iterdir()):  # safetensors come out closed to other users
+            file.chmod(PUBLIC & folder.stat().st_mode)
         folder.rename(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 from linscore.collect import Batch
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
+from linscore.evaluation.perplexity import perplexity
 from linscore.rank import rank
 from linscore.report import Report
 from linscore.score import score
@@ -58,7 +58,7 @@ def choose_from(report: Report, count: int, *, by: str = BY, span: int = 1) -> C
 
 def choose(
     model: PreTrainedModel,
-    batches: Callable[[], Iterable[Batch]],
+    batches: Iterable[Batch] | Callable[[], Iterable[Batch]],
     count: int,
     *,
     by: str = BY,
@@ -69,7 +69,7 @@ def choose(
 
     Args:
         model: a decoder of transformers.
-        batches: called for each pass over the text (see `score`).
+        batches: as `score` takes them, read once for each pass; or a function that gives them anew each time.
         count: how many blocks go.
         by: any figure of a block, or "perplexity" with the span left out.
         span: how many consecutive blocks are taken, and measured, together.
@@ -78,15 +78,16 @@ def choose(
     Raises:
         LinscoreError: as `score`, `drop` and `choose_from`.
     """
+    read = batches if callable(batches) else lambda: batches
     if not sequential:
-        return _choice(_first(_measured(model, batches(), by, span), count, span, by), by)
+        return _choice(_first(_measured(model, read(), by, span), count, span, by), by)
     left = list(range(len(find_decoder(model).blocks)))
     gone: list[int] = []
     figures: dict[str, float] = {}
     _check_count(count, span, len(left), by)
     while len(gone) < count:
         cut = drop(model, gone) if gone else model
-        ((found, figure),) = _first(_measured(cut, batches(), by, span), span, span, by).items()
+        ((found, figure),) = _first(_measured(cut, read(), by, span), span, span, by).items()
         taken = [left[index] for index in found.blocks]
         figures[",".join(map(str, runs(taken)))] = figure
         gone += taken
@@ -96,8 +97,7 @@ def choose(
 
 def losses_without(model: PreTrainedModel, batches: Iterable[Batch], span: int = 1) -> dict[Span | None, float]:
     """Loss in nats per token with each span of `span` consecutive blocks left out, and with none of them (None)."""
-    depth = len(find_decoder(model).blocks)
-    return left_out_losses(model, batches, [Span(first, first + span - 1) for first in range(depth - span + 1)])
+    return left_out_losses(model, batches, _spans(len(find_decoder(model).blocks), span))
 
 
 def _measured(model: PreTrainedModel, batches: Iterable[Batch], by: str, span: int) -> dict[Span, float]:
@@ -105,10 +105,16 @@ def _measured(model: PreTrainedModel, batches: Iterable[Batch], by: str, span: i
     if by == PERPLEXITY:
         losses = losses_without(model, batches, span)
         order = sorted((loss, key) for key, loss in losses.items() if key is not None)
-        return {key: math.exp(loss) for loss, key in order}
-    depth = len(find_decoder(model).blocks)
-    spans = [Span(first, first + span - 1) for first in range(depth - span + 1)] if span > 1 else []
+        return {key: perplexity(loss) for loss, key in order}
+    spans = _spans(len(find_decoder(model).blocks), span)
     return _ranked(score(model, batches, spans=spans), by, span)
+
+
+def _spans(depth: int, length: int) -> list[Span]:
+    """All spans of `length` blocks."""
+    if not 1 <= length <= depth:
+        raise LinscoreError(f"spans of {length} blocks cannot be had of {depth}: give a length from 1 to {depth}")
+    return [Span(first, first + length - 1) for first in range(depth - length + 1)]
 
 
 def _ranked(report: Report, by: str, span: int) -> dict[Span, float]:

@@ -30,6 +30,12 @@ from linscore.spans import Span
 from linscore.surgery.drop import drop
 
 On = Literal["auto", "intermediate", "output"]
+# What can stand for what, the best first: the output's moments follow from those of the intermediate activation.
+FORMS = {
+    "auto": ("intermediate", "output"),
+    "intermediate": ("intermediate",),
+    "output": ("output", "intermediate"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,18 @@ def fit_fusion(
         span: the blocks that go; not the first, which has no MLP before it.
         moments: what `score(…, fuse=…)` or `fuse_output=…` collected: "fuse.SPAN.intermediate" or "fuse.SPAN.output".
         on: which of both forms; "auto" takes the intermediate one, which is better, where its moments are there.
-        ridge: as in `fit_block_map`; "auto" is none where only one fold has rows.
+        ridge: as in `fit_block_map`.
 
     Raises:
         LinscoreError: where there are no such moments, or no projection that could take the map.
     """
+    if on not in FORMS:
+        raise LinscoreError(f"unknown form {on!r}: choose one of {', '.join(FORMS)}")
     span = Span(span, span) if isinstance(span, int) else span
     decoder = find_decoder(model)
     projection = projection_before(decoder, span)
     form = _form(span, moments, on)
     regression = _regression(projection, span, moments, form)
-    if ridge == "auto" and not regression.splits:
-        ridge = None
     fitted = fit(regression, ridge=ridge)
     return _fusion(projection, fitted, form)
 
@@ -110,17 +116,15 @@ def projection_before(decoder: Decoder, span: Span) -> nn.Module:
         raise LinscoreError(f"{decoder.name} has no blocks {span}: choose from 0 to {len(decoder.blocks) - 1}")
     path = find_projection(decoder)
     if span.first == 0:
-        raise LinscoreError("block 0 has no MLP before it that could stand for it: drop or linearize it instead")
+        raise LinscoreError("block 0 has no MLP before it that could stand for it: drop it, or linearize it")
     return decoder.blocks[span.first - 1].get_submodule(path)
 
 
 def _form(span: Span, moments: Mapping[str, Moments], on: On) -> str:
     """Which of the two forms the moments allow."""
-    there = [form for form in ("intermediate", "output") if f"fuse.{span}.{form}" in moments]
-    if on == "output" and there:
-        return on
-    if on in there or (on == "auto" and there):
-        return there[0]
+    there = [form for form in FORMS[on] if f"fuse.{span}.{form}" in moments]
+    if there:
+        return there[0] if on == "auto" else on
     raise LinscoreError(
         f"these moments hold nothing to fuse blocks {span} by: collect them with `linscore score --for "
         f"{'fuse-output' if on == 'output' else 'fuse'}{',spans' if span.first < span.last else ''}`, or give a text "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -50,4 +51,7 @@ def left_out_losses(
                     totals[span] += float(next_token_losses(model, rows).double().sum())
     if tokens == 0:
         raise LinscoreError("the batches hold no token to predict: give a longer text")
-    return {span: total / tokens for span, total in totals.items()}
+    if not math.isfinite(totals[None]):
+        raise LinscoreError(f"{decoder.name} predicts NaN or infinity on this text: check its weights")
+    # NaN has no place in an order.
+    return {span: total / tokens if math.isfinite(total) else math.inf for span, total in totals.items()}

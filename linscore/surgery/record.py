@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args
 
 from linscore.errors import LinscoreError
 from linscore.spans import Span
 
 RECORD = "linscore.json"
+
+T = TypeVar("T")
+Operation = Literal["drop", "linearize", "fuse"]
+Form = Literal["dropped", "linear", "fused"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class Replacement:
     """What became of one span of the original model's blocks."""
 
     span: str  # "3" or "3-5", see `Span`
-    form: Literal["dropped", "linear", "fused"]
+    form: Form
     block: int | None  # block of the cut model whose output stands for what left the span; None: its embeddings
     parameters: list[str] = field(default_factory=list)  # of the cut model, that stand for the span
     fit: dict[str, Any] | None = None  # how its map was fitted, with which errors
@@ -58,7 +64,7 @@ def _fit_parts(fit: dict[str, Any]) -> list[str]:
 class Record:
     """The content of `linscore.json`."""
 
-    operation: Literal["drop", "linearize", "fuse"]
+    operation: Operation
     model: str  # Hub name or folder of the original
     replacements: list[Replacement]
     depth_before: int
@@ -102,6 +108,38 @@ class Record:
             raise LinscoreError(f"no {RECORD} in {folder}: give a model that prune, linearize or fuse has saved")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            return Record(**{**data, "replacements": [Replacement(**one) for one in data["replacements"]]})
-        except (ValueError, TypeError, KeyError) as error:
+            record = _checked(Record(**data), _RECORD)
+            replacements = [_checked(Replacement(**one), _OF_SPAN) for one in data["replacements"]]
+            return replace(record, replacements=replacements)
+        except (ValueError, TypeError) as error:
             raise LinscoreError(f"{path} is damaged: cut the model again") from error
+
+
+def _is(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) in kinds  # exactly: True is an int too
+
+
+_OF_SPAN: dict[str, Callable[[Any], bool]] = {
+    "span": lambda value: type(value) is str and Span.parse(value) is not None,
+    "form": lambda value: value in get_args(Form),
+    "block": _is(int, NoneType),
+    "parameters": lambda value: type(value) is list and all(type(name) is str for name in value),
+    "fit": _is(dict, NoneType),
+    "reason": _is(str, NoneType),
+}
+_RECORD: dict[str, Callable[[Any], bool]] = {
+    "operation": lambda value: value in get_args(Operation),
+    "model": _is(str),
+    "replacements": _is(list),
+    **{f"{what}{when}": _is(int) for what in ("depth", "parameters", "flops_per_token") for when in ("_before", "")},
+    **dict.fromkeys(("choice", "moments", "distilled"), _is(dict, NoneType)),
+    "versions": _is(dict),
+}
+
+
+def _checked(one: T, checks: dict[str, Callable[[Any], bool]]) -> T:
+    """`one`, whose fields are what JSON should have given."""
+    for name, fits in checks.items():
+        if not fits(getattr(one, name)):
+            raise TypeError(f"{name} is {getattr(one, name)!r}")
+    return one

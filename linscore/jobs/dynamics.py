@@ -1,0 +1,254 @@
+"""The job of `linscore dynamics`: a series of checkpoints, scored one after the other on the same tokens.
+
+OUT/dynamics.json       the series so far (see `linscore.dynamics`), written after every checkpoint
+OUT/STEP/report.json    all figures of one checkpoint; its moments are not kept
+OUT/dynamics.png        the picture, at the end
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from linscore.decoders import find_decoder
+from linscore.dynamics import Checkpoint, Dynamics, ScoredCheckpoint
+from linscore.errors import Interrupted, LinscoreError
+from linscore.jobs.checkpoint_series import checkpoint_series, modified
+from linscore.plots import plot_dynamics
+from linscore.pretrained import Pretrained, load_pretrained
+from linscore.progress import TokenProgress
+from linscore.report import REPORT, Report, prepare_folder
+from linscore.score import score
+from linscore.texts import Text
+
+__all__ = ["run_dynamics"]
+
+SERIES, PICTURE = "dynamics.json", "dynamics.png"
+
+
+def run_dynamics(
+    checkpoints: Sequence[str],
+    *,
+    revisions: str | None = None,
+    text: str | None = None,
+    dataset: str | None = None,
+    tokens: int | None = None,
+    seq_len: int | None = None,
+    batch_size: int | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    out: str,
+) -> Dynamics:
+    """Score a series of checkpoints; the arguments are those of `linscore dynamics`.
+
+    What `out` holds of the same series already is not scored again: after an interruption, or with more checkpoints,
+    the command is simply repeated. Spectra are left out of the reports.
+
+    Args:
+        checkpoints: see `checkpoint_series`; `revisions` too.
+        revisions: branches or tags of a single Hub name, separated by commas.
+        text: as `read_documents` takes it; where neither it nor `dataset` is given, the built-in text.
+        dataset: as `read_dataset` takes it, in place of `text`.
+        tokens: stop after so many [all; 1,000,000 of a dataset].
+        seq_len: tokens in a sequence [the model's context, at most 2,048].
+        batch_size: sequences in a batch [4,096 tokens; GPU 16,384].
+        dtype: see `load_pretrained`.
+        device: see `load_pretrained`.
+        out: a new folder, or that of the same series.
+
+    Returns:
+        Everything that `out` then holds: what was there and not asked for now, then `checkpoints` as given.
+
+    Raises:
+        LinscoreError: for any input that cannot be used, or a checkpoint that differs from the first in vocabulary,
+            depth, width or tokens. What was scored before stays in `out`.
+        Interrupted: by Ctrl-C; what is done is kept.
+    """
+    series = checkpoint_series(checkpoints, revisions)
+    source = Text(text, dataset, tokens)
+    source.check()
+    if text == "-" and len(series) > 1:
+        raise LinscoreError("--text - can be read only once: give a file to score several checkpoints")
+    settings = {"text": text, "dataset": dataset, "tokens": tokens, "seq_len": seq_len, "batch_size": batch_size}
+    job = _Job(Path(out), source, settings | {"dtype": dtype, "device": device})
+    job.resume(series)
+    try:
+        for checkpoint in series:
+            job.score(checkpoint)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted, {out} keeps the checkpoints that are done: repeat the command") from None
+    return job.finish(series)
+
+
+class _Job:
+    """The folder of a series, what it holds so far, and how a checkpoint is scored."""
+
+    def __init__(self, out: Path, source: Text, settings: dict[str, Any]) -> None:
+        self.out, self.source, self.settings = out, source, settings
+        self.dynamics: Dynamics | None = None
+
+    def resume(self, series: Sequence[Checkpoint]) -> None:
+        """Read what the folder holds of the series, or make it.
+
+        Raises:
+            LinscoreError: when it holds something else.
+        """
+        prepare_folder(self.out)
+        if (self.out / SERIES).exists():
+            self.dynamics = Dynamics.load(self.out / SERIES)
+            _check_settings(self.settings, self.dynamics.settings, self.out)
+        elif foreign := [path.name for path in self.out.iterdir() if not path.name.startswith(".")]:
+            raise LinscoreError(f"{self.out} holds {foreign[0]} but no {SERIES}: give --out a new folder")
+        for checkpoint in series:
+            self._check_place(checkpoint)
+
+    def score(self, checkpoint: Checkpoint) -> None:
+        """Score one checkpoint and save the longer series, unless that was done before."""
+        path = self._report(checkpoint)
+        before = [] if self.dynamics is None else self.dynamics.scored
+        if path.is_file() and any(one.checkpoint == checkpoint for one in before):
+            return
+        when = modified(checkpoint)
+        longer, report = self._scored(checkpoint)
+        _check_tokens(checkpoint, longer, self.dynamics)
+        others = [one for one in before if one.checkpoint != checkpoint]
+        self.dynamics = replace(longer, scored=[*others, ScoredCheckpoint.of(checkpoint, when, report)])
+        # In this order: a report that the series does not list would not be known as its own.
+        self._write(self.dynamics)
+        path.parent.mkdir(exist_ok=True)
+        with _whole(path) as new:
+            new.write_text(report.to_json(), encoding="utf-8")
+        gc.collect()  # models hold themselves in cycles
+        torch.cuda.empty_cache()
+
+    def finish(self, series: Sequence[Checkpoint]) -> Dynamics:
+        """Put the series in order, and draw it."""
+        assert self.dynamics is not None  # a series has a checkpoint
+        place = {checkpoint: number for number, checkpoint in enumerate(series)}
+        scored = sorted(self.dynamics.scored, key=lambda one: place.get(one.checkpoint, -1))
+        dynamics = replace(self.dynamics, scored=scored)
+        self._write(dynamics)
+        with _whole(self.out / PICTURE) as new:
+            plot_dynamics(dynamics, new)
+        return dynamics
+
+    def _scored(self, checkpoint: Checkpoint) -> tuple[Dynamics, Report]:
+        """The report, and what a series with nothing in it would say beside it."""
+        where = {"dtype": self.settings["dtype"], "device": self.settings["device"]}
+        loaded = load_pretrained(checkpoint.name, **where, revision=checkpoint.revision)
+        vocabulary = _vocabulary_digest(loaded.tokenizer)
+        _check_model(checkpoint, loaded, vocabulary, self.dynamics)
+        report, digest = self._pass(checkpoint, loaded)
+        series = Dynamics(
+            scored=[],
+            text=str(self.source),
+            tokens=report.tokens + report.nonfinite_rows,
+            token_digest=digest,
+            vocabulary_digest=vocabulary,
+            depth=report.depth,
+            width=report.width,
+            settings=self.settings,
+            versions=report.versions,
+        )
+        return series, report
+
+    def _pass(self, checkpoint: Checkpoint, loaded: Pretrained) -> tuple[Report, str]:
+        """The report, and the digest of the tokens that were scored."""
+        digest = hashlib.sha256()
+        cut = {"seq_len": self.settings["seq_len"], "batch_size": self.settings["batch_size"]}
+        with TokenProgress(self.source.expected_tokens(loaded.tokenizer), f"step {checkpoint.step:,}") as progress:
+            report = score(
+                loaded.model,
+                _digested(self.source.batches(loaded, **cut), digest.update),
+                spectra=False,
+                name=str(checkpoint),
+                text=str(self.source),
+                progress=progress.advance,
+            )
+        return report, digest.hexdigest()
+
+    def _check_place(self, checkpoint: Checkpoint) -> None:
+        """Whether the folder of a step is free, or holds this checkpoint as it is now."""
+        known = {} if self.dynamics is None else {one.checkpoint.step: one for one in self.dynamics.scored}
+        folder, there = self._report(checkpoint).parent, known.get(checkpoint.step)
+        if there is None and folder.exists():
+            raise LinscoreError(f"{folder} exists, but {SERIES} does not list it: move it, or give another --out")
+        if there is not None and there.checkpoint != checkpoint:
+            raise LinscoreError(
+                f"step {checkpoint.step} of the series in {self.out} is {there.checkpoint}, not {checkpoint}: give "
+                "another --out"
+            )
+        if there is not None and there.modified != modified(checkpoint):
+            raise LinscoreError(f"the weights of {checkpoint} changed since it was scored: give another --out")
+
+    def _report(self, checkpoint: Checkpoint) -> Path:
+        return self.out / str(checkpoint.step) / REPORT
+
+    def _write(self, dynamics: Dynamics) -> None:
+        with _whole(self.out / SERIES) as new:
+            new.write_text(dynamics.to_json(), encoding="utf-8")
+
+
+def _check_settings(settings: dict[str, Any], before: dict[str, Any], out: Path) -> None:
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise LinscoreError(
+                f"the series in {out} was scored with {_option(name, before.get(name))}, not {_option(name, value)}: "
+                "give the same, or another --out"
+            )
+
+
+def _option(name: str, value: object) -> str:
+    option = f"--{name.replace('_', '-')}"
+    return f"no {option}" if value is None else f"{option} {value}"
+
+
+def _check_model(checkpoint: Checkpoint, loaded: Pretrained, vocabulary: str, series: Dynamics | None) -> None:
+    if series is None:
+        return
+    decoder, first = find_decoder(loaded.model), series.scored[0].checkpoint
+    sizes = {"depth": (len(decoder.blocks), series.depth), "width": (decoder.width, series.width)}
+    for what, (found, before) in sizes.items():
+        if found != before:
+            raise LinscoreError(f"{checkpoint} has {what} {found}, {first} {before}: give checkpoints of one model")
+    if vocabulary != series.vocabulary_digest:
+        raise LinscoreError(f"{checkpoint} has another vocabulary than {first}: give checkpoints of one model")
+
+
+def _check_tokens(checkpoint: Checkpoint, found: Dynamics, series: Dynamics | None) -> None:
+    if series is not None and found.token_digest != series.token_digest:
+        raise LinscoreError(
+            f"{checkpoint} was given other tokens than {series.scored[0].checkpoint}: the text has changed, or their "
+            "tokenizers or contexts differ; give --seq-len, or another --out"
+        )
+
+
+def _vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+
+
+def _digested(batches: Iterable[dict[str, Tensor]], update: Callable[[bytes], None]) -> Iterator[dict[str, Tensor]]:
+    """The same batches, each handed to a digest on its way."""
+    for batch in batches:
+        for name in sorted(batch):
+            update(batch[name].numpy().tobytes())
+        yield batch
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the name `path` once the context is left without an error."""
+    new = path.with_name(f".{path.name}")
+    yield new
+    os.replace(new, path)
