@@ -10,7 +10,7 @@ from linscore_kernels.products import Products
 from sklearn.linear_model import Ridge
 
 from linscore import LinscoreError, Moments, block_metrics, metrics
-from linscore.maps import fit_block_map
+from linscore.maps import Regression, fit, fit_block_map
 from linscore.moments_file import load_moments, save_moments
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -230,7 +230,10 @@ def test_a_file_keeps_the_width_and_can_be_extended(tmp_path):
 
 def test_a_ridge_map_is_scikit_learns_on_standardized_features():
     x, delta = sample(400, 20, 6)
-    fitted = fit_block_map(moments_of(x, delta, precision="exact"), ridge=0.1)
+    moments = moments_of(x, delta, precision="exact")
+    with pytest.raises(LinscoreError, match="fit_fusion"):
+        fit_block_map(moments)
+    fitted = fit(Regression.of(moments), ridge=0.1)
     x64, delta64 = numpy_of(x, delta)
     scale = x64.std(0)
     oracle = Ridge(0.1 * 400).fit((x64 - x64.mean(0)) / scale, delta64).coef_.T / scale[:, None]
