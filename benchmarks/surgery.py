@@ -86,6 +86,8 @@ def forms(bench: Bench, report: linscore.Report) -> None:
     model = bench.loaded.model
     for count in COUNTS:
         blocks = sorted(choose_from(report, count).blocks)
+        if 0 in blocks:  # which cannot be fused
+            break
         spans = runs(blocks)
         moments = linscore.score(model, bench.batches(), spans=spans, fuse=spans, spectra=False).moments
         bench.add("forms", "dropped", count, blocks, linscore.drop(model, blocks))

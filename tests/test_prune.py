@@ -167,6 +167,7 @@ def test_bad_arguments_are_one_line_and_write_nothing(run, tmp_path, arguments, 
         (["--drop", "2", "--sequential"], ["--sequential", "--text"]),
         (["--drop", "2", "--by", "perplexity"], ["--by perplexity", "--text"]),
         (["--drop", "2", "--by", "beauty"], ["beauty", "linearity_heldout"]),
+        (["--drop", "2,3"], ["--moments"]),
         (["--drop", "3", "--span", "2"], ["spans of 2", "--for spans"]),
     ],
 )

@@ -74,10 +74,10 @@ class Wanted:
         ranks = self.by is not None or self.span != 1 or self.sequential
         if self.number is None:
             self.named()
-            if ranks:
+            if ranks or (self.moments is not None and not self.fits):
+                unused = "--by, --span and --sequential" if self.fits else "--moments, --by, --span and --sequential"
                 raise LinscoreError(
-                    f"{self.option} {self.blocks} names the blocks: leave out --by, --span and --sequential, or give "
-                    "a number"
+                    f"{self.option} {self.blocks} names the blocks: leave out {unused}, or give a number"
                 )
         elif self.moments is None and not self.has_text:
             raise LinscoreError(
