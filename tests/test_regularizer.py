@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from linscore.errors import LinscoreError
-from linscore.training.regularizer import LinearityRegularizer, batch_linearity
+from linscore.training.batch_linearity import batch_linearity
+from linscore.training.regularizer import LinearityRegularizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
