@@ -91,15 +91,18 @@ def fuse(model: nn.Module, fusions: Mapping[int, Fusion] | Mapping[Span, Fusion]
     """
     spans = {Span(key, key) if isinstance(key, int) else key: fusion for key, fusion in fusions.items()}
     gone = [index for span in spans for index in span.blocks]
+    whole = find_decoder(model)
     for span in spans:
         if span.first - 1 in gone:
             raise LinscoreError(
                 f"block {span.first - 1}, whose MLP would stand for {span}, goes too: fuse neighbours as one span"
             )
-        projection_before(find_decoder(model), span)
+        _check_there(whole, span)
+    path = find_projection(whole)  # by running the model: once for all spans
+    for span in spans:
+        _check_not_first(span)
     cut = drop(model, gone)
     decoder = find_decoder(cut)
-    path = find_projection(decoder)
     for span, fusion in spans.items():
         kept = span.first - 1 - sum(index < span.first for index in gone)
         _add(decoder.blocks[kept].get_submodule(path), fusion, span)
@@ -112,12 +115,20 @@ def projection_before(decoder: Decoder, span: Span) -> nn.Module:
     Raises:
         LinscoreError: if the span begins with block 0 or is not there, or the family has no such projection.
     """
+    _check_there(decoder, span)
+    path = find_projection(decoder)
+    _check_not_first(span)
+    return decoder.blocks[span.first - 1].get_submodule(path)
+
+
+def _check_there(decoder: Decoder, span: Span) -> None:
     if not 0 <= span.first <= span.last < len(decoder.blocks):
         raise LinscoreError(f"{decoder.name} has no blocks {span}: choose from 0 to {len(decoder.blocks) - 1}")
-    path = find_projection(decoder)
+
+
+def _check_not_first(span: Span) -> None:
     if span.first == 0:
         raise LinscoreError("block 0 has no MLP before it that could stand for it: drop it, or linearize it")
-    return decoder.blocks[span.first - 1].get_submodule(path)
 
 
 def _form(span: Span, moments: Mapping[str, Moments], on: On) -> str:
