@@ -23,6 +23,7 @@ setup(
         "linscore.embedded",
         "linscore.evaluation",
         "linscore.jobs",
+        "linscore.pretraining",
         "linscore.probing",
         "linscore.surgery",
         "linscore.training",
@@ -31,6 +32,7 @@ setup(
     # `kernels/` is a plain folder: a top-level package of that name would shadow the one that transformers imports.
     package_dir={"linscore_kernels": "kernels/linscore_kernels"},
     package_data={
+        "linscore.pretraining": ["configs/*.yaml"],
         "linscore.embedded": ["NOTICE", "heldout/*.txt", "model/*"],
         "linscore_kernels": ["*.json"],
     },
@@ -47,6 +49,7 @@ setup(
         "accelerate",
         "matplotlib",
         "scikit-learn",
+        "pyyaml",
     ],
     extras_require={
         "tasks": ["lm-eval>=0.4.13"],

@@ -57,6 +57,19 @@ def load_pretrained(
     return Pretrained(name, model.to(where), tokenizer, _context(config), stored)  # type: ignore[arg-type]
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hub name, a folder, or "embedded".
+
+    Raises:
+        LinscoreError: when there is none.
+    """
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(_source(name))
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise LinscoreError(f"no tokenizer {name!r}: neither a folder with one nor to be had from the Hub") from error
+
+
 def read_context(name: str) -> int:
     """The longest sequence that a model was made for, 0 where it does not say, from its configuration alone.
 

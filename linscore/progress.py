@@ -53,6 +53,24 @@ class TokenProgress(Bar):
         self._bar.advance(self._task, tokens)
 
 
+class StepProgress(Bar):
+    """Counts updates of what is called `what`, with their loss and the tokens per second."""
+
+    def __init__(self, what: str, steps: int) -> None:
+        columns = (TextColumn("step {task.completed:.0f}/{task.total}"), TextColumn("{task.fields[figures]}"))
+        super().__init__(what, steps, *columns, figures="")
+
+    def advance(self, step: int, loss: float, tokens: int) -> None:
+        """Show the loss of a step, which has read so many tokens."""
+        speed = self._bar.tasks[0].speed
+        rate = "" if speed is None else f"  {speed * tokens:,.0f} tokens/s"
+        self._bar.update(self._task, completed=step, figures=f"loss {loss:.4g}{rate}")
+
+    def say(self, line: str) -> None:
+        """Leave a line behind, also in a log file."""
+        self._bar.console.print(line, highlight=False)
+
+
 def watched(batches: Iterable[dict[str, Tensor]], total: int | None, what: str) -> Iterator[dict[str, Tensor]]:
     """The same batches, counted by a progress bar as each of them is done with."""
     with TokenProgress(total, what) as progress:

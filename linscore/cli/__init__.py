@@ -10,6 +10,7 @@ import click
 
 from linscore.cli.scoring import bench, doctor, rank, score
 from linscore.cli.surgery import distil, evaluate, fuse, linearize, prune
+from linscore.cli.training import train
 from linscore.cli.watching import dynamics, probe
 from linscore.errors import Interrupted, LinscoreError
 from linscore.pretrained import quiet
@@ -21,7 +22,7 @@ def cli() -> None:
     """How linear is each block of a transformer decoder? Score and rank blocks, cut them, and see what it costs."""
 
 
-for command in (score, rank, prune, linearize, fuse, distil, evaluate, dynamics, probe, bench, doctor):
+for command in (score, rank, prune, linearize, fuse, distil, evaluate, train, dynamics, probe, bench, doctor):
     cli.add_command(command)
 
 

@@ -21,11 +21,11 @@ from linscore.distillation.folder import CURVE
 from linscore.distillation.losses import Weights
 from linscore.distillation.pair import measure, wanted
 from linscore.distillation.plot import plot_losses
-from linscore.distillation.progress import DistilProgress
 from linscore.distillation.settings import Settings, kept_if_begun
 from linscore.distillation.training import DistilLoss, distil
 from linscore.errors import LinscoreError
 from linscore.pretrained import Pretrained, load_pretrained
+from linscore.progress import StepProgress
 from linscore.surgery.checkpoint import new_folder, save_checkpoint
 from linscore.surgery.record import Record
 from linscore.texts import Text
@@ -123,8 +123,12 @@ def run_distil(
         raise LinscoreError(f"{training} holds a run that was interrupted: give --resume, or remove it to start again")
     with new_folder(out) as folder:
         loaded = _load(asked, record, device)
-        with DistilProgress(steps) as progress:
-            run = partial(distil, save_every=save_every, resume=resume, progress=progress.advance)
+        with StepProgress("distilling", steps) as progress:
+
+            def advance(loss: DistilLoss) -> None:
+                progress.advance(loss.step, loss.loss, loss.tokens)
+
+            run = partial(distil, save_every=save_every, resume=resume, progress=advance)
             record = _train(folder, training, asked, record, goal, *loaded, before, run)
     shutil.rmtree(training)
     return Distilled(Path(out), record)

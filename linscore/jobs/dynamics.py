@@ -1,40 +1,30 @@
-"""The job of `linscore dynamics`: a series of checkpoints, scored one after the other on the same tokens.
-
-OUT/dynamics.json       the series so far (see `linscore.dynamics`), written after every checkpoint
-OUT/STEP/report.json    all figures of one checkpoint; its moments are not kept
-OUT/dynamics.png        the picture, at the end
-"""
+"""The job of `linscore dynamics`: a series of checkpoints, scored one after the other on the same tokens."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from linscore.decoders import find_decoder
 from linscore.dynamics import Checkpoint, Dynamics, ScoredCheckpoint
+from linscore.dynamics_folder import SERIES, DynamicsFolder, TokenDigest
 from linscore.errors import Interrupted, LinscoreError
 from linscore.jobs.checkpoint_series import checkpoint_series, modified
-from linscore.plots import plot_dynamics
 from linscore.pretrained import Pretrained, load_pretrained
 from linscore.progress import TokenProgress
-from linscore.report import REPORT, Report, prepare_folder
+from linscore.report import Report, prepare_folder
 from linscore.score import score
 from linscore.texts import Text
 
 __all__ = ["run_dynamics"]
-
-SERIES, PICTURE = "dynamics.json", "dynamics.png"
 
 
 def run_dynamics(
@@ -96,6 +86,7 @@ class _Job:
 
     def __init__(self, out: Path, source: Text, settings: dict[str, Any]) -> None:
         self.out, self.source, self.settings = out, source, settings
+        self.folder = DynamicsFolder(out)
         self.dynamics: Dynamics | None = None
 
     def resume(self, series: Sequence[Checkpoint]) -> None:
@@ -105,8 +96,8 @@ class _Job:
             LinscoreError: when it holds something else.
         """
         prepare_folder(self.out)
-        if (self.out / SERIES).exists():
-            self.dynamics = Dynamics.load(self.out / SERIES)
+        self.dynamics = self.folder.load()
+        if self.dynamics is not None:
             _check_settings(self.settings, self.dynamics.settings, self.out)
         elif foreign := [path.name for path in self.out.iterdir() if not path.name.startswith(".")]:
             raise LinscoreError(f"{self.out} holds {foreign[0]} but no {SERIES}: give --out a new folder")
@@ -115,20 +106,16 @@ class _Job:
 
     def score(self, checkpoint: Checkpoint) -> None:
         """Score one checkpoint and save the longer series, unless that was done before."""
-        path = self._report(checkpoint)
         before = [] if self.dynamics is None else self.dynamics.scored
-        if path.is_file() and any(one.checkpoint == checkpoint for one in before):
+        if self.folder.report(checkpoint.step).is_file() and any(one.checkpoint == checkpoint for one in before):
             return
         when = modified(checkpoint)
         longer, report = self._scored(checkpoint)
         _check_tokens(checkpoint, longer, self.dynamics)
         others = [one for one in before if one.checkpoint != checkpoint]
         self.dynamics = replace(longer, scored=[*others, ScoredCheckpoint.of(checkpoint, when, report)])
-        # In this order: a report that the series does not list would not be known as its own.
-        self._write(self.dynamics)
-        path.parent.mkdir(exist_ok=True)
-        with _whole(path) as new:
-            new.write_text(report.to_json(), encoding="utf-8")
+        self.folder.write(self.dynamics)
+        self.folder.write_report(checkpoint.step, report)
         gc.collect()  # models hold themselves in cycles
         torch.cuda.empty_cache()
 
@@ -138,9 +125,8 @@ class _Job:
         place = {checkpoint: number for number, checkpoint in enumerate(series)}
         scored = sorted(self.dynamics.scored, key=lambda one: place.get(one.checkpoint, -1))
         dynamics = replace(self.dynamics, scored=scored)
-        self._write(dynamics)
-        with _whole(self.out / PICTURE) as new:
-            plot_dynamics(dynamics, new)
+        self.folder.write(dynamics)
+        self.folder.draw(dynamics)
         return dynamics
 
     def _scored(self, checkpoint: Checkpoint) -> tuple[Dynamics, Report]:
@@ -165,23 +151,23 @@ class _Job:
 
     def _pass(self, checkpoint: Checkpoint, loaded: Pretrained) -> tuple[Report, str]:
         """The report, and the digest of the tokens that were scored."""
-        digest = hashlib.sha256()
+        digest = TokenDigest()
         cut = {"seq_len": self.settings["seq_len"], "batch_size": self.settings["batch_size"]}
         with TokenProgress(self.source.expected_tokens(loaded.tokenizer), f"step {checkpoint.step:,}") as progress:
             report = score(
                 loaded.model,
-                _digested(self.source.batches(loaded, **cut), digest.update),
+                digest.watch(self.source.batches(loaded, **cut)),
                 spectra=False,
                 name=str(checkpoint),
                 text=str(self.source),
                 progress=progress.advance,
             )
-        return report, digest.hexdigest()
+        return report, str(digest)
 
     def _check_place(self, checkpoint: Checkpoint) -> None:
         """Whether the folder of a step is free, or holds this checkpoint as it is now."""
         known = {} if self.dynamics is None else {one.checkpoint.step: one for one in self.dynamics.scored}
-        folder, there = self._report(checkpoint).parent, known.get(checkpoint.step)
+        folder, there = self.folder.report(checkpoint.step).parent, known.get(checkpoint.step)
         if there is None and folder.exists():
             raise LinscoreError(f"{folder} exists, but {SERIES} does not list it: move it, or give another --out")
         if there is not None and there.checkpoint != checkpoint:
@@ -191,13 +177,6 @@ class _Job:
             )
         if there is not None and there.modified != modified(checkpoint):
             raise LinscoreError(f"the weights of {checkpoint} changed since it was scored: give another --out")
-
-    def _report(self, checkpoint: Checkpoint) -> Path:
-        return self.out / str(checkpoint.step) / REPORT
-
-    def _write(self, dynamics: Dynamics) -> None:
-        with _whole(self.out / SERIES) as new:
-            new.write_text(dynamics.to_json(), encoding="utf-8")
 
 
 def _check_settings(settings: dict[str, Any], before: dict[str, Any], out: Path) -> None:
@@ -236,19 +215,3 @@ def _check_tokens(checkpoint: Checkpoint, found: Dynamics, series: Dynamics | No
 
 def _vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
-
-
-def _digested(batches: Iterable[dict[str, Tensor]], update: Callable[[bytes], None]) -> Iterator[dict[str, Tensor]]:
-    """The same batches, each handed to a digest on its way."""
-    for batch in batches:
-        for name in sorted(batch):
-            update(batch[name].numpy().tobytes())
-        yield batch
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the name `path` once the context is left without an error."""
-    new = path.with_name(f".{path.name}")
-    yield new
-    os.replace(new, path)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,21 +12,21 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from linscore.collect import Batch
+from linscore.dynamics import Checkpoint, Dynamics, ScoredCheckpoint
+from linscore.dynamics_folder import DynamicsFolder, TokenDigest
 from linscore.errors import LinscoreError
 from linscore.report import Report
 from linscore.score import score
 
 __all__ = ["LinearityCallback"]
 
-FIGURES = ("linearity_heldout", "linearity_no_residual_heldout")
-SCORES = ("linearity", "linearity_no_residual", *FIGURES)
-FILE = "linearity.jsonl"
+LOGGED = ("linearity_heldout", "linearity_no_residual_heldout")
 
 
 class LinearityCallback(TrainerCallback):
-    """Scores the model that is trained, every `every` steps and at the end, without an effect on the training.
+    """Scores the model that is trained, every `every` steps, before the first and at the end; the training is the same.
 
-        trainer.add_callback(LinearityCallback(batches, every=500, out="scores", trainer=trainer))
+        trainer.add_callback(LinearityCallback(batches, every=500, out="series", trainer=trainer))
 
     The Trainer logs `linearity_heldout` and `linearity_no_residual_heldout`, means over the blocks, and the same for
     each block: `linearity_heldout/block_3`. Every process scores, since the others would only wait; the first writes.
@@ -36,13 +35,14 @@ class LinearityCallback(TrainerCallback):
         batches: held-out text, as `linscore.score` takes it: read anew at each scoring, so a list or the like, with at
             least 10 tokens per feature where figures are to mean much.
         every: optimizer steps between two scorings.
-        out: folder of `linearity.jsonl`, to which each scoring appends one object: `step`, `epoch`, `tokens`, the two
-            means, and `blocks`, with the in-sample scores too.
+        out: folder of a series as `linscore dynamics` writes it: `STEP/report.json` of each scoring, `dynamics.json`
+            over all, and at the end `dynamics.png`. A training that is resumed goes on with its own series.
         trainer: whose `log` is to be used, so that the figures go wherever `report_to` says: a callback is not told
             which Trainer calls it. Without one they only go into the log history.
 
     Raises:
-        LinscoreError: if `every` is below 1 or `batches` can be read only once; while training, as `linscore.score`.
+        LinscoreError: if `every` is below 1 or `batches` can be read only once; while training, as `linscore.score`,
+            or if `out` holds another series.
     """
 
     def __init__(
@@ -53,8 +53,18 @@ class LinearityCallback(TrainerCallback):
         if iter(batches) is batches:
             raise LinscoreError("the batches can be read only once, but are scored many times: give a list of them")
         self._batches, self._every, self._trainer = batches, every, trainer
-        self._file = None if out is None else Path(out) / FILE
+        self._folder = None if out is None else DynamicsFolder(out)
+        self._series: Dynamics | None = None
         self._scored = -1
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Go back to where the series was at this step, or begin it with the untrained model."""
+        if self._folder is not None and state.is_world_process_zero:
+            self._series = _before(self._folder, state.global_step)
+        if state.global_step == 0:
+            self._take(args, state, control, kwargs["model"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Score where it is time."""
@@ -69,20 +79,27 @@ class LinearityCallback(TrainerCallback):
         """Score a training that was stopped between two steps."""
         if self._scored != state.global_step:
             self._take(args, state, control, kwargs["model"])
+        if self._folder is not None and self._series is not None:
+            self._folder.draw(self._series)
 
     def _take(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module) -> None:
         self._scored = state.global_step
         devices = [args.device] if args.device.type == "cuda" else []
+        digest = TokenDigest()
         with torch.random.fork_rng(devices=devices):
-            report = score(model, self._batches, spectra=False)
-        means = {name: mean for name in FIGURES if (mean := _mean(report, name)) is not None}
-        self._log({**means, **_by_block(report)}, state, control)
-        if self._file is not None and state.is_world_process_zero:
-            blocks = [{name: getattr(block, name) for name in ("index", *SCORES)} for block in report.blocks]
-            line = {"step": state.global_step, "epoch": state.epoch, "tokens": report.tokens, **means, "blocks": blocks}
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            report = score(model, digest.watch(self._batches), spectra=False)
+        scored = ScoredCheckpoint.of(Checkpoint(state.global_step, f"step {state.global_step}"), None, report)
+        self._log(_logged(scored), state, control)
+        if self._folder is not None and state.is_world_process_zero:
+            self._keep(self._folder, scored, report, str(digest))
+
+    def _keep(self, folder: DynamicsFolder, scored: ScoredCheckpoint, report: Report, digest: str) -> None:
+        series = _series_of(report, digest) if self._series is None else self._series
+        if (series.token_digest, series.depth, series.width) != (digest, report.depth, report.width):
+            raise LinscoreError(f"{folder.path} holds the series of another model or text: give another out")
+        self._series = replace(series, scored=[*series.scored, scored])
+        folder.write(self._series)
+        folder.write_report(scored.checkpoint.step, report)
 
     def _log(self, figures: dict[str, float], state: TrainerState, control: TrainerControl) -> None:
         if self._trainer is None:
@@ -93,12 +110,33 @@ class LinearityCallback(TrainerCallback):
         control.should_log = wanted  # logging takes it back, and the loss of this step is still to be logged
 
 
-def _mean(report: Report, name: str) -> float | None:
-    """Over the blocks that have this figure; None where none has."""
-    figures = [figure for block in report.blocks if (figure := getattr(block, name)) is not None]
-    return fmean(figures) if figures else None
+def _before(folder: DynamicsFolder, step: int) -> Dynamics | None:
+    """The series that a training goes on with from `step`; what was scored later is replaced when it writes."""
+    series = folder.load()
+    if series is None:
+        return None
+    if step == 0:
+        raise LinscoreError(f"{folder.path} holds a series already: give another out, or resume its training")
+    return replace(series, scored=[one for one in series.scored if one.checkpoint.step <= step])
 
 
-def _by_block(report: Report) -> dict[str, float]:
-    named = ((f"{name}/block_{block.index}", getattr(block, name)) for name in FIGURES for block in report.blocks)
-    return {name: figure for name, figure in named if figure is not None}
+def _series_of(report: Report, digest: str) -> Dynamics:
+    """A series with nothing in it."""
+    return Dynamics(
+        scored=[],
+        text="held-out batches",
+        tokens=report.tokens + report.nonfinite_rows,
+        token_digest=digest,
+        vocabulary_digest="",  # a model of its own has no other
+        depth=report.depth,
+        width=report.width,
+        settings={"trainer": True},
+        versions=report.versions,
+    )
+
+
+def _logged(scored: ScoredCheckpoint) -> dict[str, float]:
+    """Means over the blocks, and each block's figures; those that are not defined are left out."""
+    means = {name: scored.mean(name) for name in LOGGED}
+    blocks = {f"{name}/block_{i}": figure for name in LOGGED for i, figure in enumerate(scored.blocks[name])}
+    return {name: figure for name, figure in {**means, **blocks}.items() if figure is not None}

@@ -1,0 +1,218 @@
+"""The job of `linscore train`: from a recipe to a trained decoder, its curve, and the scores along it.
+
+OUT/settings.json   the recipe
+OUT/curve.jsonl     losses and rates (see `linscore.pretraining.curve`); OUT/curve.png at the end
+OUT/checkpoint-N/   what transformers' Trainer saves, weights as safetensors
+OUT/linearity/      a series as `linscore dynamics` writes it
+OUT/model/          the trained decoder and its tokenizer, at the end
+OUT/corpus/         tokenizer and token ids, while the training runs
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, default_data_collator
+
+from linscore.dynamics import Dynamics
+from linscore.dynamics_folder import SERIES
+from linscore.errors import Interrupted, LinscoreError
+from linscore.jobs.training_text import Prepared, prepare
+from linscore.pretrained import quiet
+from linscore.pretraining.checkpoints import newest_checkpoint
+from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve, read_curve
+from linscore.pretraining.model import new_model
+from linscore.pretraining.recipe import Recipe, read_recipe
+from linscore.pretraining.sequences import PackedSequences
+from linscore.pretraining.trainer import PretrainingTrainer, StopWhenDiverged, training_arguments
+from linscore.progress import StepProgress
+from linscore.texts import BATCH_TOKENS
+from linscore.training.callback import LinearityCallback
+
+__all__ = ["Trained", "run_train"]
+
+SETTINGS, MODEL, LINEARITY, CORPUS, PLOT = "settings.json", "model", "linearity", "corpus", "curve.png"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `linscore train` did."""
+
+    out: Path
+    recipe: Recipe
+    text: str  # what was trained on
+    parameters: int
+    tokens: int  # read, over all epochs
+    curve: list[dict[str, Any]]
+    dynamics: Dynamics
+
+    @property
+    def heldout_loss(self) -> float:
+        """Of the trained decoder, in nats per token."""
+        return next(line["heldout_loss"] for line in reversed(self.curve) if "heldout_loss" in line)
+
+
+def run_train(
+    config: str,
+    *,
+    out: str,
+    text: str | None = None,
+    dataset: str | None = None,
+    regularizer: str | None = None,
+    weight: float | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    device: str = "auto",
+) -> Trained | None:
+    """Train a decoder from nothing; the arguments are the options of `linscore train`, in place of the recipe's own.
+
+    Several processes (torchrun) share each update's batch; then those that are not the first return None.
+
+    Args:
+        config: a file, or the name of a recipe that ships with linscore (see `read_recipe`).
+        out: folder of the run, not there yet.
+        text: see `Recipe`.
+        dataset: see `Recipe`.
+        regularizer: see `Recipe`.
+        weight: see `Recipe`.
+        steps: see `Recipe`.
+        seed: see `Recipe`.
+        resume: go on from the newest whole checkpoint in `out`, with the recipe that it was begun with.
+        device: "auto", or "cpu" where there is a GPU.
+
+    Raises:
+        LinscoreError: for any input that cannot be used, or a loss that is no longer finite, with the step and the last
+            good checkpoint.
+        Interrupted: by Ctrl-C, where there is a checkpoint to go on from.
+    """
+    recipe = read_recipe(config).but({"regularizer": regularizer, "weight": weight, "steps": steps, "seed": seed})
+    if text is not None or dataset is not None:
+        recipe = replace(recipe, text=text, dataset=dataset)
+    if device not in ("auto", "cpu"):
+        raise LinscoreError(f"--device is {device!r}: give auto or cpu, and choose among GPUs by CUDA_VISIBLE_DEVICES")
+    folder = Path(out)
+    arguments = training_arguments(recipe, folder, device)
+    first = arguments.process_index == 0
+    with _run_folder(folder, recipe, resume, first):
+        with arguments.main_process_first(local=False):
+            prepared = prepare(recipe, folder / CORPUS, first)
+        model = new_model(recipe, prepared.tokenizer)
+        with StepProgress("training", recipe.steps) as progress:
+            trainer = _trainer(recipe, folder, arguments, model, prepared, progress)
+            start = newest_checkpoint(folder)
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        if not first:
+            return None
+        trained = _finished(recipe, folder, model, prepared)
+    shutil.rmtree(folder / CORPUS)
+    return trained
+
+
+def _trainer(
+    recipe: Recipe,
+    folder: Path,
+    arguments: TrainingArguments,
+    model: PreTrainedModel,
+    prepared: Prepared,
+    progress: StepProgress,
+) -> PretrainingTrainer:
+    tokens = recipe.batch_size * recipe.seq_len
+
+    def show(step: int, line: dict[str, Any]) -> None:
+        if "loss" in line:
+            progress.advance(step, line["loss"], tokens)
+        else:
+            progress.say(f"step {step}: held-out loss {line['heldout_loss']:.4f}")
+
+    trainer = PretrainingTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=PackedSequences(prepared.corpus, recipe.seq_len, recipe.steps * recipe.batch_size, recipe.seed),
+        eval_dataset=[{"input_ids": row, "labels": row} for row in prepared.heldout],
+        processing_class=prepared.tokenizer,
+        data_collator=default_data_collator,
+        **recipe.weights,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(StopWhenDiverged(trainer))
+    trainer.add_callback(CurveCallback(folder, tokens, show))
+    batches = _batches(prepared.heldout, BATCH_TOKENS[arguments.device.type])
+    trainer.add_callback(LinearityCallback(batches, recipe.score_every, folder / LINEARITY, trainer))
+    return trainer
+
+
+def _batches(rows: Tensor, tokens: int) -> list[Tensor]:
+    return list(rows.split(max(1, tokens // rows.shape[1])))
+
+
+def _finished(recipe: Recipe, folder: Path, model: PreTrainedModel, prepared: Prepared) -> Trained:
+    """Save the model and draw the curve."""
+    model.config.use_cache = True  # the Trainer has turned it off
+    with quiet():
+        model.save_pretrained(folder / MODEL)
+    prepared.tokenizer.save_pretrained(folder / MODEL)
+    curve = read_curve(folder / CURVE)
+    plot_curve(curve, folder / PLOT)
+    return Trained(
+        out=folder,
+        recipe=recipe,
+        text=prepared.text,
+        parameters=model.num_parameters(),
+        tokens=recipe.steps * recipe.batch_size * recipe.seq_len,
+        curve=curve,
+        dynamics=Dynamics.load(folder / LINEARITY / SERIES),
+    )
+
+
+@contextmanager
+def _run_folder(folder: Path, recipe: Recipe, resume: bool, first: bool) -> Iterator[None]:
+    """The folder of a run, new or gone on with; after an error it is left only where it holds a checkpoint."""
+    if first:
+        _resume(folder, recipe) if resume else _begin(folder, recipe)
+    try:
+        yield
+    except BaseException as error:
+        kept = newest_checkpoint(folder)
+        if kept is None and first:
+            shutil.rmtree(folder)
+        elif isinstance(error, KeyboardInterrupt) and kept is not None:
+            raise Interrupted(f"interrupted: go on from {kept} with --resume") from error
+        raise
+
+
+def _begin(folder: Path, recipe: Recipe) -> None:
+    if folder.exists():
+        raise LinscoreError(f"{folder} exists: give --out a folder that is not there yet, or --resume its run")
+    try:
+        folder.mkdir(parents=True)
+        (folder / SETTINGS).write_text(json.dumps(_anywhere(recipe), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LinscoreError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
+
+
+def _resume(folder: Path, recipe: Recipe) -> None:
+    try:
+        begun = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        asked = _anywhere(recipe)
+        other = next((name for name in asked if begun[name] != asked[name]), None)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LinscoreError(f"{folder} holds no run to go on with: leave out --resume") from error
+    if other is not None:
+        raise LinscoreError(f"{folder} was begun with {other} {begun[other]}, not {asked[other]}: give the same")
+    if newest_checkpoint(folder) is None:  # killed before the first: begin anew
+        shutil.rmtree(folder / LINEARITY, ignore_errors=True)
+        (folder / CURVE).unlink(missing_ok=True)
+
+
+def _anywhere(recipe: Recipe) -> dict[str, Any]:
+    """The recipe by names that hold in every working directory."""
+    local = recipe.text is not None and Path(recipe.text).exists()
+    return asdict(recipe) | {"text": str(Path(str(recipe.text)).resolve()) if local else recipe.text}

@@ -1,0 +1,1 @@
+"""Training decoders from nothing, with or without a regularizer between their blocks (paper: section 4)."""

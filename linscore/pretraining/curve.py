@@ -1,0 +1,105 @@
+"""The curve of a training: a line of figures every so many steps, which a resumed run goes on with."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from linscore.errors import LinscoreError
+
+__all__ = ["CURVE", "CurveCallback", "plot_curve", "read_curve"]
+
+CURVE = "curve.jsonl"
+Line = dict[str, Any]
+_KEPT = ("regularizer", "cosine", "mse", "learning_rate", "grad_norm")
+
+
+class CurveCallback(TrainerCallback):
+    """Appends a line to `curve.jsonl` whenever the Trainer logs a loss.
+
+    Lines of training: `step` (updates done), `loss` (next token, nats, a mean since the last line), where there is a
+    regularizer `regularizer` (what it adds) and `cosine` or `mse` (unweighted), `learning_rate`, `grad_norm`,
+    `tokens_per_second`. Lines of evaluation: `step` and `heldout_loss`.
+
+    Args:
+        folder: of the curve.
+        tokens: of an update, over all processes.
+        progress: called with the number of updates done and the line.
+    """
+
+    def __init__(self, folder: Path, tokens: int, progress: Callable[[int, Line], None]) -> None:
+        self._path, self._tokens, self._progress = folder / CURVE, tokens, progress
+        self._since = (0, 0.0)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: TrainerControl, **__: Any) -> None:  # noqa: ARG002
+        """Take back what was logged after the checkpoint that the training goes on from."""
+        self._since = (state.global_step, time.perf_counter())
+        if state.is_world_process_zero and self._path.exists():
+            kept = [line for line in read_curve(self._path) if line["step"] <= state.global_step]
+            self._path.write_text("".join(map(_text, kept)), encoding="utf-8")
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, *_: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write what belongs to the curve."""
+        line = self._line(state.global_step, kwargs["logs"])
+        if line is not None and state.is_world_process_zero:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_text(line))
+            self._progress(state.global_step, line)
+
+    def _line(self, step: int, logs: dict[str, float]) -> Line | None:
+        if "eval_loss" in logs:
+            return {"step": step, "heldout_loss": logs["eval_loss"]}
+        if "loss" not in logs:
+            return None
+        (before, then), now = self._since, time.perf_counter()
+        self._since = (step, now)
+        kept = {name: logs[name] for name in _KEPT if name in logs}
+        rate = round((step - before) * self._tokens / (now - then))
+        return {"step": step, "loss": logs["loss"] - logs.get("regularizer", 0.0), **kept, "tokens_per_second": rate}
+
+
+def read_curve(path: Path) -> list[Line]:
+    """The lines of a curve.
+
+    Raises:
+        LinscoreError: when it is damaged.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not all(isinstance(line["step"], int) for line in lines):
+            raise TypeError("a step is no number")
+    except (ValueError, TypeError, KeyError) as error:
+        raise LinscoreError(f"{path} is damaged: start the training again, with another --out") from error
+    return lines
+
+
+def plot_curve(curve: Sequence[Line], path: Path) -> None:
+    """Draw the losses of training and held-out text, and the regularizer where there is one, as a PNG at `path`."""
+    from matplotlib.figure import Figure
+
+    panels = {"next-token loss\n(nats per token)": ("loss", "heldout_loss"), "regularizer\n(added)": ("regularizer",)}
+    shown = {label: names for label, names in panels.items() if any(names[0] in line for line in curve)}
+    figure = Figure(figsize=(8, 1.5 + 2.5 * len(shown)), layout="constrained")
+    axes = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
+    for panel, (label, names) in zip(axes, shown.items(), strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in curve if name in line]
+            style = {"marker": "o", "color": "black"} if name == "heldout_loss" else {"color": "tab:blue"}
+            panel.plot(*zip(*points, strict=True), **style, label=_LABELS[name], linewidth=1, markersize=4)
+        panel.set_ylabel(label)
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False)
+    axes[-1].set_xlabel("step")
+    figure.savefig(path, dpi=120)
+
+
+def _text(line: Line) -> str:
+    return json.dumps(line, allow_nan=False) + "\n"
+
+
+_LABELS = {"loss": "training text", "heldout_loss": "held-out text", "regularizer": "mean over the steps of a line"}

@@ -1,0 +1,124 @@
+"""The Trainer of a recipe: sequences in their own order, and an end with the first loss that is not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from linscore.errors import LinscoreError
+from linscore.pretraining.checkpoints import newest_checkpoint
+from linscore.pretraining.recipe import Recipe
+from linscore.training.trainer import RegularizedTrainer
+
+__all__ = ["PretrainingTrainer", "StopWhenDiverged", "training_arguments"]
+
+DECAY = 0.35  # share of the steps over which "wsd" falls to zero
+
+
+class PretrainingTrainer(RegularizedTrainer):
+    """Remembers the first step whose loss was not finite; nothing waits for the device until somebody asks."""
+
+    _first_bad: Tensor | None = None
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """As the Trainer's own."""
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        never = torch.full((), torch.inf, device=loss.device)
+        step = torch.where(loss.detach().isfinite(), never, float(self.state.global_step + 1))
+        self._first_bad = step if self._first_bad is None else torch.minimum(self._first_bad, step)
+        return loss
+
+    def first_bad_step(self) -> int | None:
+        """The update, counted from 1, whose loss was not finite."""
+        found = torch.inf if self._first_bad is None else float(self._first_bad)
+        return None if found == torch.inf else int(found)
+
+
+class StopWhenDiverged(TrainerCallback):
+    """Ends a training before anything that is not finite is logged or saved.
+
+    Raises:
+        LinscoreError: at the end of such a step, with the step and the last good checkpoint.
+    """
+
+    def __init__(self, trainer: PretrainingTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look whenever somebody is about to."""
+        if not (control.should_log or control.should_save or control.should_evaluate):
+            return
+        step = self._trainer.first_bad_step()
+        what = f"the loss of step {step} is not finite"
+        if step is None and control.should_save and not _all_finite(kwargs["model"]):
+            what = f"weights are not finite after step {state.global_step}"
+        elif step is None:
+            return
+        assert args.output_dir is not None
+        last = newest_checkpoint(Path(args.output_dir))
+        kept = "there is no checkpoint before it" if last is None else f"the last good checkpoint is {last}"
+        raise LinscoreError(f"the training diverged: {what}; {kept}: lower learning_rate, or raise warmup")
+
+
+def _all_finite(model: nn.Module) -> bool:
+    return all(bool(parameter.detach().isfinite().all()) for parameter in model.parameters())
+
+
+def training_arguments(recipe: Recipe, folder: Path, device: str) -> TrainingArguments:
+    """What the Trainer is told; its own progress bar and loss filter are off.
+
+    Raises:
+        LinscoreError: for a batch that cannot be shared out, several GPUs in one process, or a device or tracker that
+            is not there.
+    """
+    try:
+        arguments = TrainingArguments(
+            str(folder),
+            max_steps=recipe.steps,
+            learning_rate=recipe.learning_rate,
+            warmup_steps=recipe.warmup,
+            weight_decay=recipe.weight_decay,
+            adam_beta2=0.95,
+            max_grad_norm=1.0,
+            seed=recipe.seed,
+            use_cpu=device == "cpu",
+            train_sampling_strategy="sequential",  # the sequences come in a random order of their own
+            prediction_loss_only=True,
+            eval_strategy="steps",
+            eval_steps=recipe.score_every,
+            logging_steps=recipe.log_every,
+            logging_nan_inf_filter=False,
+            save_steps=recipe.save_every,
+            save_total_limit=recipe.keep,
+            report_to=recipe.report_to or "none",
+            disable_tqdm=True,
+            **_schedule(recipe),
+        )
+        cuda = arguments.device.type == "cuda"
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise LinscoreError(f"the training cannot be set up ({' '.join(str(error).split())[:200]})") from error
+    if arguments.n_gpu > 1:
+        raise LinscoreError("one process sees several GPUs: start it with torchrun, or set CUDA_VISIBLE_DEVICES to one")
+    share, rest = divmod(recipe.batch_size, arguments.world_size)
+    micro = recipe.micro_batch if recipe.micro_batch is not None else share
+    if rest or share % micro:
+        raise LinscoreError(
+            f"batch_size {recipe.batch_size} cannot be shared out to {arguments.world_size} processes in micro-batches "
+            f"of {micro}: give a multiple of both"
+        )
+    arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = micro
+    arguments.gradient_accumulation_steps = share // micro
+    arguments.dataloader_pin_memory = cuda
+    arguments.bf16 = recipe.dtype == "bfloat16" or (recipe.dtype == "auto" and cuda)
+    return arguments
+
+
+def _schedule(recipe: Recipe) -> dict[str, Any]:
+    if recipe.schedule == "cosine":
+        return {"lr_scheduler_type": "cosine"}
+    decay = {"num_decay_steps": int(DECAY * recipe.steps), "decay_type": "linear"}
+    return {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": decay}
