@@ -26,9 +26,9 @@ from transformers import PreTrainedModel
 
 import linscore
 from linscore.distillation.training import distil
-from linscore.embedded.train import read_texts, training_files
 from linscore.evaluation.perplexity import TextLoss, text_loss
 from linscore.pretrained import EMBEDDED, EMBEDDED_TEXT, Pretrained, load_pretrained
+from linscore.pretraining.corpus import standard_library
 from linscore.spans import Span, runs
 from linscore.surgery.choose import choose, choose_from, losses_without
 from linscore.surgery.fuse import fit_fusion, fuse
@@ -247,7 +247,7 @@ def main() -> None:
 
 def _training_text(folder: Path) -> str:
     """Every seventh training file of the built-in decoder, so that a short text has something of every package."""
-    for index, text in enumerate(read_texts(training_files()[::7])):
+    for index, text in enumerate(itertools.islice(standard_library(), 0, None, 7)):
         (folder / f"{index:05}.txt").write_text(text, encoding="utf-8")
     return str(folder)
 

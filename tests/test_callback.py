@@ -1,7 +1,6 @@
 """Linearity during training: figures are those of `linscore.score`, and the training does not notice."""
 
 import copy
-import json
 
 import pytest
 import torch
@@ -9,7 +8,9 @@ from test_trainer import Texts, arguments
 from tiny_models import VOCABULARY, tiny
 from transformers import Trainer, TrainerCallback
 
+from linscore.dynamics import Dynamics
 from linscore.errors import LinscoreError
+from linscore.report import Report
 from linscore.score import score
 from linscore.training.callback import LinearityCallback
 from linscore.training.trainer import RegularizedTrainer
@@ -49,8 +50,8 @@ def train(folder, every=None, out=None, *, kind=Trainer, told=True, start=None, 
     return trainer, keep
 
 
-def lines(folder):
-    return [json.loads(line) for line in (folder / "linearity.jsonl").read_text().splitlines()]
+def series(folder):
+    return Dynamics.load(folder / "dynamics.json")
 
 
 def losses(keep):
@@ -70,59 +71,76 @@ def test_the_training_does_not_notice(tmp_path, kind):
 
 def test_figures_are_those_of_the_model_at_that_step(tmp_path):
     _, keep = train(tmp_path, 2, tmp_path / "out")
-    series = lines(tmp_path / "out")
-    assert [line["step"] for line in series] == [2, 4, 5]
-    for line in series:
+    dynamics = series(tmp_path / "out")
+    assert dynamics.steps == [0, 2, 4, 5]
+    assert dynamics.tokens == 640
+    for step, one in zip(dynamics.steps, dynamics.scored, strict=True):
         model = tiny("gpt2")
-        model.load_state_dict(keep.models[line["step"]])
-        report = score(model, batches())
-        assert line["tokens"] == report.tokens == 640
-        for block, wanted in zip(line["blocks"], report.blocks, strict=True):
-            assert block == {name: getattr(wanted, name) for name in block}
-            assert {"index", "linearity", "linearity_no_residual", *MEANS} == block.keys()
-        for name in MEANS:
-            assert line[name] == pytest.approx(sum(getattr(block, name) for block in report.blocks) / 3)
+        if step:
+            model.load_state_dict(keep.models[step])
+        wanted = score(model, batches(), spectra=False)
+        report = Report.load(tmp_path / "out" / str(step))
+        assert report.blocks == wanted.blocks
+        for name, values in one.blocks.items():
+            assert values == [getattr(block, name) for block in wanted.blocks]
+    assert (tmp_path / "out" / "dynamics.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_trackers_are_told(tmp_path):
     trainer, keep = train(tmp_path, 2, tmp_path / "out")
     told = [(step, logs) for step, logs in keep.logs if MEANS[0] in logs]
-    assert [step for step, _ in told] == [2, 4, 5]
+    assert [step for step, _ in told] == [0, 2, 4, 5]
     assert "train_runtime" in keep.logs[-1][1]  # the last thing that trackers hear
-    for (_, logs), line in zip(told, lines(tmp_path / "out"), strict=True):
+    for (_, logs), one in zip(told, series(tmp_path / "out").scored, strict=True):
         for name in MEANS:
-            assert logs[name] == line[name]
-            assert [logs[f"{name}/block_{block['index']}"] for block in line["blocks"]] == [
-                block[name] for block in line["blocks"]
-            ]
-    assert [entry["step"] for entry in trainer.state.log_history if MEANS[0] in entry] == [2, 4, 5]
+            assert [logs[f"{name}/block_{index}"] for index in range(3)] == one.blocks[name]
+            assert logs[name] == pytest.approx(sum(one.blocks[name]) / 3)
+    assert [entry["step"] for entry in trainer.state.log_history if MEANS[0] in entry] == [0, 2, 4, 5]
 
 
 def test_without_a_trainer_the_history_has_the_figures(tmp_path):
     trainer, keep = train(tmp_path, 5, told=False)
-    (entry,) = [entry for entry in trainer.state.log_history if MEANS[0] in entry]
-    assert entry["step"] == 5
+    entries = [entry for entry in trainer.state.log_history if MEANS[0] in entry]
+    assert [entry["step"] for entry in entries] == [0, 5]
     assert not any(MEANS[0] in logs for _, logs in keep.logs)
     assert len(losses(keep)) == 5
 
 
-def test_a_series_is_continued(tmp_path):
-    train(tmp_path, 2, tmp_path / "out", save_strategy="steps", save_steps=4)
-    before = (tmp_path / "out" / "linearity.jsonl").read_text()
-    train(tmp_path, 2, tmp_path / "out", start=str(tmp_path / "checkpoint-4"), max_steps=6)
-    after = (tmp_path / "out" / "linearity.jsonl").read_text()
-    assert after.startswith(before)
-    assert [line["step"] for line in lines(tmp_path / "out")] == [2, 4, 5, 6]
+def test_a_series_is_continued_from_the_checkpoint(tmp_path):
+    """What was scored after the checkpoint is scored again; the rest stays as it is."""
+    out = tmp_path / "out"
+    train(tmp_path, 2, out, save_strategy="steps", save_steps=2)
+    before, report = series(out).scored, (out / "2" / "report.json").read_bytes()
+    train(tmp_path, 3, out, start=str(tmp_path / "checkpoint-2"), max_steps=4)
+    after = series(out)
+    assert after.steps == [0, 2, 3, 4]
+    assert after.scored[:2] == before[:2]
+    assert after.scored[3].blocks == before[2].blocks
+    assert (out / "2" / "report.json").read_bytes() == report
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["0", "2", "3", "4"]
 
 
-def test_padded_batches_and_few_tokens(tmp_path):
-    """One short sequence leaves a fold empty: then there is no held-out figure, and no error either."""
+def test_a_new_training_does_not_touch_a_series(tmp_path):
+    out = tmp_path / "out"
+    train(tmp_path, 2, out, save_strategy="steps", save_steps=4)
+    before = (out / "dynamics.json").read_text()
+    with pytest.raises(LinscoreError, match="holds a series already"):
+        train(tmp_path, 2, out)
+    trainer = Trainer(model=tiny("gpt2"), args=arguments(tmp_path, max_steps=6), train_dataset=Texts(32))
+    trainer.add_callback(LinearityCallback(batches()[:3], 2, out))
+    with pytest.raises(LinscoreError, match="another model or text"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert (out / "dynamics.json").read_text() == before
+
+
+def test_one_short_sequence_leaves_a_fold_empty(tmp_path):
+    """Then there is no held-out figure, and no error either."""
     trainer = Trainer(model=tiny("gpt2"), args=arguments(tmp_path, max_steps=1), train_dataset=Texts())
     trainer.add_callback(LinearityCallback([torch.arange(3, 15)[None]], 1, tmp_path / "out", trainer=trainer))
     trainer.train()
-    (line,) = lines(tmp_path / "out")
-    assert line["blocks"][0]["linearity_heldout"] is None
-    assert MEANS[0] not in line
+    scored = series(tmp_path / "out").scored[-1]
+    assert scored.blocks["linearity_heldout"] == [None] * 3
+    assert not any("linearity_heldout" in entry for entry in trainer.state.log_history)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tiny_models import DEPTH, tiny
 from transformers import AutoTokenizer
 
 import linscore.jobs.dynamics as job
+from linscore import dynamics_folder
 from linscore.dynamics import Dynamics, dynamics_table
 from linscore.errors import Interrupted, LinscoreError
 from linscore.jobs.checkpoint_series import checkpoint_series
@@ -74,7 +75,7 @@ def done(runs, text, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
     """One picture is enough: it takes longer than scoring (`done` is made before this)."""
-    monkeypatch.setattr(job, "plot_dynamics", lambda _dynamics, path: path.touch())
+    monkeypatch.setattr(dynamics_folder, "plot_dynamics", lambda _dynamics, path: path.touch())
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_a_repeated_command_scores_only_what_is_new(runs, text, scored, tmp_path
 
 
 def test_what_was_done_before_an_interruption_is_kept(runs, text, done, scored, tmp_path, monkeypatch):
-    out, write = tmp_path / "out", job._whole
+    out, write = tmp_path / "out", dynamics_folder._whole
 
     def fails_at_the_second(path):
         if path.parent.name == "10":
@@ -158,7 +159,7 @@ def test_what_was_done_before_an_interruption_is_kept(runs, text, done, scored, 
 
     options = {"text": text, "seq_len": SEQ_LEN, "device": "cpu", "out": str(out)}
     with monkeypatch.context() as broken:
-        broken.setattr(job, "_whole", fails_at_the_second)
+        broken.setattr(dynamics_folder, "_whole", fails_at_the_second)
         with pytest.raises(Interrupted, match="repeat the command"):
             run_dynamics([str(runs)], **options)
     assert [str(path.relative_to(out)) for path in out.rglob("report.json")] == ["9/report.json"]

@@ -7,8 +7,7 @@ import math
 import torch
 
 from linscore import cli
-from linscore.embedded.train import HELDOUT, read_texts, training_files
-from linscore.pretrained import EMBEDDED_MODEL, load_pretrained
+from linscore.pretrained import EMBEDDED_MODEL, EMBEDDED_TEXT, load_pretrained
 
 
 def test_the_weights_are_small_and_the_blocks_8_to_12():
@@ -19,7 +18,7 @@ def test_the_weights_are_small_and_the_blocks_8_to_12():
 
 
 def test_it_needs_fewer_bits_per_byte_on_heldout_files_than_xz():
-    texts = read_texts(sorted(HELDOUT.glob("*.py.txt")))
+    texts = [path.read_text(encoding="utf-8") for path in sorted(EMBEDDED_TEXT.glob("*.py.txt"))]
     xz = 8 * len(lzma.compress("".join(texts).encode(), preset=9)) / len("".join(texts).encode())
     loaded = load_pretrained(device="cpu")
     picked = texts[2] + texts[3]  # windows that know nothing of the text before them: a bound from above
@@ -30,13 +29,6 @@ def test_it_needs_fewer_bits_per_byte_on_heldout_files_than_xz():
             window = ids[start : start + 512]
             bits += loaded.model(window[None], labels=window[None]).loss.item() * (len(window) - 1) / math.log(2)
     assert bits / len(picked.encode()) < xz
-
-
-def test_no_heldout_module_nor_its_tests_are_among_the_training_files():
-    names = {path.name.removesuffix(".py.txt") for path in HELDOUT.glob("*.py.txt")}
-    for path in training_files():
-        assert not any(name in path.name for name in names), path
-    assert "ast.py" in {path.name for path in training_files()}
 
 
 def test_the_default_job_scores_the_shipped_text(tmp_path, monkeypatch, capsys):

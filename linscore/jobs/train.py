@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, default_data_collator
 
 from linscore.dynamics import Dynamics
@@ -28,6 +27,7 @@ from linscore.jobs.training_text import Prepared, prepare
 from linscore.pretrained import quiet
 from linscore.pretraining.checkpoints import newest_checkpoint
 from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve, read_curve
+from linscore.pretraining.heldout import HeldoutLossCallback
 from linscore.pretraining.model import new_model
 from linscore.pretraining.recipe import Recipe, read_recipe
 from linscore.pretraining.sequences import PackedSequences
@@ -136,21 +136,18 @@ def _trainer(
         model=model,
         args=arguments,
         train_dataset=PackedSequences(prepared.corpus, recipe.seq_len, recipe.steps * recipe.batch_size, recipe.seed),
-        eval_dataset=[{"input_ids": row, "labels": row} for row in prepared.heldout],
         processing_class=prepared.tokenizer,
         data_collator=default_data_collator,
         **recipe.weights,
     )
+    # From here on in this order: nothing reads weights that are not finite.
+    batches = prepared.heldout.split(max(1, BATCH_TOKENS[arguments.device.type] // recipe.seq_len))
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StopWhenDiverged(trainer))
+    trainer.add_callback(StopWhenDiverged(trainer, recipe.score_every))
     trainer.add_callback(CurveCallback(folder, tokens, show))
-    batches = _batches(prepared.heldout, BATCH_TOKENS[arguments.device.type])
+    trainer.add_callback(HeldoutLossCallback(batches, recipe.score_every, trainer))
     trainer.add_callback(LinearityCallback(batches, recipe.score_every, folder / LINEARITY, trainer))
     return trainer
-
-
-def _batches(rows: Tensor, tokens: int) -> list[Tensor]:
-    return list(rows.split(max(1, tokens // rows.shape[1])))
 
 
 def _finished(recipe: Recipe, folder: Path, model: PreTrainedModel, prepared: Prepared) -> Trained:

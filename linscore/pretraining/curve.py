@@ -1,4 +1,6 @@
-"""The curve of a training: a line of figures every so many steps, which a resumed run goes on with."""
+"""The curve of a training, a line of figures every so many steps, which a resumed run goes on with."""
+
+# ruff: noqa: ARG002 (a callback is told everything)
 
 from __future__ import annotations
 
@@ -20,11 +22,11 @@ _KEPT = ("regularizer", "cosine", "mse", "learning_rate", "grad_norm")
 
 
 class CurveCallback(TrainerCallback):
-    """Appends a line to `curve.jsonl` whenever the Trainer logs a loss.
+    """Appends a line to `curve.jsonl` whenever the Trainer logs a loss, and with each checkpoint.
 
     Lines of training: `step` (updates done), `loss` (next token, nats, a mean since the last line), where there is a
     regularizer `regularizer` (what it adds) and `cosine` or `mse` (unweighted), `learning_rate`, `grad_norm`,
-    `tokens_per_second`. Lines of evaluation: `step` and `heldout_loss`.
+    `tokens_per_second`. Lines of held-out text: `step` and `heldout_loss`.
 
     Args:
         folder: of the curve.
@@ -36,14 +38,20 @@ class CurveCallback(TrainerCallback):
         self._path, self._tokens, self._progress = folder / CURVE, tokens, progress
         self._since = (0, 0.0)
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: TrainerControl, **__: Any) -> None:  # noqa: ARG002
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Take back what was logged after the checkpoint that the training goes on from."""
         self._since = (state.global_step, time.perf_counter())
         if state.is_world_process_zero and self._path.exists():
             kept = [line for line in read_curve(self._path) if line["step"] <= state.global_step]
             self._path.write_text("".join(map(_text, kept)), encoding="utf-8")
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, *_: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A line ends with each checkpoint, so that what goes on from there has the lines of the unbroken run."""
+        control.should_log |= control.should_save
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write what belongs to the curve."""
         line = self._line(state.global_step, kwargs["logs"])
         if line is not None and state.is_world_process_zero:
@@ -52,8 +60,8 @@ class CurveCallback(TrainerCallback):
             self._progress(state.global_step, line)
 
     def _line(self, step: int, logs: dict[str, float]) -> Line | None:
-        if "eval_loss" in logs:
-            return {"step": step, "heldout_loss": logs["eval_loss"]}
+        if "heldout_loss" in logs:
+            return {"step": step, "heldout_loss": logs["heldout_loss"]}
         if "loss" not in logs:
             return None
         (before, then), now = self._since, time.perf_counter()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from linscore.errors import LinscoreError
@@ -31,13 +33,16 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedM
     follow = {"vocab_size": len(tokenizer), "max_position_embeddings": recipe.seq_len, "pad_token_id": None}
     follow |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     # Sequences are as long as the context: a window would change nothing but the speed.
-    values: dict[str, Any] = follow | ({"sliding_window": None} if hasattr(plain, "sliding_window") else {}) | given
+    follow |= {"sliding_window": None, "num_key_value_heads": given.get("num_attention_heads")}
+    values: dict[str, Any] = {key: value for key, value in follow.items() if hasattr(plain, key)} | given
     if values["vocab_size"] < len(tokenizer):
         raise LinscoreError(f"vocab_size is {values['vocab_size']}, the tokenizer has {len(tokenizer)}: give as many")
     set_seed(recipe.seed)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(kind(**values))
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(kind(**values)).float()
+        with torch.no_grad():  # some sizes fit together only in appearance
+            model.eval()(input_ids=torch.zeros(1, 2, dtype=torch.long))
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise LinscoreError(f"no decoder can be made of model ({reason}): mend its sizes") from error
-    return model.float()
+    return model

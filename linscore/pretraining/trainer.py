@@ -39,25 +39,25 @@ class PretrainingTrainer(RegularizedTrainer):
 
 
 class StopWhenDiverged(TrainerCallback):
-    """Ends a training before anything that is not finite is logged or saved.
+    """Ends a training before anything that is not finite is logged, scored (`every` so many steps) or saved.
 
     Raises:
         LinscoreError: at the end of such a step, with the step and the last good checkpoint.
     """
 
-    def __init__(self, trainer: PretrainingTrainer) -> None:
-        self._trainer = trainer
+    def __init__(self, trainer: PretrainingTrainer, every: int) -> None:
+        self._trainer, self._every = trainer, every
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Look whenever somebody is about to."""
-        if not (control.should_log or control.should_save or control.should_evaluate):
+        """Look whenever somebody is about to: each look waits for the device."""
+        if not (control.should_log or control.should_save or state.global_step % self._every == 0):
             return
         step = self._trainer.first_bad_step()
-        what = f"the loss of step {step} is not finite"
-        if step is None and control.should_save and not _all_finite(kwargs["model"]):
-            what = f"weights are not finite after step {state.global_step}"
-        elif step is None:
+        if step is None and _all_finite(kwargs["model"]):
             return
+        what = f"weights are not finite after step {state.global_step}"
+        if step is not None:
+            what = f"the loss of step {step} is not finite"
         assert args.output_dir is not None
         last = newest_checkpoint(Path(args.output_dir))
         kept = "there is no checkpoint before it" if last is None else f"the last good checkpoint is {last}"
@@ -87,9 +87,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str) -> TrainingArg
             seed=recipe.seed,
             use_cpu=device == "cpu",
             train_sampling_strategy="sequential",  # the sequences come in a random order of their own
-            prediction_loss_only=True,
-            eval_strategy="steps",
-            eval_steps=recipe.score_every,
+            ddp_find_unused_parameters=False,
             logging_steps=recipe.log_every,
             logging_nan_inf_filter=False,
             save_steps=recipe.save_every,
@@ -110,7 +108,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str) -> TrainingArg
             f"batch_size {recipe.batch_size} cannot be shared out to {arguments.world_size} processes in micro-batches "
             f"of {micro}: give a multiple of both"
         )
-    arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = micro
+    arguments.per_device_train_batch_size = micro
     arguments.gradient_accumulation_steps = share // micro
     arguments.dataloader_pin_memory = cuda
     arguments.bf16 = recipe.dtype == "bfloat16" or (recipe.dtype == "auto" and cuda)

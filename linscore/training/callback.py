@@ -18,7 +18,7 @@ from linscore.errors import LinscoreError
 from linscore.report import Report
 from linscore.score import score
 
-__all__ = ["LinearityCallback"]
+__all__ = ["LinearityCallback", "log_beside"]
 
 LOGGED = ("linearity_heldout", "linearity_no_residual_heldout")
 
@@ -104,10 +104,15 @@ class LinearityCallback(TrainerCallback):
     def _log(self, figures: dict[str, float], state: TrainerState, control: TrainerControl) -> None:
         if self._trainer is None:
             state.log_history.append({**figures, "epoch": state.epoch, "step": state.global_step})
-            return
-        wanted = control.should_log
-        self._trainer.log(figures)
-        control.should_log = wanted  # logging takes it back, and the loss of this step is still to be logged
+        else:
+            log_beside(self._trainer, control, figures)
+
+
+def log_beside(trainer: Trainer, control: TrainerControl, figures: dict[str, float]) -> None:
+    """Log figures in a step whose loss is perhaps still to be logged: logging takes the wish for it back."""
+    wanted = control.should_log
+    trainer.log(figures)
+    control.should_log = wanted
 
 
 def _before(folder: DynamicsFolder, step: int) -> Dynamics | None:

@@ -1,0 +1,265 @@
+"""`linscore train` from the command line: what it leaves, and that a broken run becomes the unbroken one."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Trainer
+
+from linscore.dynamics import Dynamics
+from linscore.jobs import train as job
+from linscore.pretrained import EMBEDDED_TEXT, load_tokenizer
+from linscore.pretraining.checkpoints import newest_checkpoint
+from linscore.pretraining.trainer import PretrainingTrainer
+from linscore.training.trainer import RegularizedTrainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = {
+    "model": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "text": str(EMBEDDED_TEXT / "shelve.py.txt"),
+    "seq_len": 32,
+    "batch_size": 4,
+    "steps": 12,
+    "learning_rate": 3e-3,
+    "warmup": 2,
+    "heldout_tokens": 2000,
+    "log_every": 2,
+    "save_every": 5,
+    "score_every": 6,
+    "keep": None,
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "text": _long_text(tmp_path)}), encoding="utf-8")
+    return path
+
+
+def _long_text(folder):
+    """Long enough for a hundredth of it to be held out."""
+    path = folder / "text.txt"
+    path.write_text((EMBEDDED_TEXT / "heapq.py.txt").read_text(encoding="utf-8"), encoding="utf-8")
+    return str(path)
+
+
+def curve(folder):
+    lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_run(one, other):
+    assert curve(one) == curve(other)
+    assert (
+        Dynamics.load(one / "linearity" / "dynamics.json").to_dict()["blocks"]
+        == (Dynamics.load(other / "linearity" / "dynamics.json").to_dict()["blocks"])
+    )
+    ours, theirs = weights(one / "model"), weights(other / "model")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def broken_at(monkeypatch, step, error):
+    """From now on the training of `step` ends in `error`."""
+    original = PretrainingTrainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        if self.state.global_step + 1 == step:
+            raise error
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainingTrainer, "training_step", training_step)
+
+
+def test_a_run_leaves_a_model_a_curve_and_a_series(run, config, tmp_path):
+    out = tmp_path / "out"
+    code, printed, error = run("train", "--config", config, "--out", out, "--regularizer", "cosine", "--weight", 0.3)
+    assert code == 0, error
+    assert "parameters on 1,536 tokens of" in printed
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("checkpoint-10", "checkpoint-12", "checkpoint-5", "curve.jsonl", "curve.png", "linearity", "model"),
+        "settings.json",
+    ]
+    training = [line for line in curve(out) if "loss" in line]
+    assert [line["step"] for line in training] == [2, 4, 5, 6, 8, 10, 12]
+    for line in training:  # two blocks
+        assert line["regularizer"] == pytest.approx(0.3 * 2 * line["cosine"], rel=1e-4)
+    heldout = [line for line in curve(out) if "heldout_loss" in line]
+    assert [line["step"] for line in heldout] == [6, 12]
+    assert heldout[1]["heldout_loss"] < heldout[0]["heldout_loss"] < 1.05 * math.log(2048)
+    assert Dynamics.load(out / "linearity" / "dynamics.json").steps == [0, 6, 12]
+    saved, last = weights(out / "model"), weights(out / "checkpoint-12")
+    assert all(torch.equal(saved[name], last[name]) for name in last)
+
+
+def test_the_heldout_loss_is_that_of_the_saved_model_on_the_end_of_the_text(run, config, tmp_path):
+    assert run("train", "--config", config, "--out", tmp_path / "out")[0] == 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").eval()
+    assert model.config.use_cache
+    ids = [*load_tokenizer("embedded")((tmp_path / "text.txt").read_text(encoding="utf-8"))["input_ids"], 0]
+    end = ids[int(0.99 * len(ids)) :]
+    rows = torch.tensor(end[: len(end) // 32 * 32]).view(-1, 32)
+    with torch.no_grad():
+        logits = model(rows).logits[:, :-1].double()
+    wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    heldout = [line["heldout_loss"] for line in curve(tmp_path / "out") if "heldout_loss" in line]
+    assert heldout[-1] == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_killed_run_resumes_to_the_same_curve(run, config, tmp_path):
+    """Killed after a checkpoint, while the next was being written."""
+    options = ("train", "--config", config, "--regularizer", "mse", "--weight", 0.01)
+    assert run(*options, "--out", tmp_path / "whole")[0] == 0
+    out = tmp_path / "broken"
+    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, options), "--out", str(out)], check=False)
+    assert killed.returncode == -9
+    torn = out / "checkpoint-10"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    assert newest_checkpoint(out) == out / "checkpoint-5"
+    assert run(*options, "--out", out)[0] == 2  # is not begun anew by mistake
+    code, _, error = run(*options, "--out", out, "--resume")
+    assert code == 0, error
+    assert_same_run(out, tmp_path / "whole")
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(run, config, tmp_path, monkeypatch):
+    options = ("train", "--config", config)
+    assert run(*options, "--out", tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(job.shutil, "rmtree", lambda *_, **__: None)  # a killed process tidies nothing
+        broken_at(patch, 4, KeyboardInterrupt())
+        assert run(*options, "--out", tmp_path / "broken")[0] == 130
+    code, _, error = run(*options, "--out", tmp_path / "broken", "--resume")
+    assert code == 0, error
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+KILLED = """
+import os, signal, sys, torch
+from linscore.pretraining.trainer import PretrainingTrainer
+from linscore import cli
+torch.set_num_threads(1)
+original = PretrainingTrainer.training_step
+def training_step(self, *args, **kwargs):
+    if self.state.global_step + 1 == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, *args, **kwargs)
+PretrainingTrainer.training_step = training_step
+cli.main()
+"""
+
+
+def test_ctrl_c_says_how_to_go_on_or_leaves_nothing(run, config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        broken_at(patch, 8, KeyboardInterrupt())
+        code, _, error = run("train", "--config", config, "--out", tmp_path / "late")
+    assert code == 130
+    assert f"go on from {tmp_path / 'late' / 'checkpoint-5'} with --resume" in error
+    with monkeypatch.context() as patch:
+        broken_at(patch, 3, KeyboardInterrupt())
+        code, _, error = run("train", "--config", config, "--out", tmp_path / "early")
+    assert code == 130
+    assert "nothing was written" in error
+    assert not (tmp_path / "early").exists()
+
+
+def spoil(monkeypatch, step, what):
+    """Of a training step, from now on: its "loss", or the "weights" behind it, turn NaN."""
+
+    def training_step(self, *args, **kwargs):
+        loss = Trainer.training_step(self, *args, **kwargs)
+        if self.state.global_step + 1 != step:
+            return loss
+        for parameter in self.model.parameters() if what == "weights" else ():
+            parameter.grad.fill_(math.nan)
+        return loss * math.nan if what == "loss" else loss
+
+    monkeypatch.setattr(RegularizedTrainer, "training_step", training_step, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("step", "what", "message"),
+    [
+        (7, "loss", "the loss of step 7 is not finite"),
+        (10, "weights", "weights are not finite after step 10"),
+        (9, "weights", "the loss of step 10 is not finite"),
+    ],
+)
+def test_a_run_that_diverges_names_the_step_and_the_last_good_checkpoint(
+    run, config, tmp_path, monkeypatch, step, what, message
+):
+    spoil(monkeypatch, step, what)
+    out = tmp_path / "out"
+    code, _, error = run("train", "--config", config, "--out", out)
+    assert code == 2
+    assert message in error
+    assert f"last good checkpoint is {out / 'checkpoint-5'}" in error
+    assert all(math.isfinite(line["loss"]) for line in curve(out) if "loss" in line)
+    assert newest_checkpoint(out) == out / "checkpoint-5"
+    assert all(value.isfinite().all() for value in weights(out / "checkpoint-5").values())
+
+
+def test_a_run_that_diverges_before_a_checkpoint(run, config, tmp_path, monkeypatch):
+    spoil(monkeypatch, 1, "loss")
+    code, _, error = run("train", "--config", config, "--out", tmp_path / "out")
+    assert code == 2
+    assert "the loss of step 1 is not finite; there is no checkpoint before it" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_are_one(run, config, tmp_path):
+    """Each takes half of the batch, in two micro-batches."""
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8")) | {"steps": 4}
+    config.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    options = ("train", "--config", config, "--regularizer", "cosine", "--device", "cpu")
+    assert run(*options, "--out", tmp_path / "one")[0] == 0
+    config.write_text(yaml.safe_dump(recipe | {"micro_batch": 1}), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    linscore = [str(Path(sys.executable).with_name("linscore")), *map(str, options), "--out", str(tmp_path / "two")]
+    subprocess.run([*command, "--no-python", *linscore], check=True, capture_output=True, timeout=300)
+    for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, rel=1e-5)
+    ours, theirs = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config", "nothing.yaml"], "--config nothing.yaml is no file"),
+        (["--text", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["--regularizer", "l2"], "regularizer is 'l2'"),
+        (["--steps", "0"], "steps is 0"),
+        (["--device", "tpu"], "--device is 'tpu'"),
+        (["--resume"], "holds no run to go on with"),
+    ],
+)
+def test_wrong_arguments_leave_nothing(run, config, tmp_path, options, message):
+    code, _, error = run("train", "--config", config, "--out", tmp_path / "out", *options)
+    assert code == 2
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_recipe_does_not_go_on(run, config, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        broken_at(patch, 8, KeyboardInterrupt())
+        run("train", "--config", config, "--out", out)
+    before = sorted(out.rglob("*"))
+    code, _, error = run("train", "--config", config, "--out", out, "--resume", "--seed", 1)
+    assert code == 2
+    assert "was begun with seed 0, not 1" in error
+    assert sorted(out.rglob("*")) == before
