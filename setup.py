@@ -22,6 +22,7 @@ setup(
         "linscore.distillation",
         "linscore.embedded",
         "linscore.evaluation",
+        "linscore.finetuning",
         "linscore.jobs",
         "linscore.pretraining",
         "linscore.probing",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from linscore.folds import passage_length
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Sequence", "batches", "pack"]
+__all__ = ["Sequence", "batches", "pack", "pad_right", "text_ids"]
 
 PIECE_CHARS = 1 << 18  # given to the tokenizer at a time: at most 1 MiB of UTF-8
 
@@ -170,6 +171,27 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
     if tokenizer.eos_token_id not in (None, *after):
         after.append(tokenizer.eos_token_id)
     return before, after
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[list[int]]:
+    """Ids of texts by themselves, each behind what the tokenizer puts in front of a text and with nothing after it.
+
+    Raises:
+        LinscoreError: a text is empty.
+    """
+    before, _ = special_tokens(tokenizer)
+    ids = [encode(tokenizer, text, special=False) for text in texts]
+    empty = next((number for number, tokens in enumerate(ids, 1) if not tokens), None)
+    if empty is not None:
+        raise LinscoreError(f"the text of row {empty} is empty: leave the row out")
+    return [before + tokens for tokens in ids]
+
+
+def pad_right(rows: SequenceOf[list[int]], padding: int = 0) -> tuple[Tensor, Tensor]:
+    """Token ids `[B, T]` padded on the right, and their mask."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([tokens + [padding] * (longest - len(tokens)) for tokens in rows])
+    return ids, (torch.arange(longest) < torch.tensor([len(tokens) for tokens in rows])[:, None]).long()
 
 
 def recut(document: Document) -> Iterator[str]:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, reason
 
-__all__ = ["Document", "read_dataset", "read_documents"]
+__all__ = ["Document", "load_dataset_rows", "read_dataset", "read_documents"]
 
 Document = str | Iterable[str]
 
@@ -65,6 +65,23 @@ def read_dataset(name: str) -> Iterator[Document]:
     Raises:
         LinscoreError: the dataset cannot be reached or loaded, or has no text.
     """
+    rows = _open_dataset(name)
+    if rows.column_names is not None and "text" not in rows.column_names:
+        columns = ", ".join(rows.column_names)
+        raise LinscoreError(f'dataset {name} has no column "text" but {columns}: rename one to "text" in a local copy')
+    return (_text_of(row, f"dataset {name}, row {number}") for number, row in enumerate(_streamed(rows, name), 1))
+
+
+def load_dataset_rows(name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset, streamed; `name` as in `read_dataset`.
+
+    Raises:
+        LinscoreError: the dataset cannot be reached or loaded.
+    """
+    return _streamed(_open_dataset(name), name)
+
+
+def _open_dataset(name: str) -> Any:
     from datasets import load_dataset
 
     parts = name.split(":")
@@ -72,28 +89,22 @@ def read_dataset(name: str) -> Iterator[Document]:
     if len(parts) > 3 or not path:
         raise LinscoreError(f"dataset {name!r} is not NAME, NAME:CONFIG or NAME:CONFIG:SPLIT: write it as one of these")
     try:
-        rows = load_dataset(path, config or None, split=split or "train", streaming=True)
+        return load_dataset(path, config or None, split=split or "train", streaming=True)
     except Exception as error:  # `datasets` and the Hub client raise two dozen unrelated classes
         raise _unloadable(name, error) from error
-    if rows.column_names is not None and "text" not in rows.column_names:
-        columns = ", ".join(rows.column_names)
-        raise LinscoreError(f'dataset {name} has no column "text" but {columns}: rename one to "text" in a local copy')
-    return _dataset_documents(rows, name)
 
 
-def _dataset_documents(rows: Iterable[dict], name: str) -> Iterator[str]:
+def _streamed(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
     try:
-        for number, row in enumerate(rows, 1):
-            yield _text_of(row, f"dataset {name}, row {number}")
-    except LinscoreError:
-        raise
+        yield from rows
     except Exception as error:  # the connection may break at any row
         raise _unloadable(name, error) from error
 
 
 def _unloadable(name: str, error: Exception) -> LinscoreError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return LinscoreError(f"dataset {name} cannot be loaded ({reason}): check name, config, split and the network")
+    return LinscoreError(
+        f"dataset {name} cannot be loaded ({reason(error)}): check name, config, split and the network"
+    )
 
 
 def _folder_documents(folder: Path) -> Iterator[Document]:

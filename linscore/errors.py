@@ -7,3 +7,8 @@ class LinscoreError(ValueError):
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with one line that says how to go on."""
+
+
+def reason(error: Exception) -> str:
+    """The message of a foreign error in one line of moderate length."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

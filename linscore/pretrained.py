@@ -11,8 +11,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -55,6 +57,27 @@ def load_pretrained(
         config, stored, model = _load_model(_source(name), dtype, where, revision)
         tokenizer = AutoTokenizer.from_pretrained(_source(name), config=config, **_at(revision))
     return Pretrained(name, model.to(where), tokenizer, _context(config), stored)  # type: ignore[arg-type]
+
+
+def load_with_head(name: str, outputs: int, *, device: str = "auto") -> Pretrained:
+    """`name` with a new linear head of so many outputs on the state of each text's last token, for fine-tuning.
+
+    Weights are float32 and the head is random, from torch's generator. Texts are padded with the tokenizer's padding
+    token, or its EOS where it has none.
+
+    Raises:
+        LinscoreError: as `load_pretrained`, or where transformers has no such head for the family.
+    """
+    where = choose_device(device)
+    with _loading(name):
+        config = _read_config(_source(name), {})
+        if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise LinscoreError(f"transformers has no head for {config.model_type} that classifies texts")
+        tokenizer = AutoTokenizer.from_pretrained(_source(name), config=config)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        config.num_labels, config.pad_token_id = outputs, pad or 0
+        model = AutoModelForSequenceClassification.from_pretrained(_source(name), config=config, dtype=torch.float32)
+    return Pretrained(name, model.to(where), tokenizer, _context(config), config.get_text_config().dtype)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

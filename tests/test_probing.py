@@ -20,8 +20,8 @@ from transformers import AutoTokenizer
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
 from linscore.jobs.probe import run_probe
+from linscore.labelled import Source, labelled_texts
 from linscore.pretrained import EMBEDDED_MODEL
-from linscore.probing.data import read_labelled
 from linscore.probing.features import pooled_states, text_features
 from linscore.probing.probe import probe_layers
 from linscore.probing.table import probe_table
@@ -31,6 +31,10 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 TEXTS = ["a", "def double(x):", "import os\nimport sys  # é", "return x", "class A:\n    pass", "raise ValueError(x)"]
 LONGEST = 64
 CONTEXT = 6
+
+
+def labelled(path, **fields):
+    return labelled_texts(Source(str(path), None), **fields)
 
 
 @pytest.fixture(scope="module")
@@ -200,16 +204,16 @@ def written(folder, kind, rows=ROWS):
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
 def test_texts_of_several_columns_from_every_format(tmp_path, kind):
-    found = read_labelled(written(tmp_path, kind), text_field="premise, hypothesis")
+    found = labelled(written(tmp_path, kind), text_field="premise, hypothesis")
     assert found.texts == [f"x = {n}\ny = {n % 7}" for n in range(24)]
     assert found.labels == ["even", "odd"] * 12
-    alone = read_labelled(written(tmp_path, kind), text_field="hypothesis", label_field="premise")
+    alone = labelled(written(tmp_path, kind), text_field="hypothesis", label_field="premise")
     assert (alone.texts[3], alone.labels[3]) == ("y = 3", "x = 3")
 
 
 def test_labels_may_be_integers_and_booleans(tmp_path):
     rows = [{"text": "a", "label": True}, {"text": "b\ud800", "label": 0}]
-    assert read_labelled(written(tmp_path, "jsonl", rows)) == (["a", "b?"], ["True", "0"])
+    assert labelled(written(tmp_path, "jsonl", rows)) == (["a", "b?"], ["True", "0"])
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def test_labels_may_be_integers_and_booleans(tmp_path):
 )
 def test_data_that_cannot_be_used(tmp_path, rows, message):
     with pytest.raises(LinscoreError, match=message):
-        read_labelled(written(tmp_path, "json", rows))
+        labelled(written(tmp_path, "json", rows))
 
 
 @pytest.mark.parametrize(
@@ -235,9 +239,9 @@ def test_data_that_cannot_be_used(tmp_path, rows, message):
 def test_files_that_cannot_be_read(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(LinscoreError, match=r"--data .*a\.\w+ (cannot be read|holds no rows)"):
-        read_labelled(tmp_path / name)
+        labelled(tmp_path / name)
     with pytest.raises(LinscoreError, match="is no file"):
-        read_labelled(tmp_path)
+        labelled(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -295,12 +299,12 @@ def test_the_table_has_a_row_per_layer_and_the_doubts(tmp_path, checkpoint):
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
 def test_published_data_can_be_read():
-    bank = read_labelled(DATA / "superglue_cb_train.jsonl", text_field="premise,hypothesis")
+    bank = labelled(DATA / "superglue_cb_train.jsonl", text_field="premise,hypothesis")
     assert {label: bank.labels.count(label) for label in set(bank.labels)} == {
         "contradiction": 119,
         "entailment": 115,
         "neutral": 16,
     }
-    questions = read_labelled(DATA / "superglue_boolq_dev.jsonl", text_field="question,passage", label_field="answer")
+    questions = labelled(DATA / "superglue_boolq_dev.jsonl", text_field="question,passage", label_field="answer")
     assert len(questions.texts) == 3270
     assert set(questions.labels) == {"True", "False"}

@@ -244,7 +244,7 @@ def test_without_lm_eval_the_message_says_how_to_get_it(monkeypatch):
         ('{"passage": "p", "question": "q", "label": "maybe"}', "row 1: label 'maybe' is none of the task's choices"),
         ('{"passage": "p", "question": "q", "label": -1}', "row 1: label -1"),
         ('{"label": 1}', "does not fit task boolq"),
-        (None, "cannot be read"),
+        (None, "is no file"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(tmp_path, content, words):

@@ -10,7 +10,7 @@ import click
 
 from linscore.cli.scoring import bench, doctor, rank, score
 from linscore.cli.surgery import distil, evaluate, fuse, linearize, prune
-from linscore.cli.training import train
+from linscore.cli.training import finetune_delta, train
 from linscore.cli.watching import dynamics, probe
 from linscore.errors import Interrupted, LinscoreError
 from linscore.pretrained import quiet
@@ -22,7 +22,21 @@ def cli() -> None:
     """How linear is each block of a transformer decoder? Score and rank blocks, cut them, and see what it costs."""
 
 
-for command in (score, rank, prune, linearize, fuse, distil, evaluate, train, dynamics, probe, bench, doctor):
+for command in (
+    score,
+    rank,
+    prune,
+    linearize,
+    fuse,
+    distil,
+    evaluate,
+    train,
+    finetune_delta,
+    dynamics,
+    probe,
+    bench,
+    doctor,
+):
     cli.add_command(command)
 
 

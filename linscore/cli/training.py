@@ -1,10 +1,12 @@
-"""Commands that train: train."""
+"""Commands that train: train, finetune-delta."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import click
+
+from linscore.cli.watching import labelled
 
 
 @click.command()
@@ -42,3 +44,34 @@ def train(config: str, **options: Any) -> None:
     click.echo(f"model      {trained.out}/model")
     click.echo(f"curve      {trained.out}/curve.png, {trained.out}/linearity/dynamics.png")
     click.echo(f"next       linscore score {trained.out}/model")
+
+
+@click.command("finetune-delta")
+@click.argument("model", default="embedded")
+@labelled
+@click.option("--task", default="classification", show_default=True, help="classification, or reward for pairs.")
+@click.option("--chosen-field", default="chosen", show_default=True, help="Of a pair, the column of the better text.")
+@click.option("--rejected-field", default="rejected", show_default=True, help="Of a pair, the column of the other.")
+@click.option("--seeds", type=int, default=3, show_default=True, metavar="N", help="How many fine-tunings.")
+@click.option("--epochs", type=int, default=3, show_default=True, metavar="N", help="Passes over the examples.")
+@click.option("--batch-size", type=int, default=16, show_default=True, metavar="B", help="Examples in an update.")
+@click.option("--learning-rate", type=float, default=2e-5, show_default=True, metavar="R", help="Its peak.")
+@click.option("--longest", type=int, metavar="L", help="Tokens of a text, the last ones [the context, at most 512].")
+@click.option("--score-text", metavar="PATH", help="Text to score on [the texts of the data].")
+@click.option("--tokens", type=int, default=100_000, show_default=True, metavar="N", help="Scored at most.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--out", metavar="DIR", help="A new folder for finetune.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def finetune_delta(model: str, as_json: bool, **options: Any) -> None:
+    """Score the blocks before and after fine-tuning a classification or reward head, over several seeds."""
+    from linscore.allocator import keep_freed_memory
+    from linscore.finetuning.table import finetune_table
+    from linscore.jobs.finetune import run_finetune_delta
+    from linscore.table import show
+
+    keep_freed_memory()
+    result = run_finetune_delta(model, **options)
+    if as_json:
+        click.echo(result.to_json(), nl=False)
+    else:
+        show(finetune_table(result))

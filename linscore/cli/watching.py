@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from linscore.cli.surgery import place, text
+from linscore.cli.surgery import options, place, text
 
 
 @click.command()
@@ -18,7 +18,7 @@ from linscore.cli.surgery import place, text
 @click.option("--out", required=True, metavar="DIR", help="Where the series goes; repeat the command to go on with it.")
 @place
 @click.option("--json", "as_json", is_flag=True, help="Print the series as JSON instead of the table.")
-def dynamics(checkpoints: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def dynamics(checkpoints: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Score a series of checkpoints on the same tokens: how linearity moves while a model learns.
 
     A folder of checkpoints, as transformers' Trainer leaves it, stands for all of them.
@@ -27,32 +27,38 @@ def dynamics(checkpoints: tuple[str, ...], as_json: bool, **options: Any) -> Non
     from linscore.jobs.dynamics import run_dynamics
     from linscore.table import show
 
-    series = run_dynamics(checkpoints, **options)
+    series = run_dynamics(checkpoints, **given)
     if as_json:
         click.echo(series.to_json(), nl=False)
         return
     show(dynamics_table(series))
-    click.echo(f"series   {options['out']}/dynamics.json\npicture  {options['out']}/dynamics.png")
+    click.echo(f"series   {given['out']}/dynamics.json\npicture  {given['out']}/dynamics.png")
+
+
+labelled = options(
+    click.option("--data", metavar="FILE", help="Labelled texts: jsonl, json, csv or parquet."),
+    click.option("--dataset", metavar="NAME", help="A `datasets` name (NAME:CONFIG:SPLIT) instead."),
+    click.option("--text-field", default="text", show_default=True, help="Column of the text; several, joined: a,b."),
+    click.option("--label-field", default="label", show_default=True, help="Column of the label."),
+)
 
 
 @click.command()
 @click.argument("model", default="embedded")
-@click.option("--data", required=True, metavar="FILE", help="Labelled texts: jsonl, json, csv or parquet.")
-@click.option("--text-field", default="text", show_default=True, help="Column of the text; several, joined: a,b.")
-@click.option("--label-field", default="label", show_default=True, help="Column of the label.")
+@labelled
 @click.option("--pool", default="last", show_default=True, help="last: the last token's state; mean: of all tokens.")
 @click.option("--batch-size", type=int, metavar="B", help="Texts in a batch.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the cross-validation folds.")
 @click.option("--out", metavar="DIR", help="A new folder for probe.json and probe.png.")
 @place
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
-def probe(model: str, as_json: bool, **options: Any) -> None:
+def probe(model: str, as_json: bool, **given: Any) -> None:
     """Read a label off every layer's states with a logistic regression, cross-validated."""
     from linscore.jobs.probe import run_probe
     from linscore.probing.table import probe_table
     from linscore.table import show
 
-    probing = run_probe(model, **options)
+    probing = run_probe(model, **given)
     if as_json:
         click.echo(probing.to_json(), nl=False)
     else:

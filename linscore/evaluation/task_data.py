@@ -6,14 +6,14 @@ the right choice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from linscore.errors import LinscoreError
+from linscore.rows import read_rows
 
-__all__ = ["reason", "task_rows"]
+__all__ = ["task_rows"]
 
 _YES, _NO = ("yes", "true"), ("no", "false")
 _SAME_ANSWER = {
@@ -24,7 +24,7 @@ _SAME_ANSWER = {
 
 
 def task_rows(path: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl`, `.json` (a list of objects) or `.parquet` file, labelled as a task expects it.
+    """The rows of a file (see `read_rows`), labelled as a task expects it.
 
     Args:
         path: the file.
@@ -34,7 +34,7 @@ def task_rows(path: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         LinscoreError: the file cannot be read, or a label stands for none of the choices.
     """
-    rows = _rows(path)
+    rows = read_rows(path, "--task-data")
     target, choices = config.get("doc_to_target"), config.get("doc_to_choice")
     if not (isinstance(target, str) and target.isidentifier() and isinstance(choices, list)):
         return rows
@@ -42,29 +42,6 @@ def task_rows(path: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     labels = [row.get(target, row.get("answer")) for row in rows]
     indices = [_index(label, answers, f"{path}, row {number}") for number, label in enumerate(labels, 1)]
     return [{**row, target: index} for row, index in zip(rows, indices, strict=True)]
-
-
-def reason(error: Exception) -> str:
-    """The message of a foreign error in one line of moderate length."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        if path.suffix.lower() == ".parquet":
-            from pyarrow.parquet import read_table
-
-            rows = read_table(path).to_pylist()
-        elif path.suffix.lower() == ".json":
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            with path.open(encoding="utf-8") as lines:
-                rows = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these two
-        raise LinscoreError(f"--task-data {path} cannot be read ({reason(error)}): give jsonl or parquet") from error
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise LinscoreError(f"--task-data {path} holds no rows: give one JSON object per line, or a list of objects")
-    return rows
 
 
 def _index(label: object, answers: Sequence[str], where: str) -> int:

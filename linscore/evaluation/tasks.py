@@ -21,8 +21,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from linscore.errors import LinscoreError
-from linscore.evaluation.task_data import reason, task_rows
+from linscore.errors import LinscoreError, reason
+from linscore.evaluation.task_data import task_rows
 from linscore.pretrained import quiet
 
 __all__ = ["LoadedTasks", "TaskResult", "load_tasks", "run_tasks"]

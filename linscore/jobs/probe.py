@@ -6,9 +6,9 @@ from contextlib import nullcontext
 from importlib.metadata import version
 
 from linscore.decoders import check_causal, find_decoder
+from linscore.labelled import Source, labelled_texts
 from linscore.plots import plot_probing
 from linscore.pretrained import EMBEDDED, Pretrained, load_pretrained
-from linscore.probing.data import read_labelled
 from linscore.probing.features import Features, check_pool, text_features
 from linscore.probing.probe import FOLDS, Probing, check_classes, probe_layers
 from linscore.progress import TokenProgress
@@ -24,7 +24,8 @@ PROBE, PICTURE = "probe.json", "probe.png"
 def run_probe(
     model: str = EMBEDDED,
     *,
-    data: str,
+    data: str | None = None,
+    dataset: str | None = None,
     text_field: str = "text",
     label_field: str = "label",
     pool: str = "last",
@@ -41,7 +42,8 @@ def run_probe(
 
     Args:
         model: Hub name, folder or "embedded".
-        data: file of labelled texts, as `read_labelled` takes it.
+        data: file of labelled texts (see `read_rows`).
+        dataset: `NAME`, `NAME:CONFIG` or `NAME:CONFIG:SPLIT` of `datasets` in its place.
         text_field: column of the text, or several separated by commas, joined by a newline.
         label_field: column of the label.
         pool: "last" or "mean" (see `text_features`).
@@ -55,14 +57,15 @@ def run_probe(
         LinscoreError: for any input that cannot be used; then nothing is written.
     """
     check_pool(pool)
-    texts, labels = read_labelled(data, text_field=text_field, label_field=label_field)
+    source = Source(data, dataset)
+    texts, labels = labelled_texts(source, text_field=text_field, label_field=label_field)
     classes = check_classes(labels)
     with nullcontext() if out is None else new_folder(out) as folder:
         loaded = load_pretrained(model, dtype=dtype, device=device)
         features = _features(loaded, texts, pool, batch_size)
         probing = Probing(
             model=model,
-            data=data,
+            data=str(source),
             text_field=text_field,
             label_field=label_field,
             pool=pool,

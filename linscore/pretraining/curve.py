@@ -72,13 +72,13 @@ class CurveCallback(TrainerCallback):
 
 
 def read_curve(path: Path) -> list[Line]:
-    """The lines of a curve.
+    """The lines of a curve; one that a killed run has not written to its end does not count.
 
     Raises:
         LinscoreError: when it is damaged.
     """
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()]
         if not all(isinstance(line["step"], int) for line in lines):
             raise TypeError("a step is no number")
     except (ValueError, TypeError, KeyError) as error:

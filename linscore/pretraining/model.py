@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, reason
 from linscore.pretraining.recipe import Recipe
 
 __all__ = ["new_model"]
@@ -43,6 +43,5 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedM
         with torch.no_grad():  # some sizes fit together only in appearance
             model.eval()(input_ids=torch.zeros(1, 2, dtype=torch.long))
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise LinscoreError(f"no decoder can be made of model ({reason}): mend its sizes") from error
+        raise LinscoreError(f"no decoder can be made of model ({reason(error)}): mend its sizes") from error
     return model

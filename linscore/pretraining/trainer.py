@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, reason
 from linscore.pretraining.checkpoints import newest_checkpoint
 from linscore.pretraining.recipe import Recipe
 from linscore.training.trainer import RegularizedTrainer
@@ -98,7 +98,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str) -> TrainingArg
         )
         cuda = arguments.device.type == "cuda"
     except (ValueError, ImportError, RuntimeError) as error:
-        raise LinscoreError(f"the training cannot be set up ({' '.join(str(error).split())[:200]})") from error
+        raise LinscoreError(f"the training cannot be set up ({reason(error)})") from error
     if arguments.n_gpu > 1:
         raise LinscoreError("one process sees several GPUs: start it with torchrun, or set CUDA_VISIBLE_DEVICES to one")
     share, rest = divmod(recipe.batch_size, arguments.world_size)

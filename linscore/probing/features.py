@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from linscore.corpus import encode, special_tokens
+from linscore.corpus import pad_right, text_ids
 from linscore.decoders import BlockStates, Decoder, run, watch
 from linscore.errors import LinscoreError
 
@@ -66,11 +66,11 @@ def text_features(
     if batch_size is not None and batch_size < 1:
         raise LinscoreError(f"--batch-size is {batch_size}: give 1 or more")
     check_pool(pool)
-    whole = _token_ids(tokenizer, texts)
+    whole = text_ids(tokenizer, texts)
     ids = [tokens[:longest] for tokens in whole]
     states = torch.empty(len(decoder.blocks) + 1, len(ids), decoder.width)
     for rows in _by_length([len(tokens) for tokens in ids], batch_tokens, batch_size):
-        batch, mask = _padded([ids[row] for row in rows])
+        batch, mask = pad_right([ids[row] for row in rows])
         states[:, rows] = pooled_states(decoder, batch, mask, pool)
         if progress is not None:
             progress(int(mask.sum()))
@@ -118,15 +118,6 @@ def _pooled(states: Tensor, real: Tensor, pool: str) -> Tensor:
     return (total / real.sum(1, keepdim=True)).cpu()
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    before, _ = special_tokens(tokenizer)
-    ids = [encode(tokenizer, text, special=False) for text in texts]
-    empty = next((number for number, tokens in enumerate(ids, 1) if not tokens), None)
-    if empty is not None:
-        raise LinscoreError(f"the text of row {empty} is empty: leave the row out")
-    return [before + tokens for tokens in ids]
-
-
 def _by_length(lengths: Sequence[int], tokens: int, batch_size: int | None) -> Iterator[list[int]]:
     """Rows of like length together, which leaves little padding; the longest first, so that memory gives out early."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
@@ -135,13 +126,6 @@ def _by_length(lengths: Sequence[int], tokens: int, batch_size: int | None) -> I
         count = batch_size or max(1, tokens // lengths[order[start]])
         yield order[start : start + count]
         start += count
-
-
-def _padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids `[B, T]` padded on the right, and their mask."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in rows])
-    return ids, (torch.arange(longest) < torch.tensor([len(tokens) for tokens in rows])[:, None]).long()
 
 
 def check_pool(pool: str) -> None:
