@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from linscore_kernels import has_triton
 from sklearn.linear_model import Ridge
 from tiny_models import VOCABULARY, tiny
 from torch import nn
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from linscore.errors import LinscoreError
-from linscore.training.batch_linearity import batch_linearity
+from linscore.training.batch_linearity import RunningMoments, batch_linearity
 from linscore.training.regularizer import LinearityRegularizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -172,6 +173,97 @@ def test_gradients_of_the_score(ridge):
     assert torch.autograd.gradcheck(lambda x, y: 3 * batch_linearity(x, y, ridge=ridge), (x, y))
 
 
+@pytest.mark.skipif(not has_triton(), reason="no triton")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_score_from_the_triton_kernels(monkeypatch, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(96, 8, generator=generator) * torch.logspace(-1, 1, 8) + 2).to(dtype)
+    y = (x + x @ torch.randn(8, 8, generator=generator).to(dtype) / 20 + torch.randn(96, 8, generator=generator)).to(
+        dtype
+    )
+    monkeypatch.setenv("LINSCORE_BACKEND", "triton")
+    score = float(batch_linearity(x.requires_grad_(), y, torch.arange(3, 90)))
+    wanted = float(ridge_score(x.detach().double()[3:90], y.double()[3:90]))
+    assert score == pytest.approx(wanted, abs=1e-5 if dtype is torch.float32 else 2e-3)
+
+
+def within(x, y, rows):
+    """X_c and δ_c `[n, d]`, by the batch's own means."""
+    x, y = x.flatten(0, -2)[rows], y.flatten(0, -2)[rows]
+    return x - x.mean(0), (y - x) - (y - x).mean(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_running_moments_give_the_map_that_a_batch_is_held_against(dtype):
+    """B by the normal equations of all batches, weighted by their age; a constant for the gradients."""
+    generator, decay, rows = torch.Generator().manual_seed(0), 0.7, torch.arange(1, 24)
+    running, gram, cross = RunningMoments(decay), torch.zeros(6, 6).double(), torch.zeros(6, 6).double()
+    mix = torch.randn(6, 6, generator=generator, dtype=torch.float64) / 4
+    for _ in range(4):
+        x = torch.randn(2, 12, 6, generator=generator).to(dtype) + 3
+        y = (x.double() + x @ mix.to(dtype) + torch.randn(2, 12, 6, generator=generator)).to(dtype)
+        x.requires_grad_()
+        y.requires_grad_()
+        exact = [h.detach().double().requires_grad_() for h in (x, y)]
+        x_c, delta_c = within(*exact, rows)
+        gram = decay * gram + (x_c.T @ x_c).detach()
+        cross = decay * cross + (x_c.T @ delta_c).detach()
+        b = torch.linalg.solve(gram + RIDGE * gram.trace() / 6 * torch.eye(6).double(), cross)
+        wanted = 1 - (delta_c - x_c @ b).square().sum() / delta_c.square().sum()
+        wanted.backward()
+        score = batch_linearity(x, y, rows, running=running)
+        score.backward()
+        small = 1e-9 if dtype is torch.float64 else 1e-5
+        assert float(score.detach()) == pytest.approx(float(wanted.detach()), abs=small)
+        for got, true in zip((x, y), exact, strict=True):
+            assert torch.allclose(got.grad.double(), true.grad, rtol=1e-3, atol=small)
+    assert running.rows == pytest.approx(23 * (1 + 0.7 + 0.49 + 0.343))
+
+
+def test_small_batches_train_on_running_moments_once_they_hold_enough():
+    model, size = tiny("llama").train(), 60  # tokens of a batch; 4·d = 128
+    with LinearityRegularizer(model, linearity=1.0, running=0.9) as regularizer:
+        moved = []
+        for seed in range(5):
+            model(input_ids=tokens(seed, rows=3))
+            loss = regularizer.loss()
+            assert 0 < float(loss.detach()) < 3 * 1.5
+            moved.append(loss.requires_grad)
+    held = np.cumsum(size * 0.9 ** np.arange(5))
+    assert moved == list(held >= 4 * 32)
+
+
+def test_running_moments_can_lower_linearity_too():
+    model = tiny("llama").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with LinearityRegularizer(model, linearity=-1.0, running=0.8) as regularizer:
+        curve = []
+        for _ in range(12):
+            model(input_ids=tokens(rows=6))
+            loss = regularizer.loss()
+            if loss.requires_grad:
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            curve.append(float(regularizer.terms()["linearity"]))
+    assert curve[-1] < curve[3] - 0.01
+
+
+@pytest.mark.parametrize(
+    ("running", "message"),
+    [
+        (1.0, "running is 1.0: give a decay between 0 and 1"),
+        (0.5, r"decay by 0.5 over batches of 40 real tokens hold 80, fewer than the 128 that width 32 needs"),
+    ],
+)
+def test_running_moments_that_would_never_hold_enough(running, message):
+    model = tiny("llama").train()
+    with pytest.raises(LinscoreError, match=message):  # noqa: PT012
+        regularizer = LinearityRegularizer(model, linearity=1.0, running=running)
+        with regularizer:
+            model(input_ids=tokens(rows=2))
+
+
 def test_a_block_that_adds_a_constant_is_linear():
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     for y in (x + 0, x * 0 + 1.0):
@@ -266,7 +358,9 @@ def test_micro_batches_add_up():
 def test_a_broken_forward_leaves_nothing_behind():
     model = tiny("llama").train()
     with LinearityRegularizer(model, linearity=1.0) as regularizer:
-        with pytest.raises(LinscoreError, match=r"40 real tokens .* at least 128 tokens, or use cosine"):
+        with pytest.raises(
+            LinscoreError, match=r"40 real tokens .* at least 128 tokens, running=0.99 .*, or use cosine"
+        ):
             model(input_ids=tokens(rows=2))
         with pytest.raises(LinscoreError, match="before each"):
             regularizer.loss()

@@ -4,7 +4,8 @@
               + linearity · Σ_i (1 − s_i)
 
 h_0 is what enters the first block, h_i what leaves block i − 1 before any final norm, t runs over real tokens: padding
-does not count. s_i is the linearity without residual of the batch itself, with a ridge (see `batch_linearity`).
+does not count. s_i is the linearity without residual of the batch itself, with a ridge, or of the batch under the map
+of running moments (see `batch_linearity`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,10 @@ from torch import Tensor, nn
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
 from linscore.sub_blocks import first_tensor
-from linscore.training.batch_linearity import batch_linearity
+from linscore.training.batch_linearity import ROWS_PER_FEATURE, BlockMoments, batch_linearity
 from linscore.training.taps import Chain, tap
 
 __all__ = ["LinearityRegularizer", "Penalty"]
-
-ROWS_PER_FEATURE = 4  # below, even noise fits well: in-sample scores are too high by about d/n
 
 
 class Penalty(NamedTuple):
@@ -57,6 +56,10 @@ class LinearityRegularizer:
         mse: weight of the squared distance.
         linearity: weight of 1 − s: above 0 training raises linearity, below 0 it lowers it. Needs 4·d real tokens in
             every batch, and about 10·n·d² FLOP a block where the block's own training takes 72·n·d².
+        running: for smaller batches: the decay, such as 0.99, of moments over past batches, on which the maps are
+            fitted in place of the batch itself; n / (1 − running) of n real tokens must be 4·d or more. 8·d² bytes a
+            block (16·d² for float64 states). Until they hold 4·d tokens, the term has no gradient. Each process keeps
+            moments of its own, and they begin anew with each regularizer.
 
     Raises:
         LinscoreError: for a weight that is not finite or a model without a list of blocks; in the forward pass, for too
@@ -64,12 +67,23 @@ class LinearityRegularizer:
             gradients.
     """
 
-    def __init__(self, model: nn.Module, *, cosine: float = 0.0, mse: float = 0.0, linearity: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        cosine: float = 0.0,
+        mse: float = 0.0,
+        linearity: float = 0.0,
+        running: float | None = None,
+    ) -> None:
         weights = {"cosine": cosine, "mse": mse, "linearity": linearity}
         for name, weight in weights.items():
             if not math.isfinite(weight):
                 raise LinscoreError(f"the weight {name} is {weight}: give a finite number, 0 to leave it out")
+        if running is not None and not 0 < running < 1:
+            raise LinscoreError(f"running is {running}: give a decay between 0 and 1, such as 0.99, or none")
         self.model, self.weights = model, weights
+        self._moments = BlockMoments(running)
         self._open: _Forward | None = None  # while the decoder runs
         self._done: _Forward | None = None
         self._terms: dict[str, Tensor] = {}
@@ -139,7 +153,7 @@ class LinearityRegularizer:
             if getattr(backbone, "_is_replica", False):
                 raise LinscoreError("DataParallel runs copies of the model: use DistributedDataParallel (torchrun)")
             self._done = None
-            self._open = _Forward(self.weights, _token_mask(backbone.forward, args, kwargs))
+            self._open = _Forward(self.weights, _token_mask(backbone.forward, args, kwargs), self._moments)
 
     @torch.compiler.disable
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -184,6 +198,7 @@ class _Forward:
 
     weights: dict[str, float]
     mask: Tensor | None  # [B, T], nonzero for real tokens
+    moments: BlockMoments
     chain: Chain | None = field(init=False, default=None)
     scores: list[Tensor] = field(init=False, default_factory=list)
     previous: Tensor | None = field(init=False, default=None)
@@ -207,9 +222,12 @@ class _Forward:
     def _score(self, h: Tensor) -> None:
         rows = None if self.rows is None else self.rows.to(h.device)
         if self.previous is None:
-            _check_rows(math.prod(h.shape[:-1]) if rows is None else len(rows), h.shape[-1])
+            self.moments.check(math.prod(h.shape[:-1]) if rows is None else len(rows), h.shape[-1])
         else:
-            self.scores.append(batch_linearity(self.previous.to(h.device), h, rows))
+            running = self.moments.of(len(self.scores))
+            score = batch_linearity(self.previous.to(h.device), h, rows, running=running)
+            early = running is not None and running.rows < ROWS_PER_FEATURE * h.shape[-1]
+            self.scores.append(score.detach() if early else score)
         self.previous = h
 
     def nonlinearity(self) -> Tensor:
@@ -222,14 +240,6 @@ class _Forward:
 
     def _stacked(self) -> Tensor:
         return torch.stack([score.to(self.scores[0].device) for score in self.scores])
-
-
-def _check_rows(count: int, width: int) -> None:
-    if count < ROWS_PER_FEATURE * width:
-        raise LinscoreError(
-            f"a batch of {count} real tokens is too small for linearity at width {width}: give batches of at least "
-            f"{ROWS_PER_FEATURE * width} tokens, or use cosine"
-        )
 
 
 def _token_mask(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

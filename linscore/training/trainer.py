@@ -47,7 +47,8 @@ class LinearityRegularizerMixin(_Base):
         args: what the Trainer takes.
         cosine: weight of 1 − cos.
         mse: weight of the squared distance.
-        linearity: weight of 1 − linearity; needs 4·d real tokens in each micro-batch. See `LinearityRegularizer`.
+        linearity: weight of 1 − linearity; needs 4·d real tokens in each micro-batch, or `running`.
+        running: decay of the moments that the linearity term is fitted on. See `LinearityRegularizer`.
         kwargs: what the Trainer takes.
 
     Raises:
@@ -55,10 +56,16 @@ class LinearityRegularizerMixin(_Base):
     """
 
     def __init__(
-        self, *args: Any, cosine: float = 0.0, mse: float = 0.0, linearity: float = 0.0, **kwargs: Any
+        self,
+        *args: Any,
+        cosine: float = 0.0,
+        mse: float = 0.0,
+        linearity: float = 0.0,
+        running: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._weights = {"cosine": cosine, "mse": mse, "linearity": linearity}
+        self._weights, self._running = {"cosine": cosine, "mse": mse, "linearity": linearity}, running
         self.regularizer = self._new_regularizer()
         self.regularizer.remove()  # what is wrong with model or weights is known now
         self._tokens: Tensor | None = None  # N
@@ -111,7 +118,7 @@ class LinearityRegularizerMixin(_Base):
 
     def _new_regularizer(self) -> LinearityRegularizer:
         assert self.model is not None
-        return LinearityRegularizer(self.model, **self._weights)
+        return LinearityRegularizer(self.model, **self._weights, running=self._running)
 
     def _added(self, tokens: Tensor | None, items: Tensor | int | None) -> Tensor:
         """What is added to the loss of one micro-batch; kept for the log."""
