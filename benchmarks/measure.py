@@ -24,10 +24,11 @@ def compare(
     shape: str,
     dtype: torch.dtype,
     rounds: int = 7,
+    fewest: int = FEWEST,
     long: bool = False,
     **info: Any,
 ) -> Timing:
-    """Time `ours` and `peers` in turn, at most `rounds` times; `info` goes into the results beside the ratios.
+    """Time `ours` and `peers` in turn, `fewest` to `rounds` times; `info` goes into the results beside the ratios.
 
     `long` ones take seconds: no call is spent on finding out how many make a sample.
     """
@@ -42,7 +43,7 @@ def compare(
         for name, measured in times.items():
             measured.append(seconds_per_call(peers[name], calls_per_sample(seconds[name])))
 
-    rounds = max(min(FEWEST, rounds), min(rounds, int(PATIENCE / (once + sum(seconds.values())))))
+    rounds = max(min(fewest, rounds), min(rounds, int(PATIENCE / (once + sum(seconds.values())))))
     benchmark.pedantic(ours, teardown=run_peers, rounds=rounds, iterations=calls_per_sample(once))
     own = benchmark.stats.stats.data
     # Without the extra call that pytest-benchmark makes where there are several iterations.

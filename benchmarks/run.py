@@ -26,6 +26,7 @@ FILES = {  # what matters most there comes first
         "check_kernels.py",
         "bench_kernels.py",
         "bench_layer_loss.py",
+        "bench_training.py",
         "bench_score.py",
         "bench_growth.py",
         "bench_pair.py",
@@ -36,6 +37,7 @@ FILES = {  # what matters most there comes first
         "bench_score.py",
         "bench_growth.py",
         "bench_layer_loss.py",
+        "bench_training.py",
         "bench_kernels.py",
     ),
 }

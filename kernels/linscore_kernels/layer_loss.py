@@ -25,7 +25,7 @@ from linscore_kernels.backend import choose_backend
 __all__ = ["SHORTEST", "layer_distances", "layer_gradient"]
 
 SHORTEST = 1e-8  # as torch.nn.functional.cosine_similarity
-BLOCK = 1 << 17  # elements of a state that the eager passes take at once, so that they stay in the cores' own caches
+BLOCK = 1 << 19  # elements of a state that the eager passes take at once: few enough for the last-level cache
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
