@@ -34,7 +34,7 @@ setup(
     package_dir={"linscore_kernels": "kernels/linscore_kernels"},
     package_data={
         "linscore.pretraining": ["configs/*.yaml"],
-        "linscore.embedded": ["NOTICE", "heldout/*.txt", "model/*"],
+        "linscore.embedded": ["NOTICE", "heldout/*.txt", "model/*", "cosine/*"],
         "linscore_kernels": ["*.json"],
     },
     install_requires=[
@@ -58,6 +58,7 @@ setup(
             "lm-eval>=0.4.13",
             "pytest",
             "pytest-benchmark",
+            "pytest-xdist",
             "hypothesis",
             "scipy",
             "ruff",

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import torch
 from linscore_kernels import choose_backend, has_triton
 
-from linscore.pretrained import EMBEDDED_MODEL
+from linscore.pretrained import SHIPPED
 from linscore.score import versions
 
 
@@ -23,7 +23,8 @@ def findings() -> list[tuple[str, str]]:
     lines.append(("GPU", _gpu()))
     lines.append(("CPU threads", str(torch.get_num_threads())))
     lines.append(("backend", choose_backend("cuda" if torch.cuda.is_available() else "cpu")))
-    lines.append(("embedded decoder", "there" if EMBEDDED_MODEL.is_dir() else "missing: install linscore again"))
+    missing = [name for name, folder in SHIPPED.items() if not folder.is_dir()]
+    lines.append(("decoders", f"missing: {', '.join(missing)}: install linscore again" if missing else "there"))
     return lines
 
 

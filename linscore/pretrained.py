@@ -1,4 +1,4 @@
-"""Load a decoder and its tokenizer by Hub name or folder, or the one that ships with linscore."""
+"""Load a decoder and its tokenizer by Hub name or folder, or one of those that ship with linscore."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from linscore.surgery.linear_block import MODEL_TYPE, DamagedError, LinearizedCo
 EMBEDDED = "embedded"
 EMBEDDED_MODEL = Path(__file__).with_name("embedded") / "model"
 EMBEDDED_TEXT = Path(__file__).with_name("embedded") / "heldout"
+SHIPPED = {EMBEDDED: EMBEDDED_MODEL, "embedded-cosine": EMBEDDED_MODEL.with_name("cosine")}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -44,7 +45,7 @@ class Pretrained(NamedTuple):
 def load_pretrained(
     name: str = EMBEDDED, *, dtype: str = "auto", device: str = "auto", revision: str | None = None
 ) -> Pretrained:
-    """Load `name` (a Hub name, a folder, or "embedded") for scoring.
+    """Load `name` (a Hub name, a folder, or one of `SHIPPED`, such as "embedded") for scoring.
 
     `dtype` "auto" is the checkpoint's own, but float32 for float16 on a CPU, which computes it slowly; `device` "auto"
     is the GPU where there is one; `revision` is a branch, tag or commit of a Hub name.
@@ -137,7 +138,7 @@ def _at(revision: str | None) -> dict[str, Any]:
 
 
 def _source(name: str) -> str:
-    return str(EMBEDDED_MODEL) if name == EMBEDDED else name
+    return str(SHIPPED.get(name, name))
 
 
 def _load_model(

@@ -67,11 +67,11 @@ def names(place):
 def interrupt_at(monkeypatch, step):
     """Ctrl-C, as it comes while the progress of a step is shown."""
 
-    def advance(_self, loss):
-        if loss.step == step:
+    def advance(_self, shown, _loss, _tokens):
+        if shown == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(distil_job.DistilProgress, "advance", advance)
+    monkeypatch.setattr(distil_job.StepProgress, "advance", advance)
 
 
 def test_what_stands_for_the_block_is_trained_and_the_rest_stays(place):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from linscore.errors import Interrupted, LinscoreError
-from linscore.pretrained import EMBEDDED
+from linscore.pretrained import SHIPPED
 
 __all__ = ["Settings", "kept_if_begun"]
 
@@ -84,7 +84,7 @@ def kept_if_begun(folder: Path, settings: Settings, before: dict[str, float | No
 
 def _absolute(name: str | None) -> str | None:
     """What lies on this machine as an absolute path; a Hub name, "embedded" and "-" as they are."""
-    local = name is not None and name not in (EMBEDDED, "-") and Path(name).exists()
+    local = name is not None and name not in (*SHIPPED, "-") and Path(name).exists()
     return str(Path(name).resolve()) if name is not None and local else name
 
 

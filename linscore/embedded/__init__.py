@@ -1,1 +1,1 @@
-"""The decoder and the held-out text that ship with linscore, and the script that trained it (see NOTICE)."""
+"""Decoders and held-out text that ship with linscore (see NOTICE); `linscore train --config embedded` trains them."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from linscore.dynamics import Checkpoint
 from linscore.errors import LinscoreError
-from linscore.pretrained import EMBEDDED
+from linscore.pretrained import SHIPPED
 
 __all__ = ["checkpoint_series", "modified"]
 
@@ -59,7 +59,7 @@ def _revisions(checkpoints: Sequence[str], revisions: str) -> list[str]:
     found = [revision.strip() for revision in revisions.split(",") if revision.strip()]
     if not found:
         raise LinscoreError("--revisions is empty: name branches or tags, such as step1000,step2000")
-    if len(checkpoints) != 1 or Path(checkpoints[0]).exists() or checkpoints[0] == EMBEDDED:
+    if len(checkpoints) != 1 or Path(checkpoints[0]).exists() or checkpoints[0] in SHIPPED:
         raise LinscoreError(f"--revisions belongs to one Hub name, not to {' '.join(checkpoints)}: leave it out")
     return found
 

@@ -108,7 +108,8 @@ def run_train(
         with StepProgress("training", recipe.steps) as progress:
             trainer = _trainer(recipe, folder, arguments, model, prepared, progress)
             start = newest_checkpoint(folder)
-            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+            with quiet():  # each checkpoint would draw a bar of its own
+                trainer.train(resume_from_checkpoint=None if start is None else str(start))
         if not first:
             return None
         trained = _finished(recipe, folder, model, prepared)
