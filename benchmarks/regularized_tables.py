@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Run = dict[str, Any]
 LOSS = "loss, nats per token"
@@ -17,7 +18,7 @@ FIGURES = {
     "linearity_no_residual_heldout": "linearity w/o residual",
     "cosine": "cosine of consecutive states",
 }
-COLOURS = {"none": "black", "cosine": "tab:blue", "mse": "tab:orange"}
+COLOURS = {"none": "black", "cosine": "tab:blue", "mse": "tab:orange"}  # a decoder beside the runs: grey
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -38,13 +39,18 @@ def markdown(found: dict[str, Any]) -> str:
         for run in runs
         if run["steps"][-1] < run["settings"]["steps"]
     ]
-    lines += ["", f"## At step {step:,}", "", *_at(runs, step), "", "## Along training", "", *_along(runs)]
-    lines += ["", f"## Each block at step {step:,}", "", *_blocks(runs, step)]
-    done = [run for run in runs if "probes" in run]
-    done += [{"regularizer": found["beside"]["model"], **found["beside"]}] if "beside" in found else []
+    lines += ["", f"## At step {step:,}", "", *_at(runs, step), "", "## Along training", "", *_along(runs), ""]
+    done = finished(found)
     if done:
-        lines += ["", "## Trained to the end", "", *_finished(done), ""]
+        lines += ["## Trained to the end", "", *_finished(done), "", "## Each block, trained to the end", ""]
+        lines += [*_blocks(done), ""]
     return "\n".join(lines)
+
+
+def finished(found: dict[str, Any]) -> list[Run]:
+    """The runs that came to their end, and the decoder beside them."""
+    done = [run for run in found["runs"] if "final" in run]
+    return done + ([{"regularizer": found["beside"]["model"], **found["beside"]}] if "beside" in found else [])
 
 
 def _at(runs: list[Run], step: int) -> list[str]:
@@ -67,14 +73,10 @@ def _figures(runs: list[Run], step: int) -> list[str]:
     return [losses, *(spread(run["mean"][figure][run["steps"].index(step)] for run in runs) for figure in FIGURES)]
 
 
-def _blocks(runs: list[Run], step: int) -> list[str]:
-    depth = range(len(runs[0]["blocks"]["cosine"][0]))
+def _blocks(runs: list[Run]) -> list[str]:
+    depth = range(len(runs[0]["final"]["blocks"]["cosine"]))
     rows = [
-        [
-            label,
-            name,
-            *(spread(run["blocks"][figure][run["steps"].index(step)][block] for run in same) for block in depth),
-        ]
+        [label, name, *(spread(run["final"]["blocks"][figure][block] for run in same) for block in depth)]
         for figure, label in FIGURES.items()
         for name, same in _groups(runs).items()
     ]
@@ -98,46 +100,61 @@ def _finished(runs: list[Run]) -> list[str]:
 
 
 def draw(found: dict[str, Any], path: Path) -> list[Path]:
-    """Figure 2 of the paper (scores along training) and its figures 4 and 5 (each block, each layer's probe)."""
-    runs, step = found["runs"], last_common_step(found["runs"])
-    title = f"{found['config']}: {len({run['seed'] for run in runs})} seeds" if _several(runs) else found["config"]
-    along, blocks = (Figure(figsize=(11, 7), layout="constrained") for _ in range(2))
-    panels = along.subplots(2, 2, sharex=True).flat
-    _curves(next(panels), runs, LOSS, lambda run: dict(zip(run["steps"], run["heldout_loss"], strict=True)))
-    for figure, label in FIGURES.items():
-        _curves(next(panels), runs, label, lambda run, f=figure: dict(zip(run["steps"], run["mean"][f], strict=True)))
-    along.supxlabel("step")
-    along.suptitle(f"{title}: held out, means over the blocks")
-    done = [run for run in runs if "probes" in run]
-    panels = blocks.subplots(2, 2).flat
-    for figure, label in FIGURES.items():
-        _curves(next(panels), runs, label, lambda run, f=figure: _of_blocks(run, f, step), "block")
-    if done:
-        accuracies = lambda run: {one["layer"]: one["accuracy"] for one in run["probes"]["layers"]}  # noqa: E731
-        _curves(next(panels), done, "accuracy of probes (trained to the end)", accuracies, "layer (0: embeddings)")
-    blocks.suptitle(f"{title}: each block, held out, at step {step:,}")
-    paths = [path.with_name(f"{path.stem}-{name}.png") for name in ("training", "blocks")]
-    for figure, picture in zip((along, blocks), paths, strict=True):
-        figure.savefig(picture, dpi=110)
-    return paths
+    """Figure 2 of the paper (scores along training), and its figures 4 and 5 (each block, each layer's probe)."""
+    several = len({run["seed"] for run in found["runs"]}) > 1
+    title = f"{found['config']}{', mean over seeds and each seed' if several else ''}: held out"
+    pictures = {"training": _along_training(found["runs"], title)}
+    if finished(found):
+        pictures["blocks"] = _each_block(finished(found), title)
+    paths = {name: path.with_name(f"{path.stem}-{name}.png") for name in pictures}
+    for name, picture in pictures.items():
+        picture.savefig(paths[name], dpi=110)
+    return list(paths.values())
 
 
-def _curves(panel: Axes, runs: list[Run], label: str, values: Callable[[Run], dict[int, float]], x: str = "") -> None:
+def _along_training(runs: list[Run], title: str) -> Figure:
+    picture = Figure(figsize=(11, 7), layout="constrained")
+    panels = picture.subplots(2, 2, sharex=True).flat
+    _curves(next(panels), runs, LOSS, lambda run: zip(run["steps"], run["heldout_loss"], strict=True))
+    for figure, label in FIGURES.items():
+        _curves(next(panels), runs, label, lambda run, f=figure: zip(run["steps"], run["mean"][f], strict=True))
+    picture.supxlabel("step")
+    picture.suptitle(f"{title}, means over the blocks")
+    return picture
+
+
+def _each_block(runs: list[Run], title: str) -> Figure:
+    picture = Figure(figsize=(11, 7), layout="constrained")
+    panels = picture.subplots(2, 2).flat
+    for figure, label in FIGURES.items():
+        _curves(next(panels), runs, label, lambda run, f=figure: enumerate(run["final"]["blocks"][f]), "block")
+    _curves(
+        next(panels),
+        runs,
+        "accuracy of linear probes",
+        lambda run: ((one["layer"], one["accuracy"]) for one in run["probes"]["layers"]),
+        "layer (0: embeddings)",
+    )
+    picture.suptitle(f"{title}, each block, trained to the end")
+    return picture
+
+
+def _curves(
+    panel: Axes, runs: list[Run], label: str, points: Callable[[Run], Iterable[tuple[int, float | None]]], x: str = ""
+) -> None:
     """The mean over the seeds of each regularizer; where there are several, each seed as a thin line."""
     for name, same in _groups(runs).items():
-        found = [{place: value for place, value in values(run).items() if value is not None} for run in same]
+        found = [{place: value for place, value in points(run) if value is not None} for run in same]
         places = sorted(set.union(*map(set, found)))
         means = [statistics.fmean(one[place] for one in found if place in one) for place in places]
-        panel.plot(places, means, color=COLOURS[name], marker="o", markersize=3, label=name)
+        colour = COLOURS.get(name, "grey")
+        panel.plot(places, means, color=colour, marker="o", markersize=3, label=name)
         for one in found if len(found) > 1 else []:
-            panel.plot(list(one), list(one.values()), color=COLOURS[name], linewidth=0.7, alpha=0.5)
+            panel.plot(list(one), list(one.values()), color=colour, linewidth=0.7, alpha=0.5)
     panel.set(title=label, xlabel=x)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.grid(alpha=0.3)
     panel.legend(frameon=False)
-
-
-def _of_blocks(run: Run, figure: str, step: int) -> dict[int, float]:
-    return dict(enumerate(run["blocks"][figure][run["steps"].index(step)]))
 
 
 def last_common_step(runs: list[Run]) -> int:
@@ -152,10 +169,6 @@ def spread(values: Iterable[float | None], digits: int = 4) -> str:
         return "–"
     deviation = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
     return f"{statistics.fmean(known):.{digits}f}{deviation}"
-
-
-def _several(runs: list[Run]) -> bool:
-    return len({run["seed"] for run in runs}) > 1
 
 
 def _groups(runs: list[Run]) -> dict[str, list[Run]]:
