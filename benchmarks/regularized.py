@@ -32,6 +32,7 @@ from linscore.jobs.probe import run_probe
 from linscore.jobs.train import LINEARITY, MODEL, SETTINGS, run_train
 from linscore.pretrained import EMBEDDED_TEXT, load_pretrained
 from linscore.pretraining.curve import CURVE, read_curve
+from linscore.pretraining.recipe import read_recipe
 from linscore.texts import Text
 
 PASSAGE, PASSAGES = 400, 60  # characters, and passages of a module
@@ -40,22 +41,24 @@ SCORED = 100_000  # tokens of the held-out modules
 
 def train(options: argparse.Namespace, regularizer: str, seed: int) -> None:
     """Train one decoder to its end, unless that was done."""
-    out = folder_of(options, regularizer, seed)
+    out, changes = folder_of(options, regularizer, seed), changes_of(options, regularizer, seed)
     if not (out / MODEL).exists():
         print(f"training   {out.name}", flush=True)
-        changes = {"regularizer": regularizer, "seed": seed, "steps": options.steps}
         run_train(options.config, out=str(out), resume=out.exists(), **changes)
 
 
 def collect(options: argparse.Namespace, regularizer: str, seed: int, passages: Path) -> dict[str, Any]:
     """Everything that is known of a run, whether it is finished or not."""
     out = folder_of(options, regularizer, seed)
+    settings = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+    if settings != asdict(read_recipe(options.config).but(changes_of(options, regularizer, seed))):
+        raise SystemExit(f"{out} is a run of another recipe: give another --runs")
     series = Dynamics.load(out / LINEARITY / "dynamics.json")
     losses = {line["step"]: line["heldout_loss"] for line in read_curve(out / CURVE) if "heldout_loss" in line}
     found = {
         "regularizer": regularizer,
         "seed": seed,
-        "settings": json.loads((out / SETTINGS).read_text(encoding="utf-8")),
+        "settings": settings,
         "steps": series.steps,
         "heldout_loss": [losses.get(step) for step in series.steps],
         "mean": {figure: [one.mean(figure) for one in series.scored] for figure in FIGURES},
@@ -102,7 +105,11 @@ def write_passages(path: Path) -> None:
 
 
 def folder_of(options: argparse.Namespace, regularizer: str, seed: int) -> Path:
-    return Path(options.runs) / f"{regularizer}-{seed}"
+    return Path(options.runs) / Path(options.config).stem / f"{regularizer}-{seed}"
+
+
+def changes_of(options: argparse.Namespace, regularizer: str, seed: int) -> dict[str, Any]:
+    return {"regularizer": regularizer, "seed": seed, "steps": options.steps}
 
 
 def name_of(options: argparse.Namespace) -> str:
@@ -123,7 +130,6 @@ def main() -> None:
     options = parser.parse_args()
     members = list(product(options.regularizers.split(","), map(int, options.seeds.split(","))))
     if not options.collect:
-        Path(options.runs).mkdir(parents=True, exist_ok=True)
         for member in members:
             train(options, *member)
     with tempfile.TemporaryDirectory() as folder:

@@ -39,6 +39,8 @@ class Text:
         """
         if self.path is not None and self.dataset is not None:
             raise LinscoreError("--text and --dataset are both given: give one")
+        if self.path == "":
+            raise LinscoreError("--text is empty: give a file, a folder or -, or leave it out")
         if self.dataset is None and self.path != "-":
             self.documents()
 
@@ -48,7 +50,11 @@ class Text:
         Raises:
             LinscoreError: where they cannot be read.
         """
-        return read_dataset(self.dataset) if self.dataset is not None else read_documents(self.path or EMBEDDED_TEXT)
+        return (
+            read_dataset(self.dataset)
+            if self.dataset is not None
+            else read_documents(EMBEDDED_TEXT if self.path is None else self.path)
+        )
 
     def batches(
         self, loaded: Pretrained, *, seq_len: int | None = None, batch_size: int | None = None, folds: int = 2

@@ -8,6 +8,7 @@ from linscore.errors import LinscoreError
 from linscore.pretrained import load_tokenizer
 from linscore.pretraining.model import new_model
 from linscore.pretraining.recipe import CONFIGS, Recipe, read_recipe
+from linscore.pretraining.trainer import training_arguments
 
 MODEL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 NEEDED = "model: {hidden_size: 32}\nsteps: 10\nlearning_rate: 1e-3\n"
@@ -64,6 +65,12 @@ def test_what_is_given_takes_the_place_of_the_file(tmp_path):
         (NEEDED + "schedule: linear\n", "choose cosine, wsd"),
         (NEEDED + "text: a\ndataset: b\n", "give one"),
         (NEEDED + "text: '-'\n", "can be read only once"),
+        (NEEDED + "text: ''\n", "text is empty"),
+        (NEEDED + "seed: -1\n", "seed is -1: give 0 or more"),
+        (NEEDED + "seed: 4294967296\n", "give less than 2³²"),
+        (NEEDED + "weight_decay: .nan\n", "weight_decay is nan"),
+        (NEEDED + "heldout_tokens: 511\n", "heldout_tokens is 511: give 512 or more"),
+        (NEEDED.replace("hidden_size", "3"), "model: 3 is no key"),
         (NEEDED.replace("1e-3", "0"), "learning_rate is 0.0: give a number above 0"),
         ("a: [", "is no YAML"),
         ("", "holds no settings"),
@@ -73,6 +80,26 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path, text, message):
     with pytest.raises(LinscoreError, match=r"recipe\.yaml") as caught:
         read_recipe(written(tmp_path, text))
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("dtype", "mixed"), [("auto", "no"), ("float32", "no"), ("bfloat16", "bf16")])
+def test_the_dtype_reaches_what_the_trainer_runs_in(tmp_path, dtype, mixed):
+    recipe = Recipe(model=MODEL, steps=1, learning_rate=1.0, dtype=dtype)
+    assert training_arguments(recipe, tmp_path / "run", "cpu").mixed_precision == mixed
+
+
+def test_the_peak_comes_within_the_first_tenth_of_a_short_run(tmp_path):
+    recipe = Recipe(model=MODEL, steps=50, learning_rate=1.0, warmup=200, schedule="wsd")
+    arguments = training_arguments(recipe, tmp_path / "run", "cpu")
+    assert arguments.warmup_steps == 5
+    assert arguments.warmup_steps + arguments.lr_scheduler_kwargs["num_decay_steps"] < 50
+
+
+def test_a_tracker_that_is_not_there(tmp_path):
+    recipe = Recipe(model=MODEL, steps=1, learning_rate=1.0, report_to=["tensorbord"])
+    with pytest.raises(LinscoreError, match="tensorbord"):
+        training_arguments(recipe, tmp_path / "run", "cpu")
 
 
 def test_no_such_file_names_what_ships():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,36 @@ cli.main()
 """
 
 
+def test_a_finished_run_is_not_begun_anew(run, config, tmp_path):
+    """Also where its checkpoints were removed to save space."""
+    out = tmp_path / "out"
+    assert run("train", "--config", config, "--out", out)[0] == 0
+    for checkpoint in out.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    before = sorted(out.rglob("*"))
+    code, _, error = run("train", "--config", config, "--out", out, "--resume")
+    assert code == 2
+    assert "has come to its end" in error
+    assert sorted(out.rglob("*")) == before
+
+
+def test_a_run_killed_behind_its_last_checkpoint_is_finished(run, config, tmp_path):
+    """The last step is neither trained nor scored again, and another micro-batch is allowed."""
+    assert run("train", "--config", config, "--out", tmp_path / "whole")[0] == 0
+    out = tmp_path / "broken"
+    shutil.copytree(tmp_path / "whole", out)
+    shutil.rmtree(out / "model")
+    (out / ".model").mkdir()
+    (out / ".model" / "config.json").write_text("half")
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8")) | {"micro_batch": 2}
+    config.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    code, _, error = run("train", "--config", config, "--out", out, "--resume")
+    assert code == 0, error
+    assert_same_run(out, tmp_path / "whole")
+    assert Dynamics.load(out / "linearity" / "dynamics.json").steps == [0, 6, 12]
+    assert not (out / ".model").exists()
+
+
 def test_ctrl_c_says_how_to_go_on_or_leaves_nothing(run, config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         broken_at(patch, 8, KeyboardInterrupt())
@@ -211,6 +242,17 @@ def test_a_run_that_diverges_names_the_step_and_the_last_good_checkpoint(
     assert all(value.isfinite().all() for value in weights(out / "checkpoint-5").values())
 
 
+def test_heldout_loss_that_is_not_finite_ends_the_run(run, config, tmp_path):
+    """Weights and losses so far are finite; what these weights compute is not."""
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
+    recipe |= {"learning_rate": 1e15, "warmup": 0, "steps": 1, "log_every": 5}
+    config.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    code, _, error = run("train", "--config", config, "--out", tmp_path / "out")
+    assert code == 2
+    assert "the training diverged" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_diverges_before_a_checkpoint(run, config, tmp_path, monkeypatch):
     spoil(monkeypatch, 1, "loss")
     code, _, error = run("train", "--config", config, "--out", tmp_path / "out")
@@ -244,6 +286,9 @@ def test_two_processes_are_one(run, config, tmp_path):
         (["--steps", "0"], "steps is 0"),
         (["--device", "tpu"], "--device is 'tpu'"),
         (["--resume"], "holds no run to go on with"),
+        (["--text", ""], "text is empty"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--weight", "0.3"], "there is no regularizer"),
     ],
 )
 def test_wrong_arguments_leave_nothing(run, config, tmp_path, options, message):

@@ -78,7 +78,7 @@ def fine_tune(
         progress: called after each update with their number and the loss.
 
     Raises:
-        LinscoreError: when the loss is no longer finite.
+        LinscoreError: when the loss is no longer finite, or several GPUs or another than the first are to be used.
     """
     device = model.device.type
     with tempfile.TemporaryDirectory() as folder:  # the Trainer wants one
@@ -99,6 +99,8 @@ def fine_tune(
             report_to="none",
             disable_tqdm=True,
         )
+        if arguments.n_gpu > 1 or (model.device.index or 0) != (arguments.device.index or 0):
+            raise LinscoreError("fine-tuning runs on one GPU, the first: set CUDA_VISIBLE_DEVICES to the one to use")
         trainer = _HeadTrainer(
             model=model,
             args=arguments,

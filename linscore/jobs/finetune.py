@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -99,6 +100,7 @@ def run_finetune_delta(
         before: Report | None = None
         results = []
         for seed in range(seeds):
+            gc.collect()  # the model before: models hold themselves in cycles
             set_seed(seed)
             loaded = load_with_head(model, examples.outputs, device=device)
             before = text.report(loaded, "before") if before is None else before
@@ -146,6 +148,8 @@ class _Scored:
 
     def __init__(self, examples: Examples, path: str | None, tokens: int) -> None:
         self._examples, self._path, self._tokens = examples, path, tokens
+        if path == "-":
+            raise LinscoreError("--score-text is -, which can be read only once: give a file")
         Text(path, tokens=tokens).check()
 
     def report(self, loaded: Pretrained, what: str) -> Report:

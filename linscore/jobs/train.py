@@ -39,6 +39,7 @@ from linscore.training.callback import LinearityCallback
 __all__ = ["Trained", "run_train"]
 
 SETTINGS, MODEL, LINEARITY, CORPUS, PLOT = "settings.json", "model", "linearity", "corpus", "curve.png"
+FREE = ("micro_batch", "keep", "report_to")  # of a recipe: what may be another when a run goes on
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def run_train(
         Interrupted: by Ctrl-C, where there is a checkpoint to go on from.
     """
     recipe = read_recipe(config).but({"regularizer": regularizer, "weight": weight, "steps": steps, "seed": seed})
+    if weight is not None and recipe.regularizer == "none":
+        raise LinscoreError(f"--weight {weight} is given, but there is no regularizer: give --regularizer")
     if text is not None or dataset is not None:
         recipe = replace(recipe, text=text, dataset=dataset)
     if device not in ("auto", "cpu"):
@@ -154,11 +157,14 @@ def _trainer(
 def _finished(recipe: Recipe, folder: Path, model: PreTrainedModel, prepared: Prepared) -> Trained:
     """Save the model and draw the curve."""
     model.config.use_cache = True  # the Trainer has turned it off
+    partial = folder / f".{MODEL}"
+    shutil.rmtree(partial, ignore_errors=True)
     with quiet():
-        model.save_pretrained(folder / MODEL)
-    prepared.tokenizer.save_pretrained(folder / MODEL)
+        model.save_pretrained(partial)
+    prepared.tokenizer.save_pretrained(partial)
     curve = read_curve(folder / CURVE)
     plot_curve(curve, folder / PLOT)
+    partial.rename(folder / MODEL)
     return Trained(
         out=folder,
         recipe=recipe,
@@ -197,12 +203,14 @@ def _begin(folder: Path, recipe: Recipe) -> None:
 
 
 def _resume(folder: Path, recipe: Recipe) -> None:
+    if (folder / MODEL).exists():
+        raise LinscoreError(f"the run in {folder} has come to its end: give another --out, without --resume")
     try:
         begun = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         asked = _anywhere(recipe)
-        other = next((name for name in asked if begun[name] != asked[name]), None)
+        other = next((name for name in asked if name not in FREE and begun[name] != asked[name]), None)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LinscoreError(f"{folder} holds no run to go on with: leave out --resume") from error
+        raise LinscoreError(f"{folder} holds no run to go on with: give another --out, without --resume") from error
     if other is not None:
         raise LinscoreError(f"{folder} was begun with {other} {begun[other]}, not {asked[other]}: give the same")
     if newest_checkpoint(folder) is None:  # killed before the first: begin anew

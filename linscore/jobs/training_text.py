@@ -45,12 +45,20 @@ def prepare(recipe: Recipe, folder: Path, first: bool) -> Prepared:
         shutil.rmtree(partial, ignore_errors=True)
         _write(recipe, partial)
         partial.rename(folder)
+    if not folder.exists():
+        raise LinscoreError("the first process could not read the text: see its own message")
     tokenizer = load_tokenizer(str(folder / TOKENIZER))
     corpus = TokenizedCorpus.open(folder / TRAINING)
     if _is_default(recipe):
         heldout = TokenizedCorpus.open(folder / HELDOUT)
     else:
+        whole = len(corpus.tokens)
         corpus, heldout = corpus.split(HELDOUT_SHARE)
+        if len(heldout.tokens) < recipe.seq_len:
+            raise LinscoreError(
+                f"the text has {whole:,} tokens; the hundredth of them that is held out does not fill a sequence of "
+                f"{recipe.seq_len}: give more text or a smaller seq_len"
+            )
     rows = consecutive(heldout, recipe.seq_len, recipe.heldout_tokens)
     name = "Python's standard library" if _is_default(recipe) else str(recipe.dataset or recipe.text)
     return Prepared(name, tokenizer, corpus, rows)
@@ -59,7 +67,7 @@ def prepare(recipe: Recipe, folder: Path, first: bool) -> Prepared:
 def _write(recipe: Recipe, folder: Path) -> None:
     tokenizer = _tokenizer(recipe)
     tokenizer.save_pretrained(folder / TOKENIZER)
-    parts = {TRAINING: (_documents(recipe), recipe.tokens)}
+    parts = {TRAINING: (_documents(recipe), _most_tokens(recipe))}
     if _is_default(recipe):
         parts[HELDOUT] = (read_documents(EMBEDDED_TEXT), recipe.heldout_tokens)
     for name, (documents, tokens) in parts.items():
@@ -79,6 +87,12 @@ def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
 
 def _documents(recipe: Recipe) -> Iterator[Document]:
     return standard_library() if _is_default(recipe) else Text(recipe.text, recipe.dataset).documents()
+
+
+def _most_tokens(recipe: Recipe) -> int | None:
+    if recipe.tokens is not None or recipe.dataset is None:
+        return recipe.tokens
+    return int(recipe.steps * recipe.batch_size * recipe.seq_len / (1 - HELDOUT_SHARE)) + recipe.seq_len
 
 
 def _is_default(recipe: Recipe) -> bool:

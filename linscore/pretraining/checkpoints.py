@@ -1,4 +1,4 @@
-"""Checkpoints of transformers' Trainer: which of them are whole."""
+"""Checkpoints of transformers' Trainer: which of them are whole, and which is the last good one of a run gone wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-__all__ = ["newest_checkpoint"]
+from linscore.errors import LinscoreError
+
+__all__ = ["diverged", "newest_checkpoint"]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -18,6 +20,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """
     found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
     return next((path for step, path in sorted(found, reverse=True) if _is_whole(path, step)), None)
+
+
+def diverged(folder: Path, what: str) -> LinscoreError:
+    """The error of a run in `folder` in which `what` is so; it names the last good checkpoint."""
+    last = newest_checkpoint(folder)
+    kept = "there is no checkpoint before it" if last is None else f"the last good checkpoint is {last}"
+    return LinscoreError(f"the training diverged: {what}; {kept}: lower learning_rate, or raise warmup")
 
 
 def _is_whole(path: Path, step: int) -> bool:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from linscore.errors import LinscoreError
+from linscore.pretraining.checkpoints import diverged
 
 __all__ = ["CURVE", "CurveCallback", "plot_curve", "read_curve"]
 
@@ -32,6 +35,9 @@ class CurveCallback(TrainerCallback):
         folder: of the curve.
         tokens: of an update, over all processes.
         progress: called with the number of updates done and the line.
+
+    Raises:
+        LinscoreError: for a figure that is not finite, with the step and the last good checkpoint.
     """
 
     def __init__(self, folder: Path, tokens: int, progress: Callable[[int, Line], None]) -> None:
@@ -45,7 +51,9 @@ class CurveCallback(TrainerCallback):
         self._since = (state.global_step, time.perf_counter())
         if state.is_world_process_zero and self._path.exists():
             kept = [line for line in read_curve(self._path) if line["step"] <= state.global_step]
-            self._path.write_text("".join(map(_text, kept)), encoding="utf-8")
+            whole = self._path.with_name(f".{CURVE}")
+            whole.write_text("".join(map(_text, kept)), encoding="utf-8")
+            os.replace(whole, self._path)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A line ends with each checkpoint, so that what goes on from there has the lines of the unbroken run."""
@@ -54,6 +62,9 @@ class CurveCallback(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write what belongs to the curve."""
         line = self._line(state.global_step, kwargs["logs"])
+        for name, value in (line or {}).items():
+            if not math.isfinite(value):
+                raise diverged(self._path.parent, f"{name} is not finite at step {state.global_step}")
         if line is not None and state.is_world_process_zero:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(_text(line))

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, reason
 from linscore.pretrained import EMBEDDED
 
 __all__ = ["CONFIGS", "REGULARIZERS", "Recipe", "read_recipe"]
@@ -43,11 +43,11 @@ class Recipe:
         text: file or folder to train on, as `read_documents` takes it; by default Python's own standard library,
             without the modules whose text ships with linscore.
         dataset: as `read_dataset` takes it, in place of `text`.
-        tokens: of the corpus, at most.
+        tokens: of the corpus, at most; of a dataset, which may have no end, no more than are read once by default.
         seq_len: tokens in a sequence; documents are packed one behind the other.
         batch_size: sequences in an update, over all processes.
         micro_batch: sequences that a process runs at a time [its share of `batch_size`]; the result is the same.
-        warmup: updates until the peak.
+        warmup: updates until the peak; a tenth of `steps` where that is less.
         schedule: "cosine", down to 0 at the end, or "wsd": constant, then linearly to 0 over the last 35 %.
         weight_decay: of matrices.
         regularizer: "none", "mse" or "cosine" between consecutive states (see `LinearityRegularizer`).
@@ -90,10 +90,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, kind in typing.get_type_hints(Recipe).items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
-        for name in ("steps", "batch_size", "log_every", "save_every", "score_every"):
-            _at_least(name, getattr(self, name), 1)
-        for name, least in (("micro_batch", 1), ("keep", 1), ("tokens", 1), ("seq_len", 2), ("warmup", 0)):
-            _at_least(name, getattr(self, name), least)
+        least = dict.fromkeys(("steps", "batch_size", "log_every", "save_every", "score_every"), 1)
+        least |= {"micro_batch": 1, "keep": 1, "tokens": 1, "seq_len": 2, "warmup": 0, "seed": 0}
+        for name, bound in (least | {"heldout_tokens": self.seq_len}).items():
+            _at_least(name, getattr(self, name), bound)
         for name, known in (("regularizer", REGULARIZERS), ("schedule", SCHEDULES), ("dtype", DTYPES)):
             if getattr(self, name) not in known:
                 raise LinscoreError(f"{name} is {getattr(self, name)!r}: choose {', '.join(known)}")
@@ -101,10 +101,19 @@ class Recipe:
             raise LinscoreError(f"learning_rate is {self.learning_rate}: give a number above 0")
         if not math.isfinite(self.weight):
             raise LinscoreError(f"weight is {self.weight}: give a finite number")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise LinscoreError(f"weight_decay is {self.weight_decay}: give 0 or more")
+        if self.seed >= 2**32:
+            raise LinscoreError(f"seed is {self.seed}: give less than 2³²")
+        key = next((key for key in self.model if not isinstance(key, str)), None)
+        if key is not None:
+            raise LinscoreError(f"model: {key} is no key of a configuration: give words")
         if self.text is not None and self.dataset is not None:
             raise LinscoreError("text and dataset are both given: give one")
         if self.text == "-":
             raise LinscoreError("text is -, which can be read only once: give a file")
+        if self.text == "":
+            raise LinscoreError("text is empty: give a file or a folder, or leave it out")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -130,7 +139,7 @@ def read_recipe(config: str | Path) -> Recipe:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LinscoreError(f"{path} is no YAML ({error}): mend it") from error
+        raise LinscoreError(f"{path} is no YAML ({reason(error)}): mend it") from error
     known = {f.name: f for f in fields(Recipe)}
     if not isinstance(content, dict):
         raise LinscoreError(f"{path} holds no settings: write lines such as steps: 1000")

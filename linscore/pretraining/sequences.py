@@ -21,7 +21,7 @@ class PackedSequences(Dataset[dict[str, Tensor]]):
     """`count` sequences of `seq_len` tokens, as a causal language model takes them: `input_ids` and `labels`, `[T]`.
 
     Args:
-        corpus: of at least `seq_len` tokens.
+        corpus: of at least two sequences.
         seq_len: T.
         count: as many as are asked for, over epochs.
         seed: of the order.
@@ -86,7 +86,7 @@ def consecutive(corpus: TokenizedCorpus, seq_len: int, tokens: int) -> Tensor:
     rows = min(tokens, len(corpus.tokens)) // seq_len
     if not rows:
         raise LinscoreError(
-            f"{min(tokens, len(corpus.tokens))} held-out tokens do not fill a sequence of {seq_len}: give more text, "
-            "more heldout_tokens or a smaller seq_len"
+            f"{min(tokens, len(corpus.tokens))} held-out tokens do not fill a sequence of {seq_len}: give more, or a "
+            "smaller seq_len"
         )
     return torch.from_numpy(corpus.tokens[: rows * seq_len].astype(np.int64)).view(rows, seq_len)

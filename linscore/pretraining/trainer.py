@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from linscore.errors import LinscoreError, reason
-from linscore.pretraining.checkpoints import newest_checkpoint
+from linscore.pretraining.checkpoints import diverged
 from linscore.pretraining.recipe import Recipe
 from linscore.training.trainer import RegularizedTrainer
 
 __all__ = ["PretrainingTrainer", "StopWhenDiverged", "training_arguments"]
 
 DECAY = 0.35  # share of the steps over which "wsd" falls to zero
+PATIENCE = 6 * 3600  # seconds that processes wait for the first, which reads and tokenizes the text
 
 
 class PretrainingTrainer(RegularizedTrainer):
@@ -59,9 +61,7 @@ class StopWhenDiverged(TrainerCallback):
         if step is not None:
             what = f"the loss of step {step} is not finite"
         assert args.output_dir is not None
-        last = newest_checkpoint(Path(args.output_dir))
-        kept = "there is no checkpoint before it" if last is None else f"the last good checkpoint is {last}"
-        raise LinscoreError(f"the training diverged: {what}; {kept}: lower learning_rate, or raise warmup")
+        raise diverged(Path(args.output_dir), what)
 
 
 def _all_finite(model: nn.Module) -> bool:
@@ -75,17 +75,21 @@ def training_arguments(recipe: Recipe, folder: Path, device: str) -> TrainingArg
         LinscoreError: for a batch that cannot be shared out, several GPUs in one process, or a device or tracker that
             is not there.
     """
+    cuda = torch.cuda.is_available() and device != "cpu"
     try:
         arguments = TrainingArguments(
             str(folder),
             max_steps=recipe.steps,
             learning_rate=recipe.learning_rate,
-            warmup_steps=recipe.warmup,
+            warmup_steps=min(recipe.warmup, recipe.steps // 10),
             weight_decay=recipe.weight_decay,
             adam_beta2=0.95,
             max_grad_norm=1.0,
             seed=recipe.seed,
             use_cpu=device == "cpu",
+            bf16=recipe.dtype == "bfloat16" or (recipe.dtype == "auto" and cuda),
+            dataloader_pin_memory=cuda,
+            ddp_timeout=PATIENCE,
             train_sampling_strategy="sequential",  # the sequences come in a random order of their own
             ddp_find_unused_parameters=False,
             logging_steps=recipe.log_every,
@@ -96,7 +100,8 @@ def training_arguments(recipe: Recipe, folder: Path, device: str) -> TrainingArg
             disable_tqdm=True,
             **_schedule(recipe),
         )
-        cuda = arguments.device.type == "cuda"
+        for tracker in get_reporting_integration_callbacks(arguments.report_to):
+            tracker()  # which looks for what it needs
     except (ValueError, ImportError, RuntimeError) as error:
         raise LinscoreError(f"the training cannot be set up ({reason(error)})") from error
     if arguments.n_gpu > 1:
@@ -110,8 +115,6 @@ def training_arguments(recipe: Recipe, folder: Path, device: str) -> TrainingArg
         )
     arguments.per_device_train_batch_size = micro
     arguments.gradient_accumulation_steps = share // micro
-    arguments.dataloader_pin_memory = cuda
-    arguments.bf16 = recipe.dtype == "bfloat16" or (recipe.dtype == "auto" and cuda)
     return arguments
 
 

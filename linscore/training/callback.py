@@ -63,6 +63,8 @@ class LinearityCallback(TrainerCallback):
         """Go back to where the series was at this step, or begin it with the untrained model."""
         if self._folder is not None and state.is_world_process_zero:
             self._series = _before(self._folder, state.global_step)
+            if self._series is not None and state.global_step in self._series.steps:
+                self._scored = state.global_step  # a training that is resumed at its end has that already
         if state.global_step == 0:
             self._take(args, state, control, kwargs["model"])
 
