@@ -35,7 +35,7 @@ from linscore.pretraining.curve import CURVE, read_curve
 from linscore.pretraining.recipe import read_recipe
 from linscore.texts import Text
 
-PASSAGE, PASSAGES = 400, 60  # characters, and passages of a module
+PASSAGE, PASSAGES = 400, 40  # characters, and passages of a module
 SCORED = 100_000  # tokens of the held-out modules
 
 
