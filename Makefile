@@ -31,7 +31,7 @@ score: $(RUNTIME)
 	$(BIN)/linscore score $(ARGS)
 
 test: $(DEV)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/run.py --device cpu --seconds 590 $(ARGS)
