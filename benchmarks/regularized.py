@@ -27,12 +27,14 @@ import results
 
 import linscore
 from linscore.dynamics import FIGURES, Checkpoint, Dynamics, ScoredCheckpoint
+from linscore.dynamics_folder import SERIES
 from linscore.evaluation.perplexity import text_loss
 from linscore.jobs.probe import run_probe
 from linscore.jobs.train import LINEARITY, MODEL, SETTINGS, run_train
 from linscore.pretrained import EMBEDDED_TEXT, load_pretrained
 from linscore.pretraining.curve import CURVE, read_curve
 from linscore.pretraining.recipe import read_recipe
+from linscore.report import REPORT
 from linscore.texts import Text
 
 PASSAGE, PASSAGES = 400, 40  # characters, and passages of a module
@@ -53,17 +55,11 @@ def collect(options: argparse.Namespace, regularizer: str, seed: int, passages: 
     settings = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
     if settings != asdict(read_recipe(options.config).but(changes_of(options, regularizer, seed))):
         raise SystemExit(f"{out} is a run of another recipe: give another --runs")
-    series = Dynamics.load(out / LINEARITY / "dynamics.json")
+    series = Dynamics.load(out / LINEARITY / SERIES).to_dict()
     losses = {line["step"]: line["heldout_loss"] for line in read_curve(out / CURVE) if "heldout_loss" in line}
-    found = {
-        "regularizer": regularizer,
-        "seed": seed,
-        "settings": settings,
-        "steps": series.steps,
-        "heldout_loss": [losses.get(step) for step in series.steps],
-        "mean": {figure: [one.mean(figure) for one in series.scored] for figure in FIGURES},
-        "blocks": {figure: [one.blocks[figure] for one in series.scored] for figure in FIGURES},
-    }
+    found = {"regularizer": regularizer, "seed": seed, "settings": settings}
+    found |= {name: series[name] for name in ("steps", "mean", "blocks")}
+    found["heldout_loss"] = [losses.get(step) for step in series["steps"]]
     if options.reports:
         keep_reports(out / LINEARITY, results.ROOT / "benchmarks/results" / name_of(options) / out.name)
     return found | (finished(str(out / MODEL), passages) if (out / MODEL).exists() else {})
@@ -86,7 +82,7 @@ def finished(model: str, passages: Path) -> dict[str, Any]:
 
 def keep_reports(series: Path, folder: Path) -> None:
     """Copy the series and the report of every checkpoint."""
-    for source in (series / "dynamics.json", *series.glob("*/report.json")):
+    for source in (series / SERIES, *series.glob(f"*/{REPORT}")):
         target = folder / source.relative_to(series)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)

@@ -8,16 +8,15 @@ OUT/dynamics.png        the picture
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 
 from linscore.collect import Batch
 from linscore.dynamics import Dynamics
+from linscore.files import whole_file
 from linscore.plots import plot_dynamics
 from linscore.report import REPORT, Report
 
@@ -48,7 +47,7 @@ class DynamicsFolder:
         """Write the series in place of the one that is there; reports of steps that it does not list are removed."""
         before = self.load()
         self.path.mkdir(parents=True, exist_ok=True)
-        with _whole(self.path / SERIES) as new:
+        with whole_file(self.path / SERIES) as new:
             new.write_text(dynamics.to_json(), encoding="utf-8")
         for step in set() if before is None else set(before.steps) - set(dynamics.steps):
             shutil.rmtree(self.report(step).parent, ignore_errors=True)
@@ -57,12 +56,12 @@ class DynamicsFolder:
         """Write a step's report; after the series: a folder that the series does not list is not known as its own."""
         path = self.report(step)
         path.parent.mkdir(exist_ok=True)
-        with _whole(path) as new:
+        with whole_file(path) as new:
             new.write_text(report.to_json(), encoding="utf-8")
 
     def draw(self, dynamics: Dynamics) -> None:
         """Draw the series."""
-        with _whole(self.path / PICTURE) as new:
+        with whole_file(self.path / PICTURE) as new:
             plot_dynamics(dynamics, new)
 
 
@@ -82,11 +81,3 @@ class TokenDigest:
 
     def __str__(self) -> str:
         return self._digest.hexdigest()
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the name `path` once the context is left without an error."""
-    new = path.with_name(f".{path.name}")
-    yield new
-    os.replace(new, path)

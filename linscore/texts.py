@@ -50,11 +50,9 @@ class Text:
         Raises:
             LinscoreError: where they cannot be read.
         """
-        return (
-            read_dataset(self.dataset)
-            if self.dataset is not None
-            else read_documents(EMBEDDED_TEXT if self.path is None else self.path)
-        )
+        if self.dataset is not None:
+            return read_dataset(self.dataset)
+        return read_documents(EMBEDDED_TEXT if self.path is None else self.path)
 
     def batches(
         self, loaded: Pretrained, *, seq_len: int | None = None, batch_size: int | None = None, folds: int = 2

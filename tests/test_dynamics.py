@@ -150,7 +150,7 @@ def test_a_repeated_command_scores_only_what_is_new(runs, text, scored, tmp_path
 
 
 def test_what_was_done_before_an_interruption_is_kept(runs, text, done, scored, tmp_path, monkeypatch):
-    out, write = tmp_path / "out", dynamics_folder._whole
+    out, write = tmp_path / "out", dynamics_folder.whole_file
 
     def fails_at_the_second(path):
         if path.parent.name == "10":
@@ -159,7 +159,7 @@ def test_what_was_done_before_an_interruption_is_kept(runs, text, done, scored, 
 
     options = {"text": text, "seq_len": SEQ_LEN, "device": "cpu", "out": str(out)}
     with monkeypatch.context() as broken:
-        broken.setattr(dynamics_folder, "_whole", fails_at_the_second)
+        broken.setattr(dynamics_folder, "whole_file", fails_at_the_second)
         with pytest.raises(Interrupted, match="repeat the command"):
             run_dynamics([str(runs)], **options)
     assert [str(path.relative_to(out)) for path in out.rglob("report.json")] == ["9/report.json"]

@@ -7,7 +7,6 @@ step_N/         what accelerate saves: trained parameters (safetensors), optimiz
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections import OrderedDict
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from linscore.errors import LinscoreError
+from linscore.files import whole_file
 
 __all__ = ["CURVE", "DistilFolder", "DistilLoss"]
 
@@ -75,9 +75,8 @@ class DistilFolder:
         self._accelerator.wait_for_everyone()  # before the main process writes what all have read
         if self._accelerator.is_main_process:
             self.path.mkdir(parents=True, exist_ok=True)
-            shorter = self.path / f".{CURVE}"
-            shorter.write_text("".join(loss.line() for loss in curve), encoding="utf-8")
-            os.replace(shorter, curve_file)
+            with whole_file(curve_file) as new:
+                new.write_text("".join(loss.line() for loss in curve), encoding="utf-8")
         return curve
 
     def append(self, loss: DistilLoss) -> None:

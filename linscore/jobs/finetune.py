@@ -100,11 +100,12 @@ def run_finetune_delta(
         before: Report | None = None
         results = []
         for seed in range(seeds):
-            gc.collect()  # the model before: models hold themselves in cycles
             set_seed(seed)
             loaded = load_with_head(model, examples.outputs, device=device)
             before = text.report(loaded, "before") if before is None else before
             results.append(_tuned(loaded, examples, settings, seed, text))
+            del loaded  # before the next one comes
+            gc.collect()  # models hold themselves in cycles
         assert before is not None
         result = FinetuneDelta(
             model=model,

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from linscore.errors import LinscoreError
+from linscore.files import whole_file
 from linscore.pretraining.checkpoints import diverged
 
 __all__ = ["CURVE", "CurveCallback", "plot_curve", "read_curve"]
@@ -51,9 +51,8 @@ class CurveCallback(TrainerCallback):
         self._since = (state.global_step, time.perf_counter())
         if state.is_world_process_zero and self._path.exists():
             kept = [line for line in read_curve(self._path) if line["step"] <= state.global_step]
-            whole = self._path.with_name(f".{CURVE}")
-            whole.write_text("".join(map(_text, kept)), encoding="utf-8")
-            os.replace(whole, self._path)
+            with whole_file(self._path) as new:
+                new.write_text("".join(map(_text, kept)), encoding="utf-8")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A line ends with each checkpoint, so that what goes on from there has the lines of the unbroken run."""
