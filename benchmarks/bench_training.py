@@ -30,11 +30,14 @@ WEIGHTS = {"cosine": 0.5}
 pytestmark = pytest.mark.benchmark(timer=clock)
 
 
-def decoder() -> PreTrainedModel:
+def decoder(checkpointing: bool) -> PreTrainedModel:
     torch.manual_seed(0)
     config = MistralConfig(**{"vocab_size": 2048, **SHAPE}, sliding_window=None, max_position_embeddings=LENGTH)
     with torch.device(DEVICE):
-        return AutoModelForCausalLM.from_config(config).train()
+        model = AutoModelForCausalLM.from_config(config).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
 
 
 def formula(states: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -63,9 +66,10 @@ def tokens() -> torch.Tensor:
 
 
 @pytest.mark.seconds(gpu=40, cpu=120)
-def test_time_of_a_step(benchmark):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_time_of_a_step(benchmark, checkpointing):
     benchmark.group = GROUP
-    model = decoder()
+    model = decoder(checkpointing)
     optimizer, ids = torch.optim.AdamW(model.parameters(), fused=True), tokens()
 
     def updated(how: str) -> Callable[[], None]:
@@ -80,7 +84,9 @@ def test_time_of_a_step(benchmark):
 
     peers = {name: updated(how) for name, how in (("plain step", "plain"), ("hidden states and formula", "formula"))}
     millions = model.num_parameters() / 1e6
-    shape = f"Mistral of {millions:.1f} M parameters, {ROWS} × {LENGTH} tokens"
+    shape = (
+        f"Mistral of {millions:.1f} M parameters, {ROWS} × {LENGTH} tokens{', gradient checkpointing' * checkpointing}"
+    )
     compare(benchmark, updated("regularized"), peers, shape=shape, dtype=torch.float32, rounds=9, fewest=9, long=True)
 
 
@@ -105,9 +111,7 @@ def peak_bytes(step: Callable[[], None]) -> int:
 @pytest.mark.seconds(gpu=40, cpu=90)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_peak_memory_of_a_step(record_property, checkpointing):
-    model, ids, peaks = decoder(), tokens(), {}
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model, ids, peaks = decoder(checkpointing), tokens(), {}
     for how in ("plain", "regularized", "formula"):
         step = step_of(model, how, ids)
         step()  # gradients of weights are there from now on

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from exact_memory import peak
 from linscore_kernels import layer_distances
 from torch import nn
 from torch.nn.functional import cosine_similarity
-from torch.profiler import profile
 from torch.utils.checkpoint import checkpoint
 
 from linscore.errors import LinscoreError
@@ -257,18 +257,6 @@ def test_what_is_kept_for_backward_is_three_floats_a_token():
 
     tokens, pairs = h[..., 0].numel(), 4
     assert kept(Chain(**WEIGHTS)) - kept(None) == (3 * pairs + 1) * tokens * 4  # and one weight for each token
-
-
-def peak(step) -> int:
-    """Most bytes allocated at once while `step` runs, by the profiler's own record."""
-    with profile(profile_memory=True) as record:
-        step()
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
 
 
 def test_a_step_with_taps_peaks_no_higher():

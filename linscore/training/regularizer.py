@@ -23,6 +23,7 @@ from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
 from linscore.sub_blocks import first_tensor
 from linscore.training.batch_linearity import ROWS_PER_FEATURE, BlockMoments, batch_linearity
+from linscore.training.rerun import Rerun, can_rerun
 from linscore.training.taps import Chain, tap
 
 __all__ = ["LinearityRegularizer", "Penalty"]
@@ -48,7 +49,9 @@ class LinearityRegularizer:
 
     The hooks sit around each block, outside gradient checkpointing where it wraps a block's `forward`, as transformers
     5.23 does. Where it wraps the call itself (5.17) they would run once more in backward: that is refused. With
-    torch.compile make the regularizer first; the graph breaks at each block.
+    checkpointing the last block runs forward one time more, so that its output need not be held; it is held where
+    torch.distributed is on, as the weights may be gone by then. With torch.compile make the regularizer first; the
+    graph breaks at each block.
 
     Args:
         model: any decoder that `find_decoder` takes. Wrap it for DistributedDataParallel before or after.
@@ -137,10 +140,11 @@ class LinearityRegularizer:
 
     def _attach(self) -> list[Any]:
         decoder = find_decoder(self.model)
-        first = decoder.blocks[0]
+        first, last = decoder.blocks[0], decoder.blocks[-1]
         return [
             decoder.backbone.register_forward_pre_hook(self._start, with_kwargs=True),
             first.register_forward_pre_hook(self._enter, with_kwargs=True),
+            last.register_forward_pre_hook(self._enter_last, with_kwargs=True),
             *(block.register_forward_hook(self._leave) for block in decoder.blocks),
             # Also after an error: states of a broken forward must not meet those of the next.
             decoder.backbone.register_forward_hook(self._finish, always_call=True),
@@ -162,6 +166,14 @@ class LinearityRegularizer:
         if "hidden_states" in kwargs:
             return args, {**kwargs, "hidden_states": self._tap(kwargs["hidden_states"])}
         return (self._tap(first_tensor(args)), *args[1:]), kwargs
+
+    @torch.compiler.disable
+    def _enter_last(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Under checkpointing memory peaks while the last block is run again: that its output is gone by then is all
+        # it takes, for every earlier block needs one state less.
+        if self._recording(block) and can_rerun(block):
+            assert self._open is not None
+            self._open.rerun = Rerun(block, args, kwargs)
 
     @torch.compiler.disable
     def _leave(self, block: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
@@ -202,6 +214,7 @@ class _Forward:
     chain: Chain | None = field(init=False, default=None)
     scores: list[Tensor] = field(init=False, default_factory=list)
     previous: Tensor | None = field(init=False, default=None)
+    rerun: Rerun | None = field(init=False, default=None)  # of the block that is running
     rows: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -213,8 +226,9 @@ class _Forward:
 
     def add(self, h: Tensor) -> Tensor:
         """The next state of the residual stream, `[B, T, d]`, as it is to go on."""
+        rerun, self.rerun = self.rerun, None
         if self.chain is not None:
-            h = tap(h, self.chain)
+            h = tap(h, self.chain, rerun)
         if self.weights["linearity"]:
             self._score(h)
         return h

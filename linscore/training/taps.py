@@ -12,7 +12,7 @@ after the next tap's, from which it takes the next state.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,7 +25,8 @@ from linscore.errors import LinscoreError
 __all__ = ["Chain", "Terms", "layer_loss", "tap"]
 
 Reduction = Literal["mean", "sum"]
-Slot = list[tuple[Tensor, Tensor]]  # where a tap's backward leaves its state and its floats for the tap before: 0 or 1
+Remake = Callable[[Tensor], Tensor]  # a state from the one before it
+Slot = list[tuple[Tensor | Remake, Tensor]]  # where a tap leaves its state and floats for the tap before it: 0 or 1
 
 
 class Terms(NamedTuple):
@@ -132,13 +133,13 @@ class Chain:
         self._count = counts.sum()
         return counts / self._count.clamp_min(1)
 
-    def _record(self, state: Tensor) -> Tensor:
+    def _record(self, state: Tensor, remake: Remake | None) -> Tensor:
         """`state` as a node of the chain."""
         weight = self._begin(state)
         previous = None if self._last is None else self._last.to(state.device)
         thread = weight.new_zeros(2) if self._thread is None else self._thread.to(state.device)
         slot: Slot = []
-        tapped, self._thread = _Tap.apply(state, thread, previous, weight, (self._slot, slot))
+        tapped, self._thread = _Tap.apply(state, thread, previous, weight, (self._slot, slot), remake)
         self._last, self._slot = state.detach(), slot
         self.states += 1
         return tapped
@@ -155,6 +156,7 @@ class _Tap(torch.autograd.Function):
         previous: Tensor | None,
         weight: Tensor,
         slots: tuple[Slot, Slot],
+        remake: Remake | None,
     ) -> tuple[Tensor, Tensor]:
         figures = None
         if previous is None:
@@ -164,7 +166,7 @@ class _Tap(torch.autograd.Function):
             thread = thread + sums
             figures = figures[0]
         ctx.save_for_backward(state, previous, weight, figures)
-        ctx.slots = slots
+        ctx.slots, ctx.remake = slots, remake
         ctx.set_materialize_grads(False)
         return state, thread
 
@@ -172,21 +174,22 @@ class _Tap(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         if upstream is None:  # the loss of the chain was not asked for
-            return grad, None, None, None, None
+            return grad, None, None, None, None, None
         state, previous, weight, figures = ctx.saved_tensors
         before, after = ctx.slots
         rows, before_it, after_it = _rows(state.detach()), None, None
         if previous is not None:
             before_it = _rows(previous), figures
-            before[:] = [(rows, figures)]
+            before[:] = [(ctx.remake or rows, figures)]
         if after:
             following, of_pair = after.pop()
+            following = following if isinstance(following, Tensor) else _rows(following(state))
             after_it = following.to(state.device), of_pair.to(state.device)
         if ctx.needs_input_grad[0]:
             given = None if grad is None else _rows(grad)
             own = layer_gradient(rows, weight, upstream, grad=given, previous=before_it, following=after_it)
             grad = own.view(state.shape)
-        return grad, upstream, None, None, None
+        return grad, upstream, None, None, None, None
 
 
 def _rows(state: Tensor) -> Tensor:
@@ -194,8 +197,11 @@ def _rows(state: Tensor) -> Tensor:
 
 
 @torch.compiler.disable
-def tap(h: Tensor, chain: Chain) -> Tensor:
+def tap(h: Tensor, chain: Chain, remake: Remake | None = None) -> Tensor:
     """`h` `[B, T, d]`, unchanged, as the next state of `chain`; go on with what is returned.
+
+    In backward `h` lives until the tap before this one is reached; given `remake`, it is made again there instead, by
+    calling `remake` with the state before `h`.
 
     Its gradient is whole in whatever `h` was made of, not in the returned tensor itself (`retain_grad` on it shows what
     came from above). Do not change it in place: torch refuses. torch.compile breaks its graph here.
@@ -216,7 +222,7 @@ def tap(h: Tensor, chain: Chain) -> Tensor:
         )
     if chain._closed:
         raise LinscoreError("a tap after the chain's loss was taken: make a new Chain for each forward pass")
-    return chain._record(h)
+    return chain._record(h, remake)
 
 
 def layer_loss(
