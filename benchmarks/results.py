@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from linscore.score import versions
+from linscore.scoring import versions
 
 ROOT = Path(__file__).parents[1]
 NO_TIME = "the time is used up"

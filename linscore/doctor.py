@@ -9,7 +9,7 @@ import torch
 from linscore_kernels import choose_backend, has_triton
 
 from linscore.pretrained import SHIPPED
-from linscore.score import versions
+from linscore.scoring import versions
 
 
 def findings() -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 from linscore.dynamics import Dynamics
 from linscore.errors import LinscoreError
 from linscore.report import Report
-from linscore.score import score
+from linscore.scoring import score
 from linscore.training.callback import LinearityCallback
 from linscore.training.trainer import RegularizedTrainer
 

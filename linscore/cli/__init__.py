@@ -13,7 +13,6 @@ from linscore.cli.surgery import distil, evaluate, fuse, linearize, prune
 from linscore.cli.training import finetune_delta, train
 from linscore.cli.watching import dynamics, probe
 from linscore.errors import Interrupted, LinscoreError
-from linscore.pretrained import quiet
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -43,10 +42,11 @@ for command in (
 def main() -> None:
     """Entry point: one line on standard error for what the user can mend."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would bury the one line
+    # Its advice about padding does not concern packed text. By name, because to import it takes seconds.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every context: nothing half is left
     try:
-        with quiet():  # transformers' advice about padding does not concern packed text
-            cli.main(prog_name="linscore", standalone_mode=False)
+        cli.main(prog_name="linscore", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)

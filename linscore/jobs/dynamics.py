@@ -21,7 +21,7 @@ from linscore.jobs.checkpoint_series import checkpoint_series, modified
 from linscore.pretrained import Pretrained, load_pretrained
 from linscore.progress import TokenProgress
 from linscore.report import Report, prepare_folder
-from linscore.score import score
+from linscore.scoring import score
 from linscore.texts import Text
 
 __all__ = ["run_dynamics"]

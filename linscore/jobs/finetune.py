@@ -20,7 +20,7 @@ from linscore.labelled import Source, labelled_texts, preferences
 from linscore.pretrained import EMBEDDED, Pretrained, load_tokenizer, load_with_head, read_context
 from linscore.progress import StepProgress, TokenProgress
 from linscore.report import Report
-from linscore.score import score, versions
+from linscore.scoring import score, versions
 from linscore.surgery.checkpoint import new_folder
 from linscore.texts import BATCH_TOKENS, Text
 

@@ -12,7 +12,7 @@ from linscore.pretrained import EMBEDDED, Pretrained, load_pretrained
 from linscore.probing.features import Features, check_pool, text_features
 from linscore.probing.probe import FOLDS, Probing, check_classes, probe_layers
 from linscore.progress import TokenProgress
-from linscore.score import versions
+from linscore.scoring import versions
 from linscore.surgery.checkpoint import new_folder
 from linscore.texts import BATCH_TOKENS, LONGEST
 

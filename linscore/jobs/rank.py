@@ -7,7 +7,7 @@ from linscore.evaluation.perplexity import perplexity
 from linscore.jobs.choose import check_belongs
 from linscore.pretrained import load_pretrained
 from linscore.progress import watched
-from linscore.rank import rank
+from linscore.ranking import rank
 from linscore.report import Report
 from linscore.spans import Span
 from linscore.surgery.choose import PERPLEXITY, losses_without

@@ -11,7 +11,7 @@ from linscore.errors import LinscoreError
 from linscore.pretrained import EMBEDDED, load_pretrained
 from linscore.progress import TokenProgress
 from linscore.report import Report, prepare_folder
-from linscore.score import score
+from linscore.scoring import score
 from linscore.spans import Span, runs
 from linscore.texts import Text
 

@@ -17,7 +17,7 @@ from linscore.jobs.map_moments import MapMoments, find_moments, name_of
 from linscore.maps import FittedMap, fit_block_map
 from linscore.pretrained import Pretrained, load_pretrained
 from linscore.projection import find_projection
-from linscore.score import versions
+from linscore.scoring import versions
 from linscore.spans import Span, runs
 from linscore.surgery.checkpoint import new_folder, save_checkpoint
 from linscore.surgery.drop import drop

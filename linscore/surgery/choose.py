@@ -11,9 +11,9 @@ from linscore.collect import Batch
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import perplexity
-from linscore.rank import rank
+from linscore.ranking import rank
 from linscore.report import Report
-from linscore.score import score
+from linscore.scoring import score
 from linscore.spans import Span, runs
 from linscore.surgery.drop import drop
 from linscore.surgery.left_out import left_out_losses

@@ -16,7 +16,7 @@ from linscore.dynamics import Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.dynamics_folder import DynamicsFolder, TokenDigest
 from linscore.errors import LinscoreError
 from linscore.report import Report
-from linscore.score import score
+from linscore.scoring import score
 
 __all__ = ["LinearityCallback", "log_beside"]
 
