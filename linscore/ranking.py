@@ -12,9 +12,9 @@ from linscore.report import BlockReport, Report, SpanReport
 # Figures that are small where a block does little; of all others the largest comes first.
 SMALLEST_FIRST = ("block_influence", "angular_distance", "delta_ratio", "relative_error", "norm_delta")
 
-
 # What tells blocks apart, or is no single figure.
 NO_FIGURES = ("index", "first", "last", "sub_blocks", "without_heavy")
+PERPLEXITY = "perplexity"  # with the span left out: the loss is measured, nothing is read off moments
 
 
 @overload

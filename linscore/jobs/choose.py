@@ -14,9 +14,10 @@ from linscore.decoders import find_decoder, weight_sample
 from linscore.errors import LinscoreError
 from linscore.pretrained import Pretrained
 from linscore.progress import watched
+from linscore.ranking import PERPLEXITY
 from linscore.report import Report
 from linscore.spans import Span
-from linscore.surgery.choose import BY, PERPLEXITY, Choice, choose, choose_from
+from linscore.surgery.choose import BY, Choice, choose, choose_from
 from linscore.texts import Text
 
 SAME = 0.005  # median relative difference of a few weights of one model, loaded in different dtypes

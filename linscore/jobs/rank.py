@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from linscore.errors import LinscoreError
-from linscore.evaluation.perplexity import perplexity
-from linscore.jobs.choose import check_belongs
-from linscore.pretrained import load_pretrained
-from linscore.progress import watched
-from linscore.ranking import rank
+from linscore.ranking import PERPLEXITY, rank
 from linscore.report import Report
 from linscore.spans import Span
-from linscore.surgery.choose import PERPLEXITY, losses_without
-from linscore.texts import Text
 
 
 def run_rank(
@@ -36,6 +30,21 @@ def run_rank(
         if (text, dataset, tokens) != (None, None, None):
             raise LinscoreError(f"--text, --dataset and --tokens belong to --by {PERPLEXITY}: leave them out")
         return {one.span: getattr(one, by) for one in rank(report, by, span=span)}
+    return _measured(report, span, text, dataset, tokens)
+
+
+def _measured(
+    report: Report, span: int, text: str | None, dataset: str | None, tokens: int | None
+) -> dict[Span, float | None]:
+    """The perplexity without every block or span."""
+    # transformers takes seconds to import, and reading a report needs none of it.
+    from linscore.evaluation.perplexity import perplexity
+    from linscore.jobs.choose import check_belongs
+    from linscore.pretrained import load_pretrained
+    from linscore.progress import watched
+    from linscore.surgery.choose import losses_without
+    from linscore.texts import Text
+
     source = Text(text, dataset, tokens)
     source.check()
     loaded = load_pretrained(report.model)

@@ -11,7 +11,7 @@ from linscore.collect import Batch
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import perplexity
-from linscore.ranking import rank
+from linscore.ranking import PERPLEXITY, rank
 from linscore.report import Report
 from linscore.scoring import score
 from linscore.spans import Span, runs
@@ -19,7 +19,6 @@ from linscore.surgery.drop import drop
 from linscore.surgery.left_out import left_out_losses
 
 BY = "linearity_heldout"
-PERPLEXITY = "perplexity"  # with the span left out: the loss is measured, nothing is read off moments
 
 
 @dataclass(frozen=True)
