@@ -35,9 +35,11 @@ def test_no_module_hides_a_name():
     assert not modules & set(linscore.__all__)
 
 
-@pytest.mark.parametrize("module", ["linscore", "linscore.cli"])
-def test_nothing_heavy_is_imported_for_help(module):
-    code = f"import {module}, sys; print(*({HEAVY} & sys.modules.keys()))"
+@pytest.mark.parametrize(
+    ("module", "heavy"), [("linscore", HEAVY), ("linscore.cli", HEAVY), ("linscore.jobs.rank", {"transformers"})]
+)
+def test_nothing_heavy_is_imported_for_help_or_a_report(module, heavy):
+    code = f"import {module}, sys; print(*({heavy} & sys.modules.keys()))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
 

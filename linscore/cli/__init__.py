@@ -42,8 +42,9 @@ for command in (
 def main() -> None:
     """Entry point: one line on standard error for what the user can mend."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would bury the one line
-    # Its advice about padding does not concern packed text. By name, because to import it takes seconds.
+    # Its advice about padding does not concern packed text. By variables, because to import it takes seconds.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every context: nothing half is left
     try:
         cli.main(prog_name="linscore", standalone_mode=False)

@@ -49,9 +49,9 @@ class LinearityRegularizer:
 
     The hooks sit around each block, outside gradient checkpointing where it wraps a block's `forward`, as transformers
     5.23 does. Where it wraps the call itself (5.17) they would run once more in backward: that is refused. With
-    checkpointing the last block runs forward one time more, so that its output need not be held; it is held where
-    torch.distributed is on, as the weights may be gone by then. With torch.compile make the regularizer first; the
-    graph breaks at each block.
+    checkpointing the last block runs forward one time more, so that its output need not be held; it is held where the
+    block draws random numbers or carries hooks of others, or torch.distributed is on. With torch.compile make the
+    regularizer first; the graph breaks at each block.
 
     Args:
         model: any decoder that `find_decoder` takes. Wrap it for DistributedDataParallel before or after.
@@ -171,7 +171,7 @@ class LinearityRegularizer:
     def _enter_last(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Under checkpointing memory peaks while the last block is run again: that its output is gone by then is all
         # it takes, for every earlier block needs one state less.
-        if self._recording(block) and can_rerun(block):
+        if self._recording(block) and can_rerun(block, [hook.id for hook in self._hooks]):
             assert self._open is not None
             self._open.rerun = Rerun(block, args, kwargs)
 
@@ -228,7 +228,7 @@ class _Forward:
         """The next state of the residual stream, `[B, T, d]`, as it is to go on."""
         rerun, self.rerun = self.rerun, None
         if self.chain is not None:
-            h = tap(h, self.chain, rerun)
+            h = tap(h, self.chain, rerun if rerun and rerun.is_exact() else None)
         if self.weights["linearity"]:
             self._score(h)
         return h

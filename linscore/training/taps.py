@@ -181,6 +181,7 @@ class _Tap(torch.autograd.Function):
         if previous is not None:
             before_it = _rows(previous), figures
             before[:] = [(ctx.remake or rows, figures)]
+            ctx.remake = None  # what it refers to is let go with the saved tensors
         if after:
             following, of_pair = after.pop()
             following = following if isinstance(following, Tensor) else _rows(following(state))
