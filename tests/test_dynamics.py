@@ -307,7 +307,7 @@ def test_standard_input_cannot_be_read_twice(runs, tmp_path):
 
 
 def test_the_table_has_a_row_per_checkpoint_and_the_doubts(done):
-    console = Console(width=150, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=500, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(dynamics_table(done[1]))
     shown = console.export_text()
     heldout = np.mean(done[1].scored[0].blocks["linearity_heldout"])
