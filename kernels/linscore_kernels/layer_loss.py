@@ -89,7 +89,7 @@ def _layer_distances(states: list[Tensor], weight: Tensor, backend: str) -> tupl
         from linscore_kernels.layer_loss_kernel import launch_distances
 
         pairs = zip(states, states[1:], figures, strict=False)
-        return torch.stack([launch_distances(*pair, weight) for pair in pairs]).sum(0), figures
+        return torch.stack([launch_distances(*pair, weight, SHORTEST) for pair in pairs]).sum(0), figures
     parts = [_block_distances([s[rows] for s in states], weight[rows], figures[:, :, rows]) for rows in _blocks(states)]
     return torch.stack(parts).sum(0), figures
 
@@ -141,7 +141,7 @@ def _layer_gradient(
     if _by_triton(state, backend):
         from linscore_kernels.layer_loss_kernel import launch_gradient
 
-        launch_gradient(state, weight, upstream, grad, neighbours, out)
+        launch_gradient(state, weight, upstream, grad, neighbours, out, SHORTEST)
         return out
     factors = [
         (neighbour, _factors(figures, weight, upstream, own))

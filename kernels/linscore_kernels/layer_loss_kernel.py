@@ -14,7 +14,6 @@ import triton.language as tl
 from torch import Tensor
 
 from linscore_kernels.launching import OPTIONS, interpreted, on_device
-from linscore_kernels.layer_loss import SHORTEST
 from linscore_kernels.token_stats_kernel import _store_single
 
 WIDEST = 4096  # columns that a program holds at once, of one row
@@ -157,8 +156,8 @@ def tile_shape(d: int) -> tuple[dict[str, int], dict[str, int]]:
     return {"BLOCK_ROWS": max(1, min(TILE // block, 64)), "BLOCK": block}, {"num_warps": 8}
 
 
-def launch_distances(x: Tensor, y: Tensor, figures: Tensor, weight: Tensor) -> Tensor:
-    """D and Q `[2]` float32 of the pair h_{i−1}, h_i `[n, d]`; fills in `figures` `[3, n]`."""
+def launch_distances(x: Tensor, y: Tensor, figures: Tensor, weight: Tensor, shortest: float) -> Tensor:
+    """D and Q `[2]` float32 of the pair h_{i−1}, h_i `[n, d]`; fills in `figures` `[3, n]`. Up to `shortest`, norms are 0."""
     x, y = _whole_rows(x), _whole_rows(y)
     (n, d), (shape, options) = x.shape, tile_shape(x.shape[1])
     terms = weight.new_empty(2, n)
@@ -174,7 +173,7 @@ def launch_distances(x: Tensor, y: Tensor, figures: Tensor, weight: Tensor) -> T
                 d,
                 x.stride(0),
                 y.stride(0),
-                SHORTEST=SHORTEST,
+                SHORTEST=shortest,
                 **shape,
                 **options,
                 **OPTIONS,
@@ -189,6 +188,7 @@ def launch_gradient(
     grad: Tensor | None,
     neighbours: tuple[Neighbour, Neighbour],
     out: Tensor,
+    shortest: float,
 ) -> None:
     """Write the gradient in `state` `[n, d]` of its distances from both neighbours, plus `grad`, to `out`."""
     (n, d), (shape, options) = state.shape, tile_shape(state.shape[1])
@@ -210,7 +210,7 @@ def launch_gradient(
                 n,
                 d,
                 *(0 if t is None else t.stride(0) for t in read),
-                SHORTEST=SHORTEST,
+                SHORTEST=shortest,
                 BY_HAND=interpreted() and out.dtype is torch.bfloat16,
                 **shape,
                 **options,
