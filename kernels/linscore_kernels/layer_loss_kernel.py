@@ -157,7 +157,7 @@ def tile_shape(d: int) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def launch_distances(x: Tensor, y: Tensor, figures: Tensor, weight: Tensor, shortest: float) -> Tensor:
-    """D and Q `[2]` float32 of the pair h_{i−1}, h_i `[n, d]`; fills in `figures` `[3, n]`. Up to `shortest`, norms are 0."""
+    """D and Q `[2]` float32 of a pair h_{i−1}, h_i `[n, d]`; fills in `figures` `[3, n]`. Norms ≤ `shortest` are 0."""
     x, y = _whole_rows(x), _whole_rows(y)
     (n, d), (shape, options) = x.shape, tile_shape(x.shape[1])
     terms = weight.new_empty(2, n)
