@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from exact_memory import peak_bytes
 from measure import compare
 from shapes import DEVICE, SHAPES
 from torch.nn import functional
-from torch.profiler import profile
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedModel
 
 from linscore.bench import clock
@@ -90,24 +90,6 @@ def test_time_of_a_step(benchmark, checkpointing):
     compare(benchmark, updated("regularized"), peers, shape=shape, dtype=torch.float32, rounds=9, fewest=9, long=True)
 
 
-def peak_bytes(step: Callable[[], None]) -> int:
-    """Of what a step allocates, the most that lived at once."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(profile_memory=True) as record:
-        step()
-    held = most = 0
-    for event in record.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
-
-
 @pytest.mark.seconds(gpu=40, cpu=90)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_peak_memory_of_a_step(record_property, checkpointing):
@@ -115,7 +97,7 @@ def test_peak_memory_of_a_step(record_property, checkpointing):
     for how in ("plain", "regularized", "formula"):
         step = step_of(model, how, ids)
         step()  # gradients of weights are there from now on
-        peaks[how] = peak_bytes(step)
+        peaks[how] = peak_bytes(step, DEVICE)
     states = (len(model.model.layers) + 1) * ids.numel() * model.config.hidden_size * 4
     record_property("step", f"{len(model.model.layers)} blocks of width {model.config.hidden_size}, {ROWS} × {LENGTH}")
     record_property("gradient checkpointing", checkpointing)

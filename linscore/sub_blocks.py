@@ -98,7 +98,7 @@ def hook_block(
     def hand_over(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         y = first_tensor(output)
         # Under accelerate's device_map a block's inputs move to its device only after the hook saw them.
-        x = first_tensor(kwargs.get("hidden_states", args)).to(y.device)
+        x = entering_state(args, kwargs).to(y.device)
         states = BlockStates(x, y, *_contributions(x, added, sub_blocks)) if sub_blocks else BlockStates(x, y)
         added.clear()
         callback(states)
@@ -203,6 +203,11 @@ def _disturbed(module: nn.Module, x: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def entering_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The state that a block is called with, by name or first; LinscoreError if there is none."""
+    return first_tensor(kwargs.get("hidden_states", args))
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -1,22 +1,17 @@
 import json
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import gpu_figures
+import llamas
 import pytest
+import results
+import run
 import torch
+from shapes import TINY
 
 from linscore import bench
 from linscore.bench import Rates, Timing, interleaved
 from linscore.kernel_cases import CASES, accumulate_case, centered_gram_case
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import gpu_figures
-import llamas
-import results
-import run
-from shapes import TINY
 
 CPU = torch.device("cpu")
 FACTS = {"device": "NVIDIA H200", "driver": "580.1", "date": "2026-11-22 10:00 UTC", "commit": "abc"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from linscore_kernels import has_triton
 from sklearn.linear_model import Ridge
-from tiny_models import VOCABULARY, tiny
+from tiny_models import VOCABULARY, enable_checkpointing, tiny
 from torch import nn
 from torch.nn.functional import cosine_similarity
 from torch.utils.checkpoint import checkpoint
@@ -410,8 +410,7 @@ def test_gradient_checkpointing_changes_nothing_or_is_refused(family, reentrant)
     # Of a copy, for transformers leaves hooks in a model whose hidden states were asked for: see `can_rerun`.
     wanted = plain(copy.deepcopy(model), family, padded(), **WEIGHTS)
     with LinearityRegularizer(model, **WEIGHTS) as regularizer:
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": reentrant})
+        enable_checkpointing(model, reentrant)
         if "__call__" in vars(GradientCheckpointingLayer):
             with pytest.raises(LinscoreError, match="upgrade transformers"):
                 regularized(model, regularizer, padded())

@@ -116,6 +116,12 @@ def tiny(family: str, **changes: Any) -> PreTrainedModel:
     return model.eval()
 
 
+def enable_checkpointing(model: PreTrainedModel, reentrant: bool) -> None:
+    """Gradient checkpointing, by the name that this version of transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+
+
 @torch.no_grad()
 def _perturb_vectors(model: PreTrainedModel) -> None:
     """Moves gains and biases off 1 and 0: a test could not see a norm or a bias that was left out."""

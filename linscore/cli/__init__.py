@@ -42,7 +42,8 @@ for command in (
 def main() -> None:
     """Entry point: one line on standard error for what the user can mend."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would bury the one line
-    # Its advice about padding does not concern packed text. By variables, because to import it takes seconds.
+    # transformers' advice about padding does not concern packed text, and bars of single files say nothing about a job.
+    # By variables, because to import it takes seconds.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every context: nothing half is left

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from linscore.decoders import Decoder, find_decoder, run, watch
 from linscore.errors import LinscoreError
+from linscore.sub_blocks import entering_state
 from linscore.surgery.structure import check_structure, cut_config, original_name
 
 __all__ = ["bypass", "drop"]
@@ -56,7 +57,7 @@ def bypass(decoder: Decoder, blocks: Collection[int]) -> Iterator[None]:
     """Runs these blocks without effect, for as long as the context lasts: what enters them leaves them."""
 
     def hand_through(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        x = entering_state(args, kwargs)
         return x if isinstance(output, Tensor) else (x, *output[1:])
 
     with ExitStack() as hooks:

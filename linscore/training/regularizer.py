@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from linscore.decoders import find_decoder
 from linscore.errors import LinscoreError
-from linscore.sub_blocks import first_tensor
+from linscore.sub_blocks import entering_state, first_tensor
 from linscore.training.batch_linearity import ROWS_PER_FEATURE, BlockMoments, batch_linearity
 from linscore.training.rerun import Rerun, can_rerun
 from linscore.training.taps import Chain, tap
@@ -163,16 +163,19 @@ class LinearityRegularizer:
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._recording(block):
             return None
+        tapped = self._tap(entering_state(args, kwargs))
         if "hidden_states" in kwargs:
-            return args, {**kwargs, "hidden_states": self._tap(kwargs["hidden_states"])}
-        return (self._tap(first_tensor(args)), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": tapped}
+        return (tapped, *args[1:]), kwargs
 
     @torch.compiler.disable
     def _enter_last(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Under checkpointing memory peaks while the last block is run again: that its output is gone by then is all
         # it takes, for every earlier block needs one state less.
-        if self._recording(block) and can_rerun(block, [hook.id for hook in self._hooks]):
-            assert self._open is not None
+        if not self._recording(block):
+            return
+        assert self._open is not None
+        if self._open.chain is not None and can_rerun(block, [hook.id for hook in self._hooks]):
             self._open.rerun = Rerun(block, args, kwargs)
 
     @torch.compiler.disable

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from linscore.sub_blocks import first_tensor
+from linscore.sub_blocks import entering_state, first_tensor
 
 __all__ = ["Rerun", "can_rerun"]
 
@@ -20,7 +20,7 @@ class Rerun:
         self.block, self.named = block, "hidden_states" in kwargs
         self.args = args if self.named else args[1:]
         self.kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        device = first_tensor(kwargs.get("hidden_states", args)).device.type
+        device = entering_state(args, kwargs).device.type
         self.autocast: dict[str, Any] = {
             "device_type": device,
             "dtype": torch.get_autocast_dtype(device),
