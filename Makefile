@@ -45,7 +45,7 @@ check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-$(RUNTIME): setup.py constraints.txt
+$(RUNTIME): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "linscore needs Python 3.10 or newer: name one with make PYTHON=..." >&2; exit 1; }
 	@echo "installing linscore into $(VENV), a few minutes"

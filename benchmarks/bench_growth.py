@@ -14,9 +14,9 @@ from measure import add_floor, compare, compare_case
 from shapes import DEVICE, SHAPES, LlamaShape
 
 import linscore
-from linscore.allocator import keep_freed_memory
-from linscore.bench import clock
-from linscore.kernel_cases import accumulate_case
+from linscore.machine.allocator import keep_freed_memory
+from linscore.machine.bench import clock
+from linscore.machine.kernel_cases import accumulate_case
 
 GROUP = "growth"
 pytestmark = pytest.mark.benchmark(timer=clock)

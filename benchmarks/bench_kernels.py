@@ -1,12 +1,12 @@
-"""Each kernel against plain torch, torch.compile and its physical floor; data and peers: linscore/kernel_cases.py."""
+"""Each kernel against plain torch, torch.compile and its physical floor; cases: linscore.machine.kernel_cases."""
 
 import pytest
 import torch
 from measure import compare_case
 from shapes import DEVICE, SHAPES
 
-from linscore.bench import clock
-from linscore.kernel_cases import (
+from linscore.machine.bench import clock
+from linscore.machine.kernel_cases import (
     accumulate_case,
     centered_gram_case,
     gram_case,

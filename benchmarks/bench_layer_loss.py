@@ -11,8 +11,8 @@ from measure import add_floor, compare
 from shapes import DEVICE, SHAPES
 from torch.nn import functional
 
-from linscore.bench import clock, floor, rates
-from linscore.training import Chain, layer_loss, tap
+from linscore.machine.bench import clock, floor, rates
+from linscore.regularization.taps import Chain, layer_loss, tap
 
 GROUP = "layer loss"
 TINY = SHAPES.tokens < 16_384

@@ -12,8 +12,8 @@ from shapes import DEVICE, SHAPES
 from sklearn.linear_model import LinearRegression
 
 from linscore import Moments, block_metrics
-from linscore.bench import clock, rates
-from linscore.kernel_cases import random_states
+from linscore.machine.bench import clock, rates
+from linscore.machine.kernel_cases import random_states
 
 GROUP = "both scores of a pair"
 pytestmark = pytest.mark.benchmark(timer=clock)

@@ -18,9 +18,9 @@ from shapes import DEVICE, SHAPES
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedModel
 
-from linscore.bench import clock
+from linscore.machine.bench import clock
 from linscore.pretraining.recipe import read_recipe
-from linscore.training import LinearityRegularizer
+from linscore.regularization.regularizer import LinearityRegularizer
 
 GROUP = "training step"
 TINY = SHAPES.tokens < 16_384

@@ -10,12 +10,12 @@ from __future__ import annotations
 import pytest
 import torch
 from linscore_kernels import FIGURES, LIGHT, Pilot, accumulate, gram, residual_norms, token_stats
-from linscore_kernels.stats import HEAVY_MEDIANS
+from linscore_kernels.sums import HEAVY_MEDIANS
 from shapes import DEVICE, SHAPES
 from torch import Tensor
 
 from linscore import Moments, block_metrics
-from linscore.kernel_cases import random_states
+from linscore.machine.kernel_cases import random_states
 
 GROUP = "checks against float64"
 TRUNCATION = {"fast": 6e-5, "exact": 1e-5}  # 16,384 tokens; 1,024 in each of three products

@@ -13,7 +13,7 @@ import results
 import torch
 from shapes import DEVICE
 
-from linscore.allocator import keep_freed_memory
+from linscore.machine.allocator import keep_freed_memory
 
 RESULTS = os.environ.get("LINSCORE_RESULTS_FILE")
 DEADLINE = float(os.environ.get("LINSCORE_BENCH_DEADLINE", "inf"))  # Unix time

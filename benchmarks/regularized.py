@@ -26,16 +26,16 @@ import regularized_tables
 import results
 
 import linscore
-from linscore.dynamics import FIGURES, Checkpoint, Dynamics, ScoredCheckpoint
-from linscore.dynamics_folder import SERIES
+from linscore.dynamics.folder import SERIES
+from linscore.dynamics.series import FIGURES, Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.evaluation.perplexity import text_loss
 from linscore.jobs.probe import run_probe
 from linscore.jobs.train import LINEARITY, MODEL, SETTINGS, run_train
-from linscore.pretrained import EMBEDDED_TEXT, load_pretrained
+from linscore.models.load import EMBEDDED_TEXT, load_pretrained
 from linscore.pretraining.curve import CURVE, read_curve
 from linscore.pretraining.recipe import read_recipe
-from linscore.report import REPORT
-from linscore.texts import Text
+from linscore.scoring.report import REPORT
+from linscore.text.source import Text
 
 PASSAGE, PASSAGES = 400, 40  # characters, and passages of a module
 SCORED = 100_000  # tokens of the held-out modules

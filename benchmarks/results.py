@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from linscore.scoring import versions
+from linscore.scoring.score import versions
 
 ROOT = Path(__file__).parents[1]
 NO_TIME = "the time is used up"
@@ -156,8 +156,8 @@ def _cpu_name() -> str:
 
 
 def _own_version() -> str:
-    """From setup.py, because a copy of the sources need not be installed."""
-    found = re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
+    """From pyproject.toml, because a copy of the sources need not be installed."""
+    found = re.search(r'(?m)^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return found[1] if found else "unknown"
 
 

@@ -25,14 +25,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import linscore
-from linscore.distillation.training import distil
+from linscore.distillation.distil import distil
 from linscore.evaluation.perplexity import TextLoss, text_loss
-from linscore.pretrained import EMBEDDED, EMBEDDED_TEXT, Pretrained, load_pretrained
-from linscore.pretraining.corpus import standard_library
+from linscore.models.load import EMBEDDED, EMBEDDED_TEXT, Pretrained, load_pretrained
+from linscore.pretraining.token_store import standard_library
 from linscore.spans import Span, runs
 from linscore.surgery.choose import choose, choose_from, losses_without
 from linscore.surgery.fuse import fit_fusion, fuse
-from linscore.texts import Text
+from linscore.text.source import Text
 
 METRICS = {
     "linearity_heldout": "linearity, held out",

@@ -14,11 +14,11 @@ import torch
 from linscore_kernels import Pilot
 from torch import Tensor
 
-from linscore.corpus import batches, pack
-from linscore.decoders import find_decoder, run, watch
-from linscore.documents import read_documents
-from linscore.pretrained import EMBEDDED_TEXT, load_pretrained
-from linscore.solve import Centered, solve
+from linscore.decoder.find import find_decoder, run, watch
+from linscore.models.load import EMBEDDED_TEXT, load_pretrained
+from linscore.statistics.solve import Centered, solve
+from linscore.text.documents import read_documents
+from linscore.text.tokens import batches, pack
 
 TOKENS, STEP, BLOCKS = 16_384, 16, (0, 2, 5, 9)
 

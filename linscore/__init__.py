@@ -11,26 +11,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from linscore_kernels import centered_gram as centered_gram
 
-    from linscore.collect import Collector as Collector
-    from linscore.decoders import find_decoder as find_decoder
-    from linscore.distillation.training import distil as distil
+    from linscore.decoder.find import find_decoder as find_decoder
+    from linscore.distillation.distil import distil as distil
     from linscore.errors import LinscoreError as LinscoreError
     from linscore.evaluation.perplexity import TextLoss as TextLoss
     from linscore.evaluation.perplexity import text_loss as text_loss
-    from linscore.maps import FittedMap as FittedMap
-    from linscore.maps import fit_block_map as fit_block_map
-    from linscore.metrics import BlockMetrics as BlockMetrics
-    from linscore.metrics import block_metrics as block_metrics
-    from linscore.moments import Moments as Moments
-    from linscore.moments_file import load_moments as load_moments
-    from linscore.moments_file import save_moments as save_moments
-    from linscore.pretrained import load as load
-    from linscore.pretrained import load_pretrained as load_pretrained
-    from linscore.ranking import rank as rank
-    from linscore.report import BlockReport as BlockReport
-    from linscore.report import Report as Report
-    from linscore.scoring import score as score
+    from linscore.models.load import load as load
+    from linscore.models.load import load_pretrained as load_pretrained
+    from linscore.regularization.regularizer import LinearityRegularizer as LinearityRegularizer
+    from linscore.regularization.taps import layer_loss as layer_loss
+    from linscore.scoring.collect import Collector as Collector
+    from linscore.scoring.ranking import rank as rank
+    from linscore.scoring.report import BlockReport as BlockReport
+    from linscore.scoring.report import Report as Report
+    from linscore.scoring.score import score as score
     from linscore.spans import Span as Span
+    from linscore.statistics.figures import BlockMetrics as BlockMetrics
+    from linscore.statistics.figures import block_metrics as block_metrics
+    from linscore.statistics.maps import FittedMap as FittedMap
+    from linscore.statistics.maps import fit_block_map as fit_block_map
+    from linscore.statistics.moments import Moments as Moments
+    from linscore.statistics.moments_file import load_moments as load_moments
+    from linscore.statistics.moments_file import save_moments as save_moments
     from linscore.surgery.choose import Choice as Choice
     from linscore.surgery.choose import choose as choose
     from linscore.surgery.choose import losses_without as losses_without
@@ -41,42 +43,40 @@ if TYPE_CHECKING:
     from linscore.surgery.linearize import linearize as linearize
     from linscore.surgery.record import Record as Record
     from linscore.surgery.tuned_lens import export_tuned_lens as export_tuned_lens
-    from linscore.training.regularizer import LinearityRegularizer as LinearityRegularizer
-    from linscore.training.taps import layer_loss as layer_loss
 
 _HOMES = {
-    "BlockMetrics": "linscore.metrics",
-    "BlockReport": "linscore.report",
+    "BlockMetrics": "linscore.statistics.figures",
+    "BlockReport": "linscore.scoring.report",
     "Choice": "linscore.surgery.choose",
-    "Collector": "linscore.collect",
-    "FittedMap": "linscore.maps",
+    "Collector": "linscore.scoring.collect",
+    "FittedMap": "linscore.statistics.maps",
     "Fusion": "linscore.surgery.fuse",
-    "LinearityRegularizer": "linscore.training.regularizer",
+    "LinearityRegularizer": "linscore.regularization.regularizer",
     "LinscoreError": "linscore.errors",
-    "Moments": "linscore.moments",
+    "Moments": "linscore.statistics.moments",
     "Record": "linscore.surgery.record",
-    "Report": "linscore.report",
+    "Report": "linscore.scoring.report",
     "Span": "linscore.spans",
     "TextLoss": "linscore.evaluation.perplexity",
-    "block_metrics": "linscore.metrics",
+    "block_metrics": "linscore.statistics.figures",
     "centered_gram": "linscore_kernels",
     "choose": "linscore.surgery.choose",
-    "distil": "linscore.distillation.training",
+    "distil": "linscore.distillation.distil",
     "drop": "linscore.surgery.drop",
     "export_tuned_lens": "linscore.surgery.tuned_lens",
-    "find_decoder": "linscore.decoders",
-    "fit_block_map": "linscore.maps",
+    "find_decoder": "linscore.decoder.find",
+    "fit_block_map": "linscore.statistics.maps",
     "fit_fusion": "linscore.surgery.fuse",
     "fuse": "linscore.surgery.fuse",
-    "layer_loss": "linscore.training.taps",
+    "layer_loss": "linscore.regularization.taps",
     "linearize": "linscore.surgery.linearize",
-    "load": "linscore.pretrained",
-    "load_moments": "linscore.moments_file",
-    "load_pretrained": "linscore.pretrained",
+    "load": "linscore.models.load",
+    "load_moments": "linscore.statistics.moments_file",
+    "load_pretrained": "linscore.models.load",
     "losses_without": "linscore.surgery.choose",
-    "rank": "linscore.ranking",
-    "save_moments": "linscore.moments_file",
-    "score": "linscore.scoring",
+    "rank": "linscore.scoring.ranking",
+    "save_moments": "linscore.statistics.moments_file",
+    "score": "linscore.scoring.score",
     "text_loss": "linscore.evaluation.perplexity",
 }
 __all__ = sorted(_HOMES)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from linscore_kernels import launch_parameters, triton_backend
-from linscore_kernels.launch_parameters import Entry, Launch, launch_for
-from linscore_kernels.stats import Pilot
+from linscore_kernels.second_moments import triton as triton_backend
+from linscore_kernels.sums import Pilot
+from linscore_kernels.tuning import parameters as launch_parameters
+from linscore_kernels.tuning.parameters import Entry, Launch, launch_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ON_GPU = DEVICE.type == "cuda"

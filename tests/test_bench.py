@@ -9,9 +9,9 @@ import run
 import torch
 from shapes import TINY
 
-from linscore import bench
-from linscore.bench import Rates, Timing, interleaved
-from linscore.kernel_cases import CASES, accumulate_case, centered_gram_case
+from linscore.machine import bench
+from linscore.machine.bench import Rates, Timing, interleaved
+from linscore.machine.kernel_cases import CASES, accumulate_case, centered_gram_case
 
 CPU = torch.device("cpu")
 FACTS = {"device": "NVIDIA H200", "driver": "580.1", "date": "2026-11-22 10:00 UTC", "commit": "abc"}

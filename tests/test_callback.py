@@ -8,12 +8,12 @@ from test_trainer import Texts, arguments
 from tiny_models import VOCABULARY, tiny
 from transformers import Trainer, TrainerCallback
 
-from linscore.dynamics import Dynamics
+from linscore.dynamics.callback import LinearityCallback
+from linscore.dynamics.series import Dynamics
 from linscore.errors import LinscoreError
-from linscore.report import Report
-from linscore.scoring import score
-from linscore.training.callback import LinearityCallback
-from linscore.training.trainer import RegularizedTrainer
+from linscore.regularization.trainer import RegularizedTrainer
+from linscore.scoring.report import Report
+from linscore.scoring.score import score
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from linscore import corpus
-from linscore.corpus import Sequence, batches, pack
 from linscore.errors import LinscoreError
+from linscore.text import tokens as corpus
+from linscore.text.tokens import Sequence, batches, pack
 
 WORDS = [*"abcdefghijklmnopqrstuvwxyz", *map(str, range(3000))]
 EOS, BOS = len(WORDS), len(WORDS) + 1

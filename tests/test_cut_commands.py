@@ -9,7 +9,7 @@ from tiny_models import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import linscore
-from linscore.pretrained import EMBEDDED_MODEL, load_pretrained
+from linscore.models.load import EMBEDDED_MODEL, load_pretrained
 
 
 @pytest.fixture(scope="module")

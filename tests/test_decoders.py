@@ -10,9 +10,18 @@ import transformers
 from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, tiny
 from torch import Tensor, nn
 
-from linscore.decoders import BlockStates, Decoder, SubBlocks, check_causal, find_decoder, find_sub_blocks, run, watch
+from linscore.decoder.find import (
+    BlockStates,
+    Decoder,
+    SubBlocks,
+    check_causal,
+    find_decoder,
+    find_sub_blocks,
+    run,
+    watch,
+)
+from linscore.decoder.sub_blocks import adds_up
 from linscore.errors import LinscoreError
-from linscore.sub_blocks import adds_up
 
 PATHS = {
     **dict.fromkeys(["gpt2", "bloom", "gptj", "gpt_neo", "falcon"], "transformer.h"),

@@ -11,12 +11,12 @@ from scipy.special import log_softmax
 from tiny_models import VOCABULARY, WIDTH, tiny
 from torch import nn
 
-from linscore.decoders import find_decoder
-from linscore.distillation import training
+from linscore.decoder.find import find_decoder
+from linscore.distillation import distil as training
 from linscore.distillation.losses import Weights
 from linscore.distillation.pair import measure
 from linscore.errors import LinscoreError
-from linscore.solve import AffineMap
+from linscore.statistics.solve import AffineMap
 from linscore.surgery.linearize import linearize
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from linscore.errors import LinscoreError
 from linscore.jobs import distil as distil_job
 from linscore.jobs.distil import run_distil
-from linscore.pretrained import EMBEDDED_MODEL
-from linscore.surgery.checkpoint import save_checkpoint
+from linscore.models.load import EMBEDDED_MODEL
 from linscore.surgery.drop import drop
 from linscore.surgery.record import Record, Replacement
+from linscore.surgery.save import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -220,7 +220,7 @@ def test_a_save_that_fails_does_not_lose_the_training(place, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             job(place)
     assert not (place / "out").exists()
-    monkeypatch.setattr("linscore.distillation.training._Trainer.step", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("linscore.distillation.distil._Trainer.step", lambda *_, **__: pytest.fail("trained again"))
     job(place, resume=True)
     assert {path.name for path in (place / "out").iterdir()} >= FILES
 

@@ -9,9 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from linscore import documents
-from linscore.documents import read_dataset, read_documents
 from linscore.errors import LinscoreError
+from linscore.text import documents
+from linscore.text.documents import read_dataset, read_documents
 
 TEXTS = ["first\ntext", "", "grüße, Ω", '"quoted" [x], ]']
 

@@ -15,15 +15,15 @@ from tiny_models import DEPTH, tiny
 from transformers import AutoTokenizer
 
 import linscore.jobs.dynamics as job
-from linscore import dynamics_folder
-from linscore.dynamics import Dynamics, dynamics_table
+from linscore.dynamics import folder as dynamics_folder
+from linscore.dynamics.checkpoints import checkpoint_series
+from linscore.dynamics.plot import plot_dynamics
+from linscore.dynamics.series import Dynamics, dynamics_table
 from linscore.errors import Interrupted, LinscoreError
-from linscore.jobs.checkpoint_series import checkpoint_series
 from linscore.jobs.dynamics import run_dynamics
-from linscore.plots import plot_dynamics
-from linscore.pretrained import EMBEDDED_MODEL, load_pretrained
-from linscore.report import Report
-from linscore.texts import Text
+from linscore.models.load import EMBEDDED_MODEL, load_pretrained
+from linscore.scoring.report import Report
+from linscore.text.source import Text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FIGURES = ["linearity", "linearity_heldout", "linearity_no_residual", "linearity_no_residual_heldout", "cosine"]

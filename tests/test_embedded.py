@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from linscore import cli
-from linscore.pretrained import EMBEDDED, EMBEDDED_TEXT, SHIPPED, load_pretrained
+from linscore.models.load import EMBEDDED, EMBEDDED_TEXT, SHIPPED, load_pretrained
 
 
 @pytest.mark.parametrize("folder", SHIPPED.values(), ids=SHIPPED)

@@ -18,9 +18,9 @@ from linscore.evaluation.result import Evaluation, to_json
 from linscore.evaluation.table import evaluation_table
 from linscore.evaluation.tasks import TaskResult
 from linscore.jobs.evaluate import run_evaluate
-from linscore.pretrained import EMBEDDED_MODEL, load_pretrained
-from linscore.surgery.checkpoint import save_checkpoint
+from linscore.models.load import EMBEDDED_MODEL, load_pretrained
 from linscore.surgery.record import Record, Replacement
+from linscore.surgery.save import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONTEXT = 48

@@ -15,10 +15,10 @@ from transformers import AutoTokenizer
 from linscore.errors import LinscoreError
 from linscore.finetuning.delta import FinetuneDelta, Spread
 from linscore.finetuning.examples import class_examples, preference_examples, split
-from linscore.finetuning.training import Finetuning, accuracy, fine_tune
-from linscore.jobs.finetune import run_finetune_delta
-from linscore.labelled import LabelledTexts, Preferences
-from linscore.pretrained import EMBEDDED_MODEL, load_with_head
+from linscore.finetuning.fine_tune import Finetuning, accuracy, fine_tune
+from linscore.jobs.finetune_delta import run_finetune_delta
+from linscore.models.load import EMBEDDED_MODEL, load_with_head
+from linscore.text.labelled import LabelledTexts, Preferences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -50,8 +50,8 @@ def cases() -> dict[str, tuple]:
 
 
 def gram_case(architecture: int, path: str, dtype: str, d: int) -> tuple:
-    from linscore_kernels.gram_kernel import _gram_kernel, gram_constants
-    from linscore_kernels.launch_parameters import launch_for
+    from linscore_kernels.second_moments.gram_kernel import _gram_kernel, gram_constants
+    from linscore_kernels.tuning.parameters import launch_for
 
     launch = launch_for(architecture, d, path)
     left = right = f"*{dtype}"
@@ -69,8 +69,8 @@ def gram_case(architecture: int, path: str, dtype: str, d: int) -> tuple:
 
 
 def residual_case(architecture: int, dtype: str, d: int, *, delta_given: bool) -> tuple:
-    from linscore_kernels.launch_parameters import launch_for
-    from linscore_kernels.residual_norms_kernel import _residual_norms_kernel, residual_constants
+    from linscore_kernels.residuals.kernel import _residual_norms_kernel, residual_constants
+    from linscore_kernels.tuning.parameters import launch_for
 
     launch = launch_for(architecture, d, "residual")
     types = {"right": f"*{dtype}", "x_ptr": f"*{dtype}", "other_ptr": f"*{dtype}", "n": "i32"}
@@ -87,7 +87,7 @@ def residual_case(architecture: int, dtype: str, d: int, *, delta_given: bool) -
 
 
 def token_stats_case(architecture: int, d: int, dtype: str, split: bool) -> tuple:
-    from linscore_kernels.token_stats_kernel import _token_stats_kernel, tile_shape
+    from linscore_kernels.second_moments.token_stats_kernel import _token_stats_kernel, tile_shape
 
     shape, options = tile_shape(d, split, architecture)
     operand = "fp16" if split else dtype
@@ -107,7 +107,7 @@ def token_stats_case(architecture: int, d: int, dtype: str, split: bool) -> tupl
 
 
 def merge_case(architecture: int, *, scaled: bool) -> tuple:
-    from linscore_kernels.merge_tiles import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
+    from linscore_kernels.second_moments.merge_kernel import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
 
     types = {"partial_ptr": "*fp32", "out_ptr": "*fp64"} | ({"inverse_ptr": "*fp64"} if scaled else {})
     types |= {"d": "i32/16", "columns": "i32/16", "splits": "i32", "out_stride": "i32/16", "sign": "i32"}

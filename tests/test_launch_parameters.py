@@ -8,10 +8,11 @@ import torch
 pytest.importorskip("triton")
 
 from kernel_oracles import DEVICE, FLOAT32_ERROR, error, hard, moments, products, shifted, torch_everywhere
-from linscore_kernels import launch_parameters, triton_backend
-from linscore_kernels.gram_kernel import splits_for, tile_list
-from linscore_kernels.launch_parameters import Entry, launch_for, torch_is_faster
-from linscore_kernels.torch_products import torch_partials
+from linscore_kernels.second_moments import triton as triton_backend
+from linscore_kernels.second_moments.gram_kernel import splits_for, tile_list
+from linscore_kernels.second_moments.torch_products import torch_partials
+from linscore_kernels.tuning import parameters as launch_parameters
+from linscore_kernels.tuning.parameters import Entry, launch_for, torch_is_faster
 
 
 def test_the_tile_list_covers_the_triangle_once():

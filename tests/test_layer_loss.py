@@ -227,7 +227,7 @@ KINDS = ("distances", "gradient")
 
 
 def case(architecture: int, kind: str, dtype: str, d: int) -> tuple:
-    from linscore_kernels import layer_loss_kernel as kernels
+    from linscore_kernels.layer_loss import kernel as kernels
 
     shape, options = kernels.tile_shape(d)
     constants = shape | {"SHORTEST": 1e-8}

@@ -10,10 +10,10 @@ from torch import nn
 from transformers import PreTrainedModel, StaticCache
 
 from linscore import LinscoreError, Moments, drop, find_decoder
-from linscore.maps import fit_block_map
-from linscore.solve import AffineMap
+from linscore.models.linear_block import LinearBlock
 from linscore.spans import Span
-from linscore.surgery.linear_block import LinearBlock
+from linscore.statistics.maps import fit_block_map
+from linscore.statistics.solve import AffineMap
 from linscore.surgery.linearize import block_costs, linearize
 
 STATE_SPACE = [family for family in FAMILIES if family.startswith("mamba")]

@@ -6,7 +6,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from linscore import LinscoreError, Moments
-from linscore.maps import RIDGES, Regression, fit_block_map, ridge_path
+from linscore.statistics.maps import RIDGES, Regression, fit_block_map, ridge_path
 
 D, FOLDS = 24, 3
 

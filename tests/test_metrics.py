@@ -4,8 +4,8 @@ from oracles import heldout_scores, linear_cka, procrustes, states, svd_scores
 from sklearn.linear_model import LinearRegression
 
 import linscore
-from linscore.metrics import BlockMetrics, block_metrics
-from linscore.moments import Moments
+from linscore.statistics.figures import BlockMetrics, block_metrics
+from linscore.statistics.moments import Moments
 
 BOUNDS = {  # (with, without residual): what the project promises against a float64 SVD
     (torch.float32, "fast"): (1e-5, 1e-5),

@@ -6,11 +6,11 @@ from linscore_kernels import HEAVY, LIGHT, NONFINITE, SCALARS
 from oracles import states
 
 import linscore
-from linscore import metrics
-from linscore.cell import Cell
-from linscore.metrics import block_metrics
-from linscore.moments import Moments
-from linscore.solve import Centered
+from linscore.statistics import figures as metrics
+from linscore.statistics.cell import Cell
+from linscore.statistics.figures import block_metrics
+from linscore.statistics.moments import Moments
+from linscore.statistics.solve import Centered
 
 
 def centered(moments: Moments) -> Centered:

@@ -2,16 +2,7 @@
 
 import pytest
 import torch
-from linscore_kernels import (
-    FIGURES,
-    Pilot,
-    accumulate,
-    centered_gram,
-    gram,
-    has_triton,
-    residual_norms,
-    token_stats,
-)
+from linscore_kernels import FIGURES, Pilot, accumulate, centered_gram, gram, has_triton, residual_norms, token_stats
 from oracles import states
 from torch.library import opcheck
 

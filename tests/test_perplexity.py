@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import next_token_losses, text_loss
-from linscore.pretrained import EMBEDDED_MODEL
+from linscore.models.load import EMBEDDED_MODEL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FIRST_WORD, BOS = 10, 1
@@ -154,7 +154,7 @@ def test_a_document_in_pieces_is_one_document():
 
 
 def test_a_document_longer_than_a_piece_of_the_tokenizer_is_predicted_whole(monkeypatch):
-    monkeypatch.setattr("linscore.corpus.PIECE_CHARS", 1000)
+    monkeypatch.setattr("linscore.text.tokens.PIECE_CHARS", 1000)
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
     text = "x = 1\n" * 1234  # cut behind line ends, where the tokenizer cuts too
     ids = tokenizer.encode(text)

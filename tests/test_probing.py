@@ -17,14 +17,14 @@ from sklearn.preprocessing import StandardScaler
 from tiny_models import DEPTH, WIDTH, tiny
 from transformers import AutoTokenizer
 
-from linscore.decoders import find_decoder
+from linscore.decoder.find import find_decoder
 from linscore.errors import LinscoreError
 from linscore.jobs.probe import run_probe
-from linscore.labelled import Source, labelled_texts
-from linscore.pretrained import EMBEDDED_MODEL
+from linscore.models.load import EMBEDDED_MODEL
 from linscore.probing.features import pooled_states, text_features
 from linscore.probing.probe import probe_layers
 from linscore.probing.table import probe_table
+from linscore.text.labelled import Source, labelled_texts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DATA = Path(__file__).parents[2] / "shared" / "data"

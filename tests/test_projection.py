@@ -6,8 +6,8 @@ from tiny_models import FAMILIES, PROJECTIONS, WIDTH, tiny
 from torch import nn
 
 from linscore import LinscoreError
-from linscore.decoders import find_decoder, run
-from linscore.projection import find_projection, in_out_weight
+from linscore.decoder.find import find_decoder, run
+from linscore.decoder.mlp_output import find_projection, in_out_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

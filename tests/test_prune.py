@@ -8,7 +8,7 @@ from test_drop import doing_nothing, logits
 from tiny_models import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from linscore.pretrained import EMBEDDED_MODEL
+from linscore.models.load import EMBEDDED_MODEL
 
 TEXT = "def find_decoder(model):\n    return model.get_decoder()\n"
 
@@ -122,7 +122,7 @@ def test_float16_stays_float16_though_a_cpu_computes_in_float32(run, tmp_path):
 
 
 def test_a_folder_that_exists_is_left_alone_before_any_work(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("linscore.jobs.surgery.load_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("linscore.jobs.cut.load_pretrained", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "mine").write_text("mine")
     refused(run("prune", "embedded", "--drop", "5,", "--out", tmp_path / "cut"), "exists", "--out")

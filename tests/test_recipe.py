@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from linscore.errors import LinscoreError
-from linscore.pretrained import load_tokenizer
+from linscore.models.load import load_tokenizer
 from linscore.pretraining.model import new_model
 from linscore.pretraining.recipe import CONFIGS, Recipe, read_recipe
 from linscore.pretraining.trainer import training_arguments

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from linscore_kernels import HEAVY, LIGHT, SCALARS, Pilot, accumulate, gram, has_triton, token_stats
-from linscore_kernels.products import Products
+from linscore_kernels.second_moments.eager_products import Products
 from sklearn.linear_model import Ridge
 
-from linscore import LinscoreError, Moments, block_metrics, metrics
-from linscore.maps import Regression, fit, fit_block_map
-from linscore.moments_file import load_moments, save_moments
+from linscore import LinscoreError, Moments, block_metrics
+from linscore.statistics import figures as metrics
+from linscore.statistics.maps import Regression, fit, fit_block_map
+from linscore.statistics.moments_file import load_moments, save_moments
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -161,8 +162,8 @@ def test_wide_states_take_the_products_of_wide_states():
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 def test_every_way_to_the_products_of_triton_agrees(precision, monkeypatch):
     from kernel_oracles import DEVICE, torch_everywhere
-    from linscore_kernels import triton_backend
-    from linscore_kernels.launch_parameters import Launch
+    from linscore_kernels.second_moments import triton as triton_backend
+    from linscore_kernels.tuning.parameters import Launch
 
     x, delta = (t.to(DEVICE) for t in sample(60, 40, 34, torch.bfloat16))
     pilot = Pilot.choose(x, None, delta)

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from linscore.errors import LinscoreError
-from linscore.training.batch_linearity import RunningMoments, batch_linearity
-from linscore.training.regularizer import LinearityRegularizer
+from linscore.regularization.batch_linearity import RunningMoments, batch_linearity
+from linscore.regularization.regularizer import LinearityRegularizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,12 +17,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from linscore import LinscoreError, Moments, drop, find_decoder
-from linscore.maps import fit_block_map
-from linscore.pretrained import EMBEDDED_MODEL, load, load_pretrained
-from linscore.surgery.checkpoint import save_checkpoint
-from linscore.surgery.linear_block import LinearBlock
+from linscore.models.linear_block import LinearBlock
+from linscore.models.load import EMBEDDED_MODEL, load, load_pretrained
+from linscore.statistics.maps import fit_block_map
 from linscore.surgery.linearize import linearize
 from linscore.surgery.record import Record, Replacement
+from linscore.surgery.save import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_module_cache")
 

@@ -6,7 +6,7 @@ from tiny_models import tiny
 
 import linscore
 from linscore import Report, load_moments, rank
-from linscore.table import bar, ranges
+from linscore.scoring.table import bar, ranges
 
 PROMISED = [
     "index",
@@ -92,7 +92,7 @@ def test_a_failed_save_leaves_the_older_result_whole(report, tmp_path, monkeypat
     def fail(*_args, **_kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("linscore.moments_file.save_file", fail)
+    monkeypatch.setattr("linscore.statistics.moments_file.save_file", fail)
     with pytest.raises(OSError, match="No space"):
         report.save(tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before

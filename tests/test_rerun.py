@@ -12,8 +12,8 @@ from tiny_models import enable_checkpointing, tiny
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from linscore.training import LinearityRegularizer
-from linscore.training.rerun import Rerun, can_rerun
+from linscore.regularization.regularizer import LinearityRegularizer
+from linscore.regularization.rerun import Rerun, can_rerun
 
 refused = pytest.mark.skipif("__call__" in vars(GradientCheckpointingLayer), reason="refused: see test_regularizer")
 pytestmark = pytest.mark.usefixtures("one_thread")

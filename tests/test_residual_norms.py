@@ -8,9 +8,10 @@ import torch
 pytest.importorskip("triton")
 
 from kernel_oracles import DEVICE, DTYPES, ON_GPU, hard, torch_everywhere
-from linscore_kernels import residual_norms_kernel, triton_backend
-from linscore_kernels.launch_parameters import Launch
-from linscore_kernels.residual_norms_kernel import launch_residual_norms, round_map
+from linscore_kernels.residuals import kernel as residual_norms_kernel
+from linscore_kernels.residuals.kernel import launch_residual_norms, round_map
+from linscore_kernels.second_moments import triton as triton_backend
+from linscore_kernels.tuning.parameters import Launch
 
 
 def rounding_of_the_map(x, delta, b, mean_x, mean_delta):

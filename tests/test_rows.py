@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from linscore import rows
 from linscore.errors import LinscoreError
-from linscore.labelled import Source, preferences
-from linscore.rows import read_dataset_rows, read_rows
+from linscore.text import records as rows
+from linscore.text.labelled import Source, preferences
+from linscore.text.records import read_dataset_rows, read_rows
 
 MULTIRC = {
     "idx": 7,

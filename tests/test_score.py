@@ -6,7 +6,7 @@ from oracles import heldout_scores, linear_cka, svd_scores
 from tiny_models import tiny
 
 import linscore
-from linscore.decoders import find_decoder
+from linscore.decoder.find import find_decoder
 
 
 def token_batches(vocabulary: int, sequences: int = 24, length: int = 32, seed: int = 0) -> torch.Tensor:

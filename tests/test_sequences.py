@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from linscore.errors import LinscoreError
-from linscore.pretrained import EMBEDDED_TEXT, load_tokenizer
-from linscore.pretraining import corpus as corpora
-from linscore.pretraining.corpus import TokenizedCorpus, standard_library, tokenize, train_tokenizer
+from linscore.models.load import EMBEDDED_TEXT, load_tokenizer
+from linscore.pretraining import token_store as corpora
 from linscore.pretraining.sequences import PackedSequences, consecutive
+from linscore.pretraining.token_store import TokenizedCorpus, standard_library, tokenize, train_tokenizer
 
 DOCUMENTS = ["def f(x):\n    return x\n", "", "import os\n" * 40, ["class A:\n", "    pass\n"], "π ≈ 3\n"]
 

@@ -4,9 +4,9 @@ import torch
 from oracles import states
 from sklearn.linear_model import LinearRegression
 
-from linscore import metrics
-from linscore.moments import Moments
-from linscore.solve import AffineMap, Centered, diagonal_map, fit_map, solve, squared_error
+from linscore.statistics import figures as metrics
+from linscore.statistics.moments import Moments
+from linscore.statistics.solve import AffineMap, Centered, diagonal_map, fit_map, solve, squared_error
 
 
 def centered(x: torch.Tensor, y: torch.Tensor, precision: str = "exact") -> Centered:

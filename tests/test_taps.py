@@ -15,7 +15,8 @@ from torch.nn.functional import cosine_similarity
 from torch.utils.checkpoint import checkpoint
 
 from linscore.errors import LinscoreError
-from linscore.training import Chain, layer_loss, tap, taps
+from linscore.regularization import taps
+from linscore.regularization.taps import Chain, layer_loss, tap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

@@ -13,12 +13,12 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
-from linscore.dynamics import Dynamics
+from linscore.dynamics.series import Dynamics
 from linscore.jobs import train as job
-from linscore.pretrained import EMBEDDED_TEXT, load_tokenizer
+from linscore.models.load import EMBEDDED_TEXT, load_tokenizer
 from linscore.pretraining.checkpoints import newest_checkpoint
 from linscore.pretraining.trainer import PretrainingTrainer
-from linscore.training.trainer import RegularizedTrainer
+from linscore.regularization.trainer import RegularizedTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from linscore.errors import LinscoreError
-from linscore.training.trainer import LinearityRegularizerMixin, RegularizedTrainer
+from linscore.regularization.trainer import LinearityRegularizerMixin, RegularizedTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

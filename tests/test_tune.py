@@ -10,9 +10,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from linscore_kernels import launch_parameters, tune, tune_cases
-from linscore_kernels.launch_parameters import LADDER, TABLE, Launch, launch_for, launch_table, torch_is_faster
-from linscore_kernels.tune import TORCH, choose, describe, write_table
+from linscore_kernels.tuning import cases as tune_cases
+from linscore_kernels.tuning import parameters as launch_parameters
+from linscore_kernels.tuning import tune
+from linscore_kernels.tuning.parameters import LADDER, TABLE, Launch, launch_for, launch_table, torch_is_faster
+from linscore_kernels.tuning.tune import TORCH, choose, describe, write_table
 
 CPU = torch.device("cpu")
 ONE, TWO = (Launch(64, 64, 32, warps, stages=2, descriptors=False) for warps in (4, 8))

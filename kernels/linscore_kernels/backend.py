@@ -39,5 +39,5 @@ def has_triton() -> bool:
 def load_backend(name: str) -> ModuleType:
     """The module with `token_stats`, `gram`, `accumulate`, `residual_norms` and `operand_shape`."""
     return importlib.import_module(
-        {"triton": "linscore_kernels.triton_backend", "eager": "linscore_kernels.eager"}[name]
+        {"triton": "linscore_kernels.second_moments.triton", "eager": "linscore_kernels.second_moments.eager"}[name]
     )

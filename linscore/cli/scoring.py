@@ -29,9 +29,9 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of the table.")
 def score(model: str, out: str | None, as_json: bool, **options: Any) -> None:
     """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore."""
-    from linscore.allocator import keep_freed_memory
     from linscore.jobs.score import run_score
-    from linscore.table import score_table, show
+    from linscore.machine.allocator import keep_freed_memory
+    from linscore.scoring.table import score_table, show
 
     keep_freed_memory()
     report, paths = run_score(model, out=out, **options)
@@ -59,7 +59,7 @@ def rank(folder: str, by: str, span: int, as_json: bool, **text: Any) -> None:
     --by perplexity measures: it loads the model and leaves out one block, or span, after the other.
     """
     from linscore.jobs.rank import run_rank
-    from linscore.table import rank_table, show
+    from linscore.scoring.table import rank_table, show
 
     figures = run_rank(folder, by, span=span, **text)
     if as_json:
@@ -76,8 +76,8 @@ def rank(folder: str, by: str, span: int, as_json: bool, **text: Any) -> None:
 @click.option("--tune", is_flag=True, help="Measure launch parameters on this GPU first, and rewrite their table.")
 def bench(tune: bool, **options: Any) -> None:
     """Time every kernel beside its physical floor and plain torch."""
-    from linscore.bench import run_bench, run_tune
-    from linscore.table import show
+    from linscore.machine.bench import run_bench, run_tune
+    from linscore.scoring.table import show
 
     if tune:
         click.echo(f"rewrote  {run_tune(options['device'], click.echo)}")
@@ -87,7 +87,7 @@ def bench(tune: bool, **options: Any) -> None:
 @click.command()
 def doctor() -> None:
     """Show GPU, versions and backend, what is missing and how to get it."""
-    from linscore.doctor import findings
+    from linscore.machine.doctor import findings
 
     for what, how in findings():
         click.echo(f"{what:<17} {how}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from linscore.jobs.surgery import Cut
+    from linscore.jobs.cut import Cut
 
 Command = Callable[..., Any]
 LISTS = "With a comma or a dash, the blocks themselves: 2,5-7, or 5, for block 5 alone."
@@ -63,7 +63,7 @@ ridge = click.option("--ridge", metavar="λ", help="auto (least held-out error),
 @place
 def prune(model: str, **options: Any) -> None:
     """Drop blocks of MODEL and save what is left as a plain Hugging Face checkpoint."""
-    from linscore.jobs.surgery import run_prune
+    from linscore.jobs.cut import run_prune
 
     _show(run_prune(model, **options))
 
@@ -88,7 +88,7 @@ def linearize(model: str, **options: Any) -> None:
 
     It loads with linscore.load, and with AutoModelForCausalLM where trust_remote_code is given.
     """
-    from linscore.jobs.surgery import run_linearize
+    from linscore.jobs.cut import run_linearize
 
     _show(run_linearize(model, say=_say, **options))
 
@@ -104,7 +104,7 @@ def linearize(model: str, **options: Any) -> None:
 @place
 def fuse(model: str, **options: Any) -> None:
     """Drop blocks of MODEL and fold their map into the MLP before them: a plain Hugging Face checkpoint."""
-    from linscore.jobs.surgery import run_fuse
+    from linscore.jobs.cut import run_fuse
 
     _show(run_fuse(model, say=_say, **options))
 
@@ -137,7 +137,7 @@ def evaluate(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     from linscore.evaluation.result import to_json
     from linscore.evaluation.table import evaluation_table
     from linscore.jobs.evaluate import run_evaluate
-    from linscore.table import show
+    from linscore.scoring.table import show
 
     evaluations = run_evaluate(models, **options)
     if as_json:

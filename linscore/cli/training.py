@@ -26,8 +26,8 @@ def train(config: str, **options: Any) -> None:
     Options take the place of what the recipe says. Several processes: torchrun --nproc-per-node N --no-python linscore
     train …
     """
-    from linscore.allocator import keep_freed_memory
     from linscore.jobs.train import run_train
+    from linscore.machine.allocator import keep_freed_memory
 
     keep_freed_memory()
     trained = run_train(config, **options)
@@ -64,10 +64,10 @@ def train(config: str, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def finetune_delta(model: str, as_json: bool, **options: Any) -> None:
     """Score the blocks before and after fine-tuning a classification or reward head, over several seeds."""
-    from linscore.allocator import keep_freed_memory
     from linscore.finetuning.table import finetune_table
-    from linscore.jobs.finetune import run_finetune_delta
-    from linscore.table import show
+    from linscore.jobs.finetune_delta import run_finetune_delta
+    from linscore.machine.allocator import keep_freed_memory
+    from linscore.scoring.table import show
 
     keep_freed_memory()
     result = run_finetune_delta(model, **options)

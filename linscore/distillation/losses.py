@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from linscore.collect import Batch
-from linscore.decoders import BlockStates, Decoder, run, watch
+from linscore.decoder.find import BlockStates, Decoder, run, watch
 from linscore.errors import LinscoreError
+from linscore.scoring.collect import Batch
 
 __all__ = ["Parts", "Seen", "Student", "Weights", "divergence", "look", "next_token_loss", "state_error"]
 

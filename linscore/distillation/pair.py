@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from linscore.collect import Batch
-from linscore.decoders import Decoder, find_decoder
+from linscore.decoder.find import Decoder, find_decoder
 from linscore.distillation.losses import Student, Weights
 from linscore.distillation.parameters import in_float32
 from linscore.errors import LinscoreError
+from linscore.scoring.collect import Batch
 
 __all__ = ["measure", "pair_up", "wanted"]
 

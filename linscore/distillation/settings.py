@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from linscore.errors import Interrupted, LinscoreError
-from linscore.pretrained import SHIPPED
+from linscore.models.load import SHIPPED
 
 __all__ = ["Settings", "kept_if_begun"]
 

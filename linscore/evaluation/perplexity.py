@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from linscore.corpus import encode, recut, special_tokens
-from linscore.decoders import evaluating
-from linscore.documents import Document
+from linscore.decoder.find import evaluating
 from linscore.errors import LinscoreError
+from linscore.text.documents import Document
+from linscore.text.tokens import encode, recut, special_tokens
 
 __all__ = ["TextLoss", "next_token_losses", "perplexity", "text_loss"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from linscore.errors import LinscoreError
-from linscore.rows import read_rows
+from linscore.text.records import read_rows
 
 __all__ = ["task_rows"]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from linscore.dynamics import FIGURES
-from linscore.report import Report
+from linscore.dynamics.series import FIGURES
+from linscore.scoring.report import Report
 
 __all__ = ["FinetuneDelta", "SeedResult", "Spread", "figures_of"]
 

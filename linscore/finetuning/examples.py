@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from linscore.corpus import special_tokens, text_ids
 from linscore.errors import LinscoreError
-from linscore.labelled import LabelledTexts, Preferences
+from linscore.text.labelled import LabelledTexts, Preferences
+from linscore.text.tokens import special_tokens, text_ids
 
 __all__ = ["Examples", "class_examples", "preference_examples", "split"]
 

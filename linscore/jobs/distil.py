@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from linscore.collect import Batch
-from linscore.decoders import find_decoder
+from linscore.decoder.find import find_decoder
+from linscore.distillation.distil import DistilLoss, distil
 from linscore.distillation.folder import CURVE
 from linscore.distillation.losses import Weights
 from linscore.distillation.pair import measure, wanted
 from linscore.distillation.plot import plot_losses
 from linscore.distillation.settings import Settings, kept_if_begun
-from linscore.distillation.training import DistilLoss, distil
 from linscore.errors import LinscoreError
-from linscore.pretrained import Pretrained, load_pretrained
+from linscore.models.load import Pretrained, load_pretrained
 from linscore.progress import StepProgress
-from linscore.surgery.checkpoint import new_folder, save_checkpoint
+from linscore.scoring.collect import Batch
 from linscore.surgery.record import Record
-from linscore.texts import Text
+from linscore.surgery.save import new_folder, save_checkpoint
+from linscore.text.source import Text
 
 __all__ = ["Distilled", "run_distil"]
 

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from linscore.decoders import find_decoder
-from linscore.dynamics import Checkpoint, Dynamics, ScoredCheckpoint
-from linscore.dynamics_folder import SERIES, DynamicsFolder, TokenDigest
+from linscore.decoder.find import find_decoder
+from linscore.dynamics.checkpoints import checkpoint_series, modified
+from linscore.dynamics.folder import SERIES, DynamicsFolder, TokenDigest
+from linscore.dynamics.series import Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.errors import Interrupted, LinscoreError
-from linscore.jobs.checkpoint_series import checkpoint_series, modified
-from linscore.pretrained import Pretrained, load_pretrained
+from linscore.models.load import Pretrained, load_pretrained
 from linscore.progress import TokenProgress
-from linscore.report import Report, prepare_folder
-from linscore.scoring import score
-from linscore.texts import Text
+from linscore.scoring.report import Report, prepare_folder
+from linscore.scoring.score import score
+from linscore.text.source import Text
 
 __all__ = ["run_dynamics"]
 

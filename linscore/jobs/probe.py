@@ -5,16 +5,16 @@ from __future__ import annotations
 from contextlib import nullcontext
 from importlib.metadata import version
 
-from linscore.decoders import check_causal, find_decoder
-from linscore.labelled import Source, labelled_texts
-from linscore.plots import plot_probing
-from linscore.pretrained import EMBEDDED, Pretrained, load_pretrained
+from linscore.decoder.find import check_causal, find_decoder
+from linscore.dynamics.plot import plot_probing
+from linscore.models.load import EMBEDDED, Pretrained, load_pretrained
 from linscore.probing.features import Features, check_pool, text_features
 from linscore.probing.probe import FOLDS, Probing, check_classes, probe_layers
 from linscore.progress import TokenProgress
-from linscore.scoring import versions
-from linscore.surgery.checkpoint import new_folder
-from linscore.texts import BATCH_TOKENS, LONGEST
+from linscore.scoring.score import versions
+from linscore.surgery.save import new_folder
+from linscore.text.labelled import Source, labelled_texts
+from linscore.text.source import BATCH_TOKENS, LONGEST
 
 __all__ = ["run_probe"]
 

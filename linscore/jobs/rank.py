@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from linscore.errors import LinscoreError
-from linscore.ranking import PERPLEXITY, rank
-from linscore.report import Report
+from linscore.scoring.ranking import PERPLEXITY, rank
+from linscore.scoring.report import Report
 from linscore.spans import Span
 
 
@@ -39,11 +39,11 @@ def _measured(
     """The perplexity without every block or span."""
     # transformers takes seconds to import, and reading a report needs none of it.
     from linscore.evaluation.perplexity import perplexity
-    from linscore.jobs.choose import check_belongs
-    from linscore.pretrained import load_pretrained
+    from linscore.jobs.cut_request import check_belongs
+    from linscore.models.load import load_pretrained
     from linscore.progress import watched
     from linscore.surgery.choose import losses_without
-    from linscore.texts import Text
+    from linscore.text.source import Text
 
     source = Text(text, dataset, tokens)
     source.check()

@@ -6,14 +6,14 @@ from collections.abc import Collection
 from itertools import chain
 from pathlib import Path
 
-from linscore.decoders import find_decoder
+from linscore.decoder.find import find_decoder
 from linscore.errors import LinscoreError
-from linscore.pretrained import EMBEDDED, load_pretrained
+from linscore.models.load import EMBEDDED, load_pretrained
 from linscore.progress import TokenProgress
-from linscore.report import Report, prepare_folder
-from linscore.scoring import score
+from linscore.scoring.report import Report, prepare_folder
+from linscore.scoring.score import score
 from linscore.spans import Span, runs
-from linscore.texts import Text
+from linscore.text.source import Text
 
 COLLECT_FOR = ("spans", "fuse", "fuse-output")
 

@@ -20,21 +20,21 @@ from typing import Any
 
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, default_data_collator
 
-from linscore.dynamics import Dynamics
-from linscore.dynamics_folder import SERIES
+from linscore.dynamics.callback import LinearityCallback
+from linscore.dynamics.folder import SERIES
+from linscore.dynamics.series import Dynamics
 from linscore.errors import Interrupted, LinscoreError
-from linscore.jobs.training_text import Prepared, prepare
-from linscore.pretrained import quiet
+from linscore.models.load import quiet
 from linscore.pretraining.checkpoints import newest_checkpoint
 from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve, read_curve
 from linscore.pretraining.heldout import HeldoutLossCallback
 from linscore.pretraining.model import new_model
 from linscore.pretraining.recipe import Recipe, read_recipe
 from linscore.pretraining.sequences import PackedSequences
+from linscore.pretraining.text import Prepared, prepare
 from linscore.pretraining.trainer import PretrainingTrainer, StopWhenDiverged, training_arguments
 from linscore.progress import StepProgress
-from linscore.texts import BATCH_TOKENS
-from linscore.training.callback import LinearityCallback
+from linscore.text.source import BATCH_TOKENS
 
 __all__ = ["Trained", "run_train"]
 

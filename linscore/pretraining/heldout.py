@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from linscore.decoders import evaluating
-from linscore.training.callback import log_beside
+from linscore.decoder.find import evaluating
+from linscore.dynamics.callback import log_beside
 
 __all__ = ["HeldoutLossCallback"]
 

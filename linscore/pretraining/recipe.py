@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from linscore.errors import LinscoreError, reason
-from linscore.pretrained import EMBEDDED
+from linscore.models.load import EMBEDDED
 
 __all__ = ["CONFIGS", "REGULARIZERS", "Recipe", "read_recipe"]
 

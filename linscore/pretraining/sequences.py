@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from linscore.errors import LinscoreError
-from linscore.pretraining.corpus import TokenizedCorpus
+from linscore.pretraining.token_store import TokenizedCorpus
 
 __all__ = ["PackedSequences", "consecutive"]
 

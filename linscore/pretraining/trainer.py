@@ -13,7 +13,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from linscore.errors import LinscoreError, reason
 from linscore.pretraining.checkpoints import diverged
 from linscore.pretraining.recipe import Recipe
-from linscore.training.trainer import RegularizedTrainer
+from linscore.regularization.trainer import RegularizedTrainer
 
 __all__ = ["PretrainingTrainer", "StopWhenDiverged", "training_arguments"]
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from linscore.corpus import pad_right, text_ids
-from linscore.decoders import BlockStates, Decoder, run, watch
+from linscore.decoder.find import BlockStates, Decoder, run, watch
 from linscore.errors import LinscoreError
+from linscore.text.tokens import pad_right, text_ids
 
 __all__ = ["POOLED", "Features", "check_pool", "pooled_states", "text_features"]
 
@@ -91,7 +91,7 @@ def pooled_states(decoder: Decoder, input_ids: Tensor, attention_mask: Tensor, p
         [L + 1, B, d] float32 on the CPU.
 
     Raises:
-        LinscoreError: if `pool` is neither, or the batch cannot be run (see `linscore.decoders.run`).
+        LinscoreError: if `pool` is neither, or the batch cannot be run (see `linscore.decoder.find.run`).
     """
     check_pool(pool)
     layers: dict[int, Tensor] = {}

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from linscore.collect import Batch
-from linscore.decoders import find_decoder
+from linscore.decoder.find import find_decoder
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import perplexity
-from linscore.ranking import PERPLEXITY, rank
-from linscore.report import Report
-from linscore.scoring import score
+from linscore.scoring.collect import Batch
+from linscore.scoring.ranking import PERPLEXITY, rank
+from linscore.scoring.report import Report
+from linscore.scoring.score import score
 from linscore.spans import Span, runs
 from linscore.surgery.drop import drop
 from linscore.surgery.left_out import left_out_losses

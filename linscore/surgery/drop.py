@@ -13,9 +13,9 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from linscore.decoders import Decoder, find_decoder, run, watch
+from linscore.decoder.find import Decoder, find_decoder, run, watch
+from linscore.decoder.sub_blocks import entering_state
 from linscore.errors import LinscoreError
-from linscore.sub_blocks import entering_state
 from linscore.surgery.structure import check_structure, cut_config, original_name
 
 __all__ = ["bypass", "drop"]

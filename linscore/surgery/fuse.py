@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from linscore.decoders import Decoder, find_decoder
+from linscore.decoder.find import Decoder, find_decoder
+from linscore.decoder.mlp_output import find_projection, in_out_weight
 from linscore.errors import LinscoreError
-from linscore.maps import FittedMap, Regression, fit
-from linscore.moments import Moments
-from linscore.projection import find_projection, in_out_weight
-from linscore.solve import Centered
 from linscore.spans import Span
+from linscore.statistics.maps import FittedMap, Regression, fit
+from linscore.statistics.moments import Moments
+from linscore.statistics.solve import Centered
 from linscore.surgery.drop import drop
 
 On = Literal["auto", "intermediate", "output"]

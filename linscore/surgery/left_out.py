@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from linscore.collect import Batch
-from linscore.decoders import evaluating, find_decoder
+from linscore.decoder.find import evaluating, find_decoder
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import next_token_losses
+from linscore.scoring.collect import Batch
 from linscore.spans import Span
 from linscore.surgery.drop import bypass
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import PreTrainedModel
 
-from linscore.decoders import Decoder, find_decoder, run
+from linscore.decoder.find import Decoder, find_decoder, run
 from linscore.errors import LinscoreError
-from linscore.maps import FittedMap
-from linscore.solve import AffineMap
+from linscore.models.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement
 from linscore.spans import Span
+from linscore.statistics.maps import FittedMap
+from linscore.statistics.solve import AffineMap
 from linscore.surgery.drop import drop
-from linscore.surgery.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement
 
 Model = TypeVar("Model", bound=nn.Module)
 PROBE = torch.arange(8)[None]  # any tokens do: what is asked does not depend on them

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from linscore.decoders import Decoder, find_decoder
+from linscore.decoder.find import Decoder, find_decoder
 from linscore.errors import LinscoreError
-from linscore.solve import AffineMap
-from linscore.surgery.checkpoint import new_folder
+from linscore.statistics.solve import AffineMap
+from linscore.surgery.save import new_folder
 
 __all__ = ["export_tuned_lens"]
 

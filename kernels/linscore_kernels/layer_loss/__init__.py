@@ -1,0 +1,1 @@
+"""Distances between consecutive states, and their gradient."""

@@ -1,0 +1,244 @@
+"""How far consecutive states of a residual stream are apart, cosine and squared distance, and the gradients of both.
+
+    D = Σ_i Σ_t w_t (1 − cos(h_i, h_{i−1}))        Q = Σ_i Σ_t w_t ‖h_i − h_{i−1}‖²        i = 1 … L
+
+Source: "Your Transformer is Secretly Linear", ACL 2024, sections 3.2 and 4. Of each pair and token three floats are
+kept, ‖h_{i−1}‖, ‖h_i‖ and p = ⟨h_{i−1}, h_i⟩. A neighbour m of h contributes to the gradient of u_D·D + u_Q·Q in h
+
+    w (u_D c + 2u_Q) (h − m) − w u_D c (1 − p/‖h‖²) h        c = 1/(‖h‖‖m‖)
+
+with h − m formed first where they are near, ‖h − m‖² < ‖h‖‖m‖, as neighbours mostly are; elsewhere, as after the
+embeddings, terms in h are collected, because h may be much longer than m. Vectors shorter than SHORTEST count as zero:
+their cosine is 0 and so is its gradient. Tokens of weight 0 may hold anything, NaN included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linscore_kernels.backend import choose_backend
+
+__all__ = ["SHORTEST", "layer_distances", "layer_gradient"]
+
+SHORTEST = 1e-8  # as torch.nn.functional.cosine_similarity
+BLOCK = 1 << 19  # elements of a state that the eager passes take at once: few enough for the last-level cache
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def layer_distances(states: Sequence[Tensor], weight: Tensor, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
+    """D and Q of a chain of states; differentiable in the states.
+
+    Args:
+        states: at least two, `[n, d]`, any float dtypes and strides.
+        weight: `[n]`, of each token, float32 (float64 where the first state is).
+        backend: "triton" or "eager"; by default $LINSCORE_BACKEND, else what fits the device. float64 is eager's.
+
+    Returns:
+        `[2]`, D and Q; `[L, 3, n]`, the floats that `layer_gradient` takes. Both in the dtype of `weight`.
+
+    Raises:
+        ValueError: for states or weights that do not fit together.
+    """
+    sums, figures = _layer_distances(list(states), weight, backend or "")
+    return sums, figures
+
+
+def layer_gradient(
+    state: Tensor,
+    weight: Tensor,
+    upstream: Tensor,
+    *,
+    grad: Tensor | None = None,
+    previous: tuple[Tensor, Tensor] | None = None,
+    following: tuple[Tensor, Tensor] | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The gradient of u_D·D + u_Q·Q in one state, added to the one that has come so far.
+
+    Args:
+        state: `[n, d]`.
+        weight: `[n]`, as in `layer_distances`; so is `backend`.
+        upstream: `[2]`, u_D and u_Q, in the dtype of `weight`.
+        grad: `[n, d]`, or None; it is left as it is.
+        previous: h_{i−1} `[n, d]` and `[3, n]`, the floats of that pair; None for the first state.
+        following: h_{i+1} and the floats of this pair; None for the last state.
+        backend: "triton" or "eager".
+
+    Returns:
+        `[n, d]`, dtype of `state`: float32 arithmetic, rounded once.
+
+    Raises:
+        ValueError: for tensors that do not fit together.
+    """
+    neighbours = *(previous or (None, None)), *(following or (None, None))
+    gradient: Tensor = _layer_gradient(state, weight, upstream, grad, *neighbours, backend or "")
+    return gradient
+
+
+@torch.library.custom_op("linscore::layer_distances", mutates_args=())
+def _layer_distances(states: list[Tensor], weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    if len(states) < 2:
+        raise ValueError(f"{len(states)} states: distances need at least two")
+    _check(states, weight)
+    figures = weight.new_empty(len(states) - 1, 3, len(weight))
+    if _by_triton(states[0], backend):
+        from linscore_kernels.layer_loss.kernel import launch_distances
+
+        pairs = zip(states, states[1:], figures, strict=False)
+        return torch.stack([launch_distances(*pair, weight, SHORTEST) for pair in pairs]).sum(0), figures
+    parts = [_block_distances([s[rows] for s in states], weight[rows], figures[:, :, rows]) for rows in _blocks(states)]
+    return torch.stack(parts).sum(0), figures
+
+
+@_layer_distances.register_fake
+def _(states: list[Tensor], weight: Tensor, _backend: str) -> tuple[Tensor, Tensor]:
+    return weight.new_empty(2), weight.new_empty(len(states) - 1, 3, len(weight))
+
+
+def _keep(ctx: Any, inputs: tuple[list[Tensor], Tensor, str], output: tuple[Tensor, Tensor]) -> None:
+    states, weight, ctx.backend = inputs
+    ctx.save_for_backward(*states, weight, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, upstream: Tensor | None, _figures: Tensor | None) -> tuple[list[Tensor | None], None, None]:
+    *states, weight, figures = ctx.saved_tensors
+    if upstream is None:
+        return [None] * len(states), None, None
+    none = [(None, None)]
+    before = none + list(zip(states, figures, strict=False))
+    after = [*zip(states[1:], figures, strict=True), *none]
+    gradients = [
+        _layer_gradient(state, weight, upstream, None, *left, *right, ctx.backend) if needed else None
+        for state, left, right, needed in zip(states, before, after, ctx.needs_input_grad[0], strict=True)
+    ]
+    return gradients, None, None
+
+
+_layer_distances.register_autograd(_gradients, setup_context=_keep)
+
+
+@torch.library.custom_op("linscore::layer_gradient", mutates_args=())
+def _layer_gradient(
+    state: Tensor,
+    weight: Tensor,
+    upstream: Tensor,
+    grad: Tensor | None,
+    previous: Tensor | None,
+    previous_figures: Tensor | None,
+    following: Tensor | None,
+    following_figures: Tensor | None,
+    backend: str,
+) -> Tensor:
+    _check([t for t in (state, grad, previous, following) if t is not None], weight)
+    out = torch.empty_like(state, memory_format=torch.contiguous_format)
+    neighbours = ((previous, previous_figures), (following, following_figures))
+    if _by_triton(state, backend):
+        from linscore_kernels.layer_loss.kernel import launch_gradient
+
+        launch_gradient(state, weight, upstream, grad, neighbours, out, SHORTEST)
+        return out
+    factors = [
+        (neighbour, _factors(figures, weight, upstream, own))
+        for (neighbour, figures), own in zip(neighbours, (1, 0), strict=True)
+        if neighbour is not None and figures is not None
+    ]
+    for rows in _blocks([state]):
+        part = [(neighbour[rows], factor[:, rows]) for neighbour, factor in factors]
+        _block_gradient(state[rows], None if grad is None else grad[rows], part, weight[rows], out[rows])
+    return out
+
+
+@_layer_gradient.register_fake
+def _(state: Tensor, *_rest: Any) -> Tensor:
+    return torch.empty_like(state, memory_format=torch.contiguous_format)
+
+
+def _by_triton(state: Tensor, backend: str) -> bool:
+    return choose_backend(state.device, backend or None) == "triton" and state.dtype is not torch.float64
+
+
+def _check(states: list[Tensor], weight: Tensor) -> None:
+    first = states[0]
+    if first.ndim != 2:
+        raise ValueError(f"states are {tuple(first.shape)}: they must be [n, d]")
+    wrong = [state.dtype for state in states if state.dtype not in DTYPES]
+    if wrong:
+        raise ValueError(f"states are {wrong[0]}: convert them to float32, float16, bfloat16 or float64")
+    if any(state.shape != first.shape for state in states):
+        raise ValueError(f"states differ in shape: all must be {tuple(first.shape)}, as the first")
+    wanted = torch.float64 if first.dtype is torch.float64 else torch.float32
+    if weight.shape != first.shape[:1] or weight.dtype is not wanted:
+        raise ValueError(f"weight is {tuple(weight.shape)} {weight.dtype}: it must be [{len(first)}] {wanted}")
+
+
+def _blocks(states: Sequence[Tensor]) -> Iterator[slice]:
+    n, d = states[0].shape
+    step = max(1, BLOCK // max(d, 1)) if states[0].device.type == "cpu" else max(n, 1)
+    return (slice(start, start + step) for start in range(0, n, step))
+
+
+def _block_distances(states: list[Tensor], weight: Tensor, figures: Tensor) -> Tensor:
+    """D and Q `[2]` of a few rows; fills in their `figures` `[L, 3, rows]`."""
+    sums = weight.new_zeros(2)
+    y = states[0].to(weight.dtype)
+    buffer, norm_y = torch.empty_like(y), torch.linalg.vector_norm(y, dim=1)
+    for state, (norm_previous, norm, product) in zip(states[1:], figures, strict=True):
+        x, norm_x, y = y, norm_y, state.to(weight.dtype)
+        norm_y = torch.linalg.vector_norm(y, dim=1)
+        apart = torch.linalg.vector_norm(torch.sub(y, x, out=buffer), dim=1)
+        norm_previous.copy_(norm_x)
+        norm.copy_(norm_y)
+        torch.sum(torch.mul(x, y, out=buffer), dim=1, out=product)
+        terms = torch.stack((_distance(norm_x, norm_y, product, apart), apart.square()))
+        sums += (terms * weight).masked_fill_(weight == 0, 0).sum(1)
+    return sums
+
+
+def _distance(norm_x: Tensor, norm_y: Tensor, product: Tensor, apart: Tensor) -> Tensor:
+    """1 − cos: from three norms where neighbours are near, which keeps its digits, else from the inner product."""
+    inverse = _inverse(norm_x, norm_y)
+    longer = (norm_y - norm_x).abs()
+    near = (apart.square() < norm_x * norm_y) & (inverse > 0)
+    return torch.where(near, (apart - longer) * (apart + longer) * inverse / 2, 1 - product * inverse)
+
+
+def _inverse(norm_x: Tensor, norm_y: Tensor) -> Tensor:
+    """1/(‖x‖‖y‖), or 0 where either counts as zero."""
+    both = (norm_x > SHORTEST) & (norm_y > SHORTEST)
+    return torch.where(both, 1 / (norm_x * norm_y), 0)
+
+
+def _factors(figures: Tensor, weight: Tensor, upstream: Tensor, own: int) -> Tensor:
+    """−κ, κ being 1 where h and m are near, and the factors of m − κh and of h, `[3, n, 1]`; `figures[own]` is ‖h‖."""
+    norm_x, norm_y, product = figures
+    cosine, mse = weight * upstream[0] * _inverse(norm_x, norm_y), 2 * weight * upstream[1]
+    ratio = product / figures[own].square().clamp_min(SHORTEST**2)
+    near = norm_x.square() + norm_y.square() - 2 * product < norm_x * norm_y
+    along = torch.where(near, cosine * (ratio - 1), cosine * ratio + mse)
+    return torch.stack((-near.to(weight.dtype), -(cosine + mse), along))[:, :, None]
+
+
+def _block_gradient(
+    state: Tensor, grad: Tensor | None, neighbours: list[tuple[Tensor, Tensor]], weight: Tensor, out: Tensor
+) -> None:
+    """Write the gradient in a few rows to `out`."""
+    h = state.to(weight.dtype)
+    total = out if out.dtype is weight.dtype else torch.empty_like(h)
+    buffer = torch.empty_like(h)
+    along = torch.stack([factor[2] for _, factor in neighbours]).sum(0) if neighbours else h.new_zeros(())
+    torch.mul(h, along, out=total)
+    for neighbour, (minus_near, apart, _) in neighbours:
+        total.addcmul_(torch.addcmul(neighbour.to(h.dtype), h, minus_near, out=buffer), apart)
+    idle = weight == 0
+    if idle.device.type != "cpu" or idle.any():  # a GPU is not waited for
+        total.masked_fill_(idle[:, None], 0)
+    if grad is not None:
+        total.add_(grad)
+    if total is not out:
+        out.copy_(total)

@@ -1,0 +1,1 @@
+"""What an affine map misses of each token."""

@@ -1,0 +1,204 @@
+"""The Gram products [Σx̂x̂ᵀ | Σx̂δ̂ᵀ], the first in its upper triangle: d² + 2de FLOP per token in one launch.
+
+The token axis is the reduction axis and is shared by several programs (split-K) where tiles alone leave multiprocessors
+idle; each writes a float32 partial tile of its own, without atomics. The loop is pure: operands come ready from
+token_stats. Split operands take three passes, Σ lo·hi + Σ hi·lo + Σ hi·hi, smallest first into one accumulator.
+"""
+
+# mypy: allow-untyped-defs
+# (a kernel's arguments are typed by what it is launched with)
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from linscore_kernels.launching import OPTIONS, interpreted, multiprocessors, on_device
+from linscore_kernels.tuning.parameters import Launch
+
+# What a partial tile costs to write and merge, in tokens of its own product: 16 B per entry at 3.3 TB/s against
+# 2 FLOP per entry and token at 600 TFLOP/s (H100), rounded up.
+TOKENS_PER_MERGE = 1024
+LONGEST = 16384  # tokens that one float32 accumulator takes at most
+GROUP = 8  # rows of tiles that run together, so that their operands meet in L2
+
+
+@triton.jit
+def _products(
+    left, right, left_column, right_column, right_part, begin, steps, rows, width,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    SPLIT: tl.constexpr, DESCRIPTORS: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """One accumulator over `steps` blocks of tokens from row `begin`, all passes."""
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for i in range(steps * 3 if SPLIT else steps):
+        row = begin + i * BLOCK_K
+        left_row, right_row = row, row + right_part * rows
+        if SPLIT:  # part 0 is hi, part 1 lo
+            second, third = (i >= steps).to(tl.int32), (i >= 2 * steps).to(tl.int32)
+            row -= (second + third) * steps * BLOCK_K
+            left_row = row + (1 - second) * rows
+            right_row = row + (right_part + second - third) * rows
+        if DESCRIPTORS:
+            a = left.load([left_row, left_column]).T
+            b = right.load([right_row, right_column])
+        else:
+            token = tl.arange(0, BLOCK_K) * width
+            m = left_column + tl.arange(0, BLOCK_M)[:, None]  # addressed as transposed, which the pipeliner follows
+            k = right_column + tl.arange(0, BLOCK_N)[None, :]
+            a = tl.load(left + left_row.to(tl.int64) * width + (token[None, :] + m), mask=m < width, other=0.0)
+            b = tl.load(right + right_row.to(tl.int64) * width + (token[:, None] + k), mask=k < width, other=0.0)
+        if UPCAST:  # the interpreter multiplies bfloat16 as integers
+            a, b = a.to(tl.float32), b.to(tl.float32)
+        sums = tl.dot(a, b, sums)
+    return sums
+
+
+@triton.jit
+def _store_tile(tile, out, row, column, columns_left, d, columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Write a tile whose columns stop `columns_left` after `column`."""
+    m, k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    pointers = out + row.to(tl.int64) * columns + column + m[:, None] * columns + k[None, :]
+    tl.store(pointers, tile, mask=(row + m < d)[:, None] & (k < columns_left)[None, :])
+
+
+@triton.jit
+def _gram_kernel(
+    left,  # [parts · rows, width] descriptor with blocks [BLOCK_K, BLOCK_M], or pointer
+    right,  # the same operands with blocks [BLOCK_K, BLOCK_N]
+    tiles_ptr,  # [tiles, 2] int32: row of tiles; column of tiles, δ after x
+    out_ptr,  # [splits, d, d + e] float32
+    rows,  # of one part
+    width,
+    d,
+    width_delta,  # e
+    steps,  # blocks of tokens in all
+    split_steps,  # and of one split
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    FLUSH: tl.constexpr,  # blocks of tokens after which the tensor core's sum goes to a rounded one; 0: never
+    HALVES: tl.constexpr,  # store in two halves, where the whole tile spills
+    SPLIT: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    i = tl.load(tiles_ptr + 2 * tl.program_id(0))
+    j = tl.load(tiles_ptr + 2 * tl.program_id(0) + 1)
+    half_tiles = tl.cdiv(d, BLOCK_N)
+    of_delta = (j >= half_tiles).to(tl.int32)
+    left_column, right_column = i * BLOCK_M, (j - of_delta * half_tiles) * BLOCK_N
+    right_part = of_delta * 2 if SPLIT else of_delta
+    first = tl.program_id(1) * split_steps
+    count = tl.minimum(split_steps, steps - first)
+    if FLUSH == 0:
+        sums = _products(
+            left, right, left_column, right_column, right_part, first * BLOCK_K, count, rows, width,
+            BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
+        )  # fmt: skip
+    else:
+        sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for start in range(0, count, FLUSH):
+            sums += _products(
+                left, right, left_column, right_column, right_part, (first + start) * BLOCK_K,
+                tl.minimum(FLUSH, count - start), rows, width,
+                BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
+            )  # fmt: skip
+    columns = d + width_delta
+    out = out_ptr + tl.program_id(1).to(tl.int64) * d * columns
+    column, columns_left = right_column + of_delta * d, tl.where(of_delta == 1, width_delta, d) - right_column
+    if HALVES:
+        pair = tl.permute(tl.reshape(sums, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1))
+        low, high = tl.split(pair)
+        _store_tile(low, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N // 2)
+        column += BLOCK_N // 2
+        _store_tile(high, out, left_column, column, columns_left - BLOCK_N // 2, d, columns, BLOCK_M, BLOCK_N // 2)
+    else:
+        _store_tile(sums, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N)
+
+
+@lru_cache(maxsize=64)
+def tile_list(d: int, block_m: int, block_n: int, device: torch.device, width_delta: int | None = None) -> Tensor:
+    """Tiles `[tiles, 2]` (row, column) of [x̂x̂ᵀ | x̂δ̂ᵀ] that reach the diagonal or lie right of it, in L2 order."""
+    rows, of_x, of_delta = triton.cdiv(d, block_m), triton.cdiv(d, block_n), triton.cdiv(width_delta or d, block_n)
+    tiles = [
+        (i, j)
+        for group in range(0, rows, GROUP)
+        for j in range(of_x + of_delta)
+        for i in range(group, min(group + GROUP, rows))
+        if j >= of_x or (j + 1) * block_n > i * block_m
+    ]
+    return torch.tensor(tiles, dtype=torch.int32).to(device)
+
+
+def splits_for(tokens: int, tiles: int, programs: int) -> int:
+    """How many programs share the tokens of a tile: the least of waves · tokens each + merging, in token times."""
+    least = triton.cdiv(tokens, LONGEST)
+    most = max(least, tokens // TOKENS_PER_MERGE)
+
+    def cost(splits: int) -> float:
+        waves = triton.cdiv(tiles * splits, programs)
+        return waves * tokens / splits + TOKENS_PER_MERGE * splits * tiles / programs
+
+    return min(range(least, min(most, least + 64) + 1), key=cost)
+
+
+def gram_constants(launch: Launch, *, split: bool, upcast: bool) -> dict[str, Any]:
+    """Compile-time arguments of the kernel."""
+    return {
+        "BLOCK_M": launch.block_m,
+        "BLOCK_N": launch.block_n,
+        "BLOCK_K": launch.block_k,
+        "FLUSH": launch.flush // launch.block_k,
+        "HALVES": launch.halves,
+        "SPLIT": split,
+        "DESCRIPTORS": launch.descriptors,
+        "UPCAST": upcast,
+    }
+
+
+def launch_gram(
+    operands: Tensor, d: int, launch: Launch, splits: int | None = None, *, width_delta: int | None = None
+) -> Tensor:
+    """Partial sums `[splits, d, d + e]` float32 of `operands` `[2 or 4, rows, width]`, e being `width_delta` or d.
+
+    Entries below the diagonal vary.
+    """
+    parts, rows, width = operands.shape
+    e = width_delta or d
+    tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, e)
+    steps = rows // launch.block_k
+    splits = min(splits or splits_for(rows, len(tiles), multiprocessors(operands)), steps)
+    split_steps = triton.cdiv(steps, splits)
+    splits = triton.cdiv(steps, split_steps)
+    out = operands.new_empty(splits, d, d + e, dtype=torch.float32)
+    flat = operands.view(parts * rows, width)
+    left: Tensor | TensorDescriptor = flat
+    right: Tensor | TensorDescriptor = flat
+    if launch.descriptors:
+        left = TensorDescriptor.from_tensor(flat, [launch.block_k, launch.block_m])
+        right = TensorDescriptor.from_tensor(flat, [launch.block_k, launch.block_n])
+    with on_device(operands):
+        _gram_kernel[len(tiles), splits](
+            left,
+            right,
+            tiles,
+            out,
+            rows,
+            width,
+            d,
+            e,
+            steps,
+            split_steps,
+            **gram_constants(launch, split=parts == 4, upcast=interpreted()),
+            num_warps=launch.warps,
+            num_stages=launch.stages,
+            **OPTIONS,
+        )
+    return out

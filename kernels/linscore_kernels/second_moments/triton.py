@@ -1,0 +1,145 @@
+"""The operations of the eager backend as Triton kernels: token_stats → gram → merge_tiles, chunk by chunk.
+
+16-bit input at precision "fast" multiplies single operands, x̂ and δ̂ rounded to its dtype; everything else, float32
+input and precision "exact", multiplies operands that are scaled and split in two float16 parts. The three kernels
+stay on the device from end to end: nothing here waits for a result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from linscore_kernels.launching import capability, interpreted
+from linscore_kernels.residuals.kernel import launch_residual_norms, round_map
+from linscore_kernels.second_moments import eager, token_stats_kernel
+from linscore_kernels.second_moments.gram_kernel import LONGEST, launch_gram
+from linscore_kernels.second_moments.merge_kernel import launch_merge
+from linscore_kernels.second_moments.token_stats_kernel import launch_token_stats
+from linscore_kernels.second_moments.torch_products import torch_partials
+from linscore_kernels.sums import Pilot, Sums, TokenStats, add_up, check_arguments, reduce
+from linscore_kernels.tuning.parameters import Launch, launch_for, torch_is_faster
+
+OPERAND_BYTES = 1 << 30  # of one chunk
+LEAST_CHUNK = 8192  # rows: a shorter chunk spends its time on merging
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def operand_shape(n: int, d: int, dtype: torch.dtype, precision: str) -> tuple[tuple[int, int, int], torch.dtype]:
+    """Shape and dtype of the operands of `n` rows of `dtype`, padded to whole tiles."""
+    return token_stats_kernel.operand_shape(n, d, dtype, split=_is_split(dtype, precision))
+
+
+def token_stats(
+    x: Tensor,
+    other: Tensor,
+    *,
+    delta_given: bool,
+    pilot: Pilot,
+    rows: Tensor | None = None,
+    precision: str = "fast",
+) -> TokenStats:
+    """Operands and per-token figures of the (picked) rows of `x` `[*, d]` and of y, or of δ `[*, e]`, `other`.
+
+    Operands are single, or scaled by the pilot and split in two float16 parts: for float32 input, and at `precision`
+    "exact". Raises ValueError for arguments that do not fit together.
+    """
+    _check(x, other, rows, precision, pilot.width_delta if delta_given else None)
+    split = _is_split(x.dtype, precision)
+    return launch_token_stats(x, other, rows, pilot, delta_given=delta_given, split=split)
+
+
+def gram(operands: Tensor, out: Tensor) -> None:
+    """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the `operands` of `token_stats` to `out` `[d, d + e]`, scaled where they are."""
+    launch_merge(_partials(operands, *_widths(out)), out)
+
+
+def accumulate(
+    x: Tensor,
+    other: Tensor,
+    second: Tensor,
+    *,
+    delta_given: bool,
+    pilot: Pilot,
+    rows: Tensor | None = None,
+    precision: str = "fast",
+    sign: int = 1,
+    launch: Launch | None = None,
+    splits: int | None = None,
+) -> Sums:
+    """Add `sign` times the second moments of the rows to `second` `[d, d + e]` float64, and return their sums.
+
+    `launch` and `splits` replace the tile shape and the number of programs per tile that are chosen otherwise.
+    Raises ValueError for arguments that do not fit together.
+    """
+    _check(x, other, rows, precision, pilot.width_delta if delta_given else None)
+    n, d = len(x) if rows is None else len(rows), x.shape[1]
+    split = _is_split(x.dtype, precision)
+    scale = torch.cat([pilot.scale_x, pilot.scale_delta]) if split else None
+    chunk = _chunk(d, split)
+    parts = []
+    for start in range(0, n, chunk):
+        span = slice(start, min(start + chunk, n))
+        x_part, other_part = (x[span], other[span]) if rows is None else (x, other)
+        rows_part = None if rows is None else rows[span]
+        stats = launch_token_stats(x_part, other_part, rows_part, pilot, delta_given=delta_given, split=split)
+        launch_merge(_partials(stats.operands, *_widths(second), launch, splits), second, scale=scale, sign=sign)
+        parts.append(reduce(stats, other.shape[1]))
+    return add_up(parts)
+
+
+def residual_norms(
+    x: Tensor,
+    other: Tensor,
+    *,
+    delta_given: bool,
+    b: Tensor,
+    mean_x: Tensor,
+    mean_delta: Tensor,
+    rows: Tensor | None = None,
+    precision: str = "fast",
+) -> Tensor:
+    """‖δ − (x − μ_x)B − μ_δ‖ of the (picked) rows `[n]`; B is rounded to the 16 bits of x.
+
+    Raises ValueError for arguments that do not fit together.
+    """
+    _check(x, other, rows, precision)
+    if _is_split(x.dtype, precision):
+        # Split operands would take a kernel of their own and three passes, for figures that are plotted and not
+        # scored: torch's float32 and float64 products do.
+        fitted = {"b": b, "mean_x": mean_x, "mean_delta": mean_delta}
+        return eager.residual_norms(x, other, delta_given=delta_given, rows=rows, precision=precision, **fitted)
+    if rows is not None:
+        x, other = x.index_select(0, rows), other.index_select(0, rows)
+    rounded = round_map(b, mean_x, mean_delta, x.dtype)
+    return launch_residual_norms(x, other, rounded, delta_given=delta_given)
+
+
+def _is_split(dtype: torch.dtype, precision: str) -> bool:
+    return precision == "exact" or dtype is torch.float32
+
+
+def _widths(second: Tensor) -> tuple[int, int]:
+    """Those of x and δ whose products fit in `second`."""
+    return len(second), second.shape[1] - len(second)
+
+
+def _partials(
+    operands: Tensor, d: int, width_delta: int, launch: Launch | None = None, splits: int | None = None
+) -> Tensor:
+    path = "split" if len(operands) == 4 else "single"
+    chosen = launch or launch_for(capability(operands), d, path)
+    if launch is None and torch_is_faster(capability(operands), d, path):
+        return torch_partials(operands, d, chosen.flush or LONGEST, width_delta=width_delta)
+    return launch_gram(operands, d, chosen, splits, width_delta=width_delta)
+
+
+def _chunk(d: int, split: bool) -> int:
+    rows = OPERAND_BYTES // (d * (8 if split else 4))
+    return max(rows // LEAST_CHUNK, 1) * LEAST_CHUNK
+
+
+def _check(x: Tensor, other: Tensor, rows: Tensor | None, precision: str, width_delta: int | None = None) -> None:
+    check_arguments(x, other, rows, precision, DTYPES, width_delta)
+    if not (x.is_cuda or interpreted()):
+        raise ValueError(f"Triton has no kernels for {x.device}: use the eager backend, or set TRITON_INTERPRET=1")

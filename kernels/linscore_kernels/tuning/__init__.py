@@ -1,0 +1,1 @@
+"""How kernels are launched on each architecture, and how that is measured."""

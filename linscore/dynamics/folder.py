@@ -1,0 +1,83 @@
+"""The folder of a series of scored checkpoints, written after each of them, so that it can be gone on with.
+
+OUT/dynamics.json       the series so far (see `linscore.dynamics.series`)
+OUT/STEP/report.json    all figures of one checkpoint; its moments are not kept
+OUT/dynamics.png        the picture
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from linscore.dynamics.plot import plot_dynamics
+from linscore.dynamics.series import Dynamics
+from linscore.files import whole_file
+from linscore.scoring.collect import Batch
+from linscore.scoring.report import REPORT, Report
+
+__all__ = ["PICTURE", "SERIES", "DynamicsFolder", "TokenDigest"]
+
+SERIES, PICTURE = "dynamics.json", "dynamics.png"
+
+
+class DynamicsFolder:
+    """Reads and writes the series in `path`; every file is whole or not there."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def load(self) -> Dynamics | None:
+        """The series so far; None where there is none.
+
+        Raises:
+            LinscoreError: when it is damaged.
+        """
+        return Dynamics.load(self.path / SERIES) if (self.path / SERIES).exists() else None
+
+    def report(self, step: int) -> Path:
+        """Where the report of a step lies, or is to lie."""
+        return self.path / str(step) / REPORT
+
+    def write(self, dynamics: Dynamics) -> None:
+        """Write the series in place of the one that is there; reports of steps that it does not list are removed."""
+        before = self.load()
+        self.path.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.path / SERIES) as new:
+            new.write_text(dynamics.to_json(), encoding="utf-8")
+        for step in set() if before is None else set(before.steps) - set(dynamics.steps):
+            shutil.rmtree(self.report(step).parent, ignore_errors=True)
+
+    def write_report(self, step: int, report: Report) -> None:
+        """Write a step's report; after the series: a folder that the series does not list is not known as its own."""
+        path = self.report(step)
+        path.parent.mkdir(exist_ok=True)
+        with whole_file(path) as new:
+            new.write_text(report.to_json(), encoding="utf-8")
+
+    def draw(self, dynamics: Dynamics) -> None:
+        """Draw the series."""
+        with whole_file(self.path / PICTURE) as new:
+            plot_dynamics(dynamics, new)
+
+
+class TokenDigest:
+    """SHA-256 of the batches that pass by."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches."""
+        for batch in batches:
+            parts: Mapping[str, Tensor] = {"input_ids": batch} if isinstance(batch, Tensor) else batch
+            for name in sorted(parts):
+                self._digest.update(parts[name].numpy(force=True).tobytes())
+            yield batch
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest()

@@ -1,0 +1,186 @@
+"""How linear the blocks are along training: the scores of a series of checkpoints on the same tokens (paper: figure 2).
+
+`dynamics.json` is `Dynamics.to_json()`: columns with one entry per checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from linscore.errors import LinscoreError
+from linscore.scoring.report import Report
+from linscore.scoring.table import BAR, bar, number
+
+__all__ = ["FIGURES", "Checkpoint", "Dynamics", "ScoredCheckpoint", "dynamics_table"]
+
+FIGURES = (
+    "linearity",
+    "linearity_heldout",
+    "linearity_no_residual",
+    "linearity_no_residual_heldout",
+    "cosine",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint of a series.
+
+    Attributes:
+        step: of training, from its name; its place in the series, from 0, where the name has none.
+        name: a folder, a Hub name or "embedded".
+        revision: of a Hub name.
+    """
+
+    step: int
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class ScoredCheckpoint:
+    """The scores of one checkpoint.
+
+    Attributes:
+        checkpoint: which one.
+        modified: when the newest file of its weights was written, in ns since 1970; None for a Hub name.
+        blocks: each of `FIGURES`, one value per block (None: not defined there, see `BlockMetrics`).
+        warnings: the messages of its report.
+    """
+
+    checkpoint: Checkpoint
+    modified: int | None
+    blocks: dict[str, list[float | None]]
+    warnings: list[str]
+
+    @staticmethod
+    def of(checkpoint: Checkpoint, modified: int | None, report: Report) -> ScoredCheckpoint:
+        """What a series keeps of a report."""
+        blocks = {figure: [getattr(block, figure) for block in report.blocks] for figure in FIGURES}
+        return ScoredCheckpoint(checkpoint, modified, blocks, [warning.message for warning in report.warnings])
+
+    def mean(self, figure: str) -> float | None:
+        """The mean of a figure over those blocks for which it is defined."""
+        defined = [value for value in self.blocks[figure] if value is not None]
+        return statistics.fmean(defined) if defined else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dynamics:
+    """A series of checkpoints, scored on the same tokens.
+
+    Attributes:
+        scored: the checkpoints, in the order in which they were given.
+        text: where the tokens came from.
+        tokens: how many there are.
+        token_digest: SHA-256 of their ids, in the order in which the models read them.
+        vocabulary_digest: SHA-256 of the tokenizer's vocabulary.
+        depth: L.
+        width: d.
+        settings: the options of the series.
+        versions: of what the figures depend on, in the run that scored the last checkpoint.
+    """
+
+    scored: list[ScoredCheckpoint]
+    text: str
+    tokens: int
+    token_digest: str
+    vocabulary_digest: str
+    depth: int
+    width: int
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+    @property
+    def steps(self) -> list[int]:
+        """The step of each checkpoint."""
+        return [one.checkpoint.step for one in self.scored]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: `steps`, `checkpoints`, …, `mean` and `blocks` have one entry per checkpoint."""
+        shared = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "scored"}
+        return {
+            "steps": self.steps,
+            "checkpoints": [one.checkpoint.name for one in self.scored],
+            "revisions": [one.checkpoint.revision for one in self.scored],
+            "modified": [one.modified for one in self.scored],
+            "warnings": [one.warnings for one in self.scored],
+            **shared,
+            "mean": {figure: [one.mean(figure) for one in self.scored] for figure in FIGURES},
+            "blocks": {figure: [one.blocks[figure] for one in self.scored] for figure in FIGURES},
+        }
+
+    def to_json(self) -> str:
+        """The text of `dynamics.json`."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @staticmethod
+    def load(path: str | Path) -> Dynamics:
+        """Read a `dynamics.json`.
+
+        Raises:
+            LinscoreError: when it is damaged or none.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            return Dynamics(
+                scored=_scored(data),
+                **{f.name: data[f.name] for f in fields(Dynamics) if f.name != "scored"},
+            )
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise LinscoreError(f"{path} is damaged or no series of linscore: give another --out") from error
+
+
+def _scored(data: dict[str, Any]) -> list[ScoredCheckpoint]:
+    columns = (data[name] for name in ("steps", "checkpoints", "revisions", "modified", "warnings"))
+    return [
+        ScoredCheckpoint(
+            Checkpoint(step, name, revision),
+            modified,
+            {figure: data["blocks"][figure][row] for figure in FIGURES},
+            warnings,
+        )
+        for row, (step, name, revision, modified, warnings) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def dynamics_table(dynamics: Dynamics) -> RenderableType:
+    """One row per checkpoint, means over the blocks; under them every doubt of the reports, once."""
+    table = Table(title=f"{dynamics.text}: {dynamics.tokens:,} tokens, means over {dynamics.depth} blocks")
+    table.add_column("step", justify="right")
+    table.add_column("checkpoint", overflow="fold", min_width=12)
+    for heading in ("linearity", "held-out", "w/o residual", "held-out"):
+        table.add_column(heading, justify="right")
+    table.add_column("0 " + "held-out".center(BAR - 4, "·") + " 1", style="cyan")
+    table.add_column("cosine", justify="right")
+    for one in dynamics.scored:
+        *scores, cosine = (one.mean(figure) for figure in FIGURES)
+        label = (f"{one.checkpoint.step:,}", str(one.checkpoint))
+        table.add_row(*label, *map(number, scores), bar(scores[-1]), number(cosine))
+    return Group(table, Text("bars: linearity without residual", style="dim"), *_doubts(dynamics.scored))
+
+
+def _doubts(scored: Sequence[ScoredCheckpoint]) -> list[Text]:
+    steps: dict[str, list[str]] = {}
+    for one in scored:
+        for message in one.warnings:
+            steps.setdefault(message, []).append(f"{one.checkpoint.step:,}")
+    everywhere = len(scored)
+    return [
+        Text.assemble(
+            ("warning: ", "yellow"), "" if len(where) == everywhere else f"step {', '.join(where)}: ", message
+        )
+        for message, where in steps.items()
+    ]

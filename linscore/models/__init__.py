@@ -1,0 +1,1 @@
+"""Models on disk and on the Hub, and what they hold and cost."""

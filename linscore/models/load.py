@@ -1,0 +1,212 @@
+"""Load a decoder and its tokenizer by Hub name or folder, or one of those that ship with linscore."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from linscore.errors import LinscoreError
+from linscore.models.linear_block import MODEL_TYPE, DamagedError, LinearizedConfig, LinearizedForCausalLM
+
+EMBEDDED = "embedded"
+EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
+EMBEDDED_TEXT = Path(__file__).parents[1] / "embedded" / "heldout"
+SHIPPED = {EMBEDDED: EMBEDDED_MODEL, "embedded-cosine": EMBEDDED_MODEL.with_name("cosine")}
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class Pretrained(NamedTuple):
+    """A decoder with its tokenizer."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    context: int  # longest sequence the model was made for; 0 where it does not say
+    stored: torch.dtype | None  # of the checkpoint, whatever the model was loaded in; None where it does not say
+
+
+def load_pretrained(
+    name: str = EMBEDDED, *, dtype: str = "auto", device: str = "auto", revision: str | None = None
+) -> Pretrained:
+    """Load `name` (a Hub name, a folder, or one of `SHIPPED`, such as "embedded") for scoring.
+
+    `dtype` "auto" is the checkpoint's own, but float32 for float16 on a CPU, which computes it slowly; `device` "auto"
+    is the GPU where there is one; `revision` is a branch, tag or commit of a Hub name.
+
+    Raises:
+        LinscoreError: when there is no such model, device or dtype, or it is not a causal language model.
+    """
+    where = choose_device(device)
+    with _loading(name):
+        config, stored, model = _load_model(_source(name), dtype, where, revision)
+        tokenizer = AutoTokenizer.from_pretrained(_source(name), config=config, **_at(revision))
+    return Pretrained(name, model.to(where), tokenizer, _context(config), stored)  # type: ignore[arg-type]
+
+
+def load_with_head(name: str, outputs: int, *, device: str = "auto") -> Pretrained:
+    """`name` with a new linear head of so many outputs on the state of each text's last token, for fine-tuning.
+
+    Weights are float32 and the head is random, from torch's generator. Texts are padded with the tokenizer's padding
+    token, or its EOS where it has none.
+
+    Raises:
+        LinscoreError: as `load_pretrained`, or where transformers has no such head for the family.
+    """
+    where = choose_device(device)
+    with _loading(name):
+        config = _read_config(_source(name), {})
+        if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise LinscoreError(f"transformers has no head for {config.model_type} that classifies texts")
+        tokenizer = AutoTokenizer.from_pretrained(_source(name), config=config)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        config.num_labels, config.pad_token_id = outputs, pad or 0
+        model = AutoModelForSequenceClassification.from_pretrained(_source(name), config=config, dtype=torch.float32)
+    return Pretrained(name, model.to(where), tokenizer, _context(config), config.get_text_config().dtype)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hub name, a folder, or "embedded".
+
+    Raises:
+        LinscoreError: when there is none.
+    """
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(_source(name))
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise LinscoreError(f"no tokenizer {name!r}: neither a folder with one nor to be had from the Hub") from error
+
+
+def read_context(name: str) -> int:
+    """The longest sequence that a model was made for, 0 where it does not say, from its configuration alone.
+
+    Raises:
+        LinscoreError: when there is no such model.
+    """
+    with _loading(name):
+        return _context(_read_config(_source(name), {}))
+
+
+def _context(config: Any) -> int:
+    return getattr(config.get_text_config(), "max_position_embeddings", 0) or 0
+
+
+def load(path: str | Path, dtype: str = "auto", device: str = "auto") -> PreTrainedModel:
+    """Load a saved model, with linear blocks or without, in evaluation mode.
+
+    No code from the folder is run: linear blocks are linscore's own.
+
+    Args:
+        path: a folder that `save_pretrained` or a command of linscore has written, a Hub name, or "embedded".
+        dtype: "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own, but float32 for float16 on a CPU,
+            which computes it slowly. The means of linear blocks stay float32.
+        device: such as "cpu" or "cuda:1"; "auto" is the GPU where there is one.
+
+    Raises:
+        LinscoreError: when there is no such model, device or dtype, or its weights do not fit its configuration.
+    """
+    where = choose_device(device)
+    with _loading(str(path)):
+        model = _load_model(_source(str(path)), dtype, where)[-1]
+    return model.to(where)  # type: ignore[arg-type]
+
+
+def _read_config(source: str, at: dict[str, Any]) -> Any:
+    values, _ = PreTrainedConfig.get_config_dict(source, **at)
+    return (LinearizedConfig if values.get("model_type") == MODEL_TYPE else AutoConfig).from_pretrained(source, **at)
+
+
+def _at(revision: str | None) -> dict[str, Any]:
+    return {} if revision is None else {"revision": revision}
+
+
+def _source(name: str) -> str:
+    return str(SHIPPED.get(name, name))
+
+
+def _load_model(
+    source: str, dtype: str, device: torch.device, revision: str | None = None
+) -> tuple[Any, torch.dtype | None, PreTrainedModel]:
+    """Configuration, dtype of the checkpoint, and model, in evaluation mode on the CPU; `device` is where it goes."""
+    at = _at(revision)
+    config = _read_config(source, at)
+    stored = config.get_text_config().dtype
+    loader = LinearizedForCausalLM if hasattr(config, "linscore") else AutoModelForCausalLM
+    model = loader.from_pretrained(source, config=config, dtype=_dtype(dtype, config, device), **at)
+    return config, stored, model.eval()
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Quiet, and what goes wrong as a LinscoreError."""
+    try:
+        with quiet():
+            yield
+    except LinscoreError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise LinscoreError(_why(name, error)) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers' warnings and bars kept off the terminal while a model loads or is saved."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def choose_device(device: str) -> torch.device:
+    """The device called `device`, if it is there."""
+    try:
+        where = (
+            torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+        )
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:
+        raise LinscoreError(f"device {device!r} is not there: run `linscore doctor`, or give --device cpu") from error
+    return where
+
+
+def _dtype(dtype: str, config: object, device: torch.device) -> torch.dtype | str:
+    if dtype not in DTYPES:
+        raise LinscoreError(f"unknown dtype {dtype!r}: choose {', '.join(DTYPES)}")
+    if dtype == "auto":
+        stored = getattr(config, "dtype", None)
+        return torch.float32 if stored is torch.float16 and device.type == "cpu" else "auto"
+    return getattr(torch, dtype)
+
+
+def _why(name: str, error: Exception) -> str:
+    """One line for the many ways in which loading fails."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, DamagedError):
+        return f"{first}; linearize the model again"
+    if Path(name).is_dir():
+        return f"the folder {name} holds no causal language model with its tokenizer ({first})"
+    if "Unrecognized configuration class" in first:
+        return f"{name} is not a decoder: transformers has no causal language model for it; give a decoder-only model"
+    return f"no model {name!r}: neither a folder here nor to be had from the Hub (check name, access and network)"

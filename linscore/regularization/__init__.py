@@ -1,0 +1,1 @@
+"""Penalties between blocks while a model trains."""

@@ -1,0 +1,1 @@
+"""A decoder and batches of tokens in, a report out."""

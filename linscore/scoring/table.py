@@ -1,0 +1,103 @@
+"""What the terminal shows: one table with a small bar per block and span, the warnings under it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from linscore.scoring.report import Report, ScoreWarning
+from linscore.spans import Span, runs
+from linscore.statistics.figures import BlockMetrics
+
+BAR = 16  # characters
+
+
+def bar(share: float | None) -> str:
+    """A bar of `BAR` characters for 0 to 1, in steps of an eighth of a character."""
+    if share is None:
+        return ""
+    eighths = round(max(0.0, min(1.0, share)) * BAR * 8)
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(BAR)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def score_table(report: Report) -> RenderableType:
+    """All blocks of a report, then its spans."""
+    heldout = report.folds > 1
+    table = Table(title=f"{report.model}: {report.tokens:,} tokens, {report.backend} backend, {report.precision}")
+    table.add_column("block", justify="right")
+    table.add_column("linearity", justify="right")
+    table.add_column("held-out", justify="right")
+    table.add_column("± " if report.folds > 2 else "diff", justify="right", style="dim")
+    table.add_column("w/o residual", justify="right")
+    table.add_column("held-out", justify="right")
+    table.add_column("0 " + ("held-out" if heldout else "in-sample").center(BAR - 4, "·") + " 1", style="cyan")
+    table.add_column("1 − cos", justify="right")
+    table.add_column("‖δ‖/‖x‖", justify="right")
+    table.add_column("eff. rank", justify="right")
+    for block in report.blocks:
+        table.add_row(*_row(str(block.span), block, heldout))
+        for name, part in (block.sub_blocks or {}).items():
+            table.add_row(*_row(name, part, heldout), style="dim")
+    table.add_section()
+    for span in report.spans:
+        table.add_row(*_row(str(span.span), span, heldout))
+    warnings = [_warning(warning) for warning in report.warnings]
+    return Group(table, Text("bars: linearity without residual", style="dim"), *warnings)
+
+
+def _row(label: str, block: BlockMetrics, heldout: bool) -> Sequence[str]:
+    shown = block.linearity_no_residual_heldout if heldout else block.linearity_no_residual
+    return (
+        label,
+        number(block.linearity),
+        number(block.linearity_heldout),
+        number(block.linearity_heldout_spread),
+        number(block.linearity_no_residual),
+        number(block.linearity_no_residual_heldout),
+        bar(shown),
+        number(block.block_influence),
+        number(block.delta_ratio, 3),
+        number(block.effective_rank, 1),
+    )
+
+
+def _warning(warning: ScoreWarning) -> Text:
+    blocks, spans = warning.blocks or [], warning.spans or []
+    where = [f"block{'s' * (len(blocks) > 1)} {ranges(blocks)}"] if blocks else []
+    where += [f"span{'s' * (len(spans) > 1)} {', '.join(spans)}"] if spans else []
+    return Text.assemble(("warning: ", "yellow"), " and ".join(where) + ": " * bool(where) + warning.message)
+
+
+def ranges(indices: Sequence[int]) -> str:
+    """`[0, 1, 2, 5]` → "0-2, 5"."""
+    return ", ".join(map(str, runs(indices)))
+
+
+def rank_table(figures: Mapping[Span, float | None], by: str) -> RenderableType:
+    """Blocks or spans in the order of one figure, with its bar scaled to the largest."""
+    largest = max((abs(value) for value in figures.values() if value is not None), default=0) or 1.0
+    table = Table()
+    table.add_column("rank", justify="right", style="dim")
+    table.add_column("block", justify="right")
+    table.add_column(by, justify="right")
+    table.add_column("", style="cyan")
+    for place, (span, value) in enumerate(figures.items(), 1):
+        table.add_row(str(place), str(span), number(value, 6), bar(None if value is None else value / largest))
+    return table
+
+
+def show(renderable: RenderableType) -> None:
+    """Print to standard output; a pipe has no width, so it gets one that the tables fit."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(renderable)

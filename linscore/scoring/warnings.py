@@ -1,0 +1,85 @@
+"""When a figure should not be trusted as it stands: the conditions, and the line that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from linscore.scoring.report import BlockReport, ScoreWarning, SpanReport
+from linscore.statistics.figures import BlockMetrics
+
+ROUNDING = 1e-3  # share of t_δ: at 2.6e-3 the score without residual moves by .001 to .002 (measured, design.md)
+SENSITIVITY = 1e-4  # of the score without residual, when the cut-off of the solve is ten times higher
+OUTSIDE = 1e-6  # beyond this an in-sample score outside [0, 1] is more than rounding
+
+
+def find_warnings(
+    blocks: Sequence[BlockReport], spans: Sequence[SpanReport], *, width: int, folds: int, nonfinite_rows: int
+) -> list[ScoreWarning]:
+    """Every doubt about the scores of `blocks` and `spans`."""
+    rows = min(block.rows for block in blocks)
+    found = []
+    if rows < 10 * width:
+        found.append(
+            ScoreWarning(
+                "few_tokens",
+                f"{rows:,} tokens for {width:,} features: below 10 per feature in-sample scores come out too high (by "
+                f"about {min(1.0, width / rows):.2f} for noise), trust the held-out ones; give {10 * width:,} tokens",
+            )
+        )
+    if folds == 1:
+        found.append(
+            ScoreWarning("single_fold", "one fold: nothing is held out, in-sample scores only; give --folds 2")
+        )
+    if nonfinite_rows:
+        found.append(
+            ScoreWarning("nonfinite_rows", f"{nonfinite_rows:,} tokens turned NaN or infinite: left out of every block")
+        )
+    return found + [warning for check in _CHECKS for warning in [_concerning(blocks, spans, *check)] if warning]
+
+
+def _concerning(
+    blocks: Sequence[BlockReport],
+    spans: Sequence[SpanReport],
+    kind: str,
+    holds: Callable[[BlockMetrics], bool],
+    message: str,
+) -> ScoreWarning | None:
+    concerned = [block.index for block in blocks if holds(block)]
+    concerned_spans = [str(one.span) for one in spans if holds(one)]
+    return ScoreWarning(kind, message, concerned, concerned_spans) if concerned or concerned_spans else None
+
+
+def _outside(block: BlockMetrics) -> bool:
+    scores = (block.linearity, block.linearity_no_residual)
+    return any(score is not None and not -OUTSIDE <= score <= 1 + OUTSIDE for score in scores)
+
+
+_CHECKS: list[tuple[str, Callable[[BlockMetrics], bool], str]] = [
+    (
+        "rank_deficient",
+        lambda block: block.rank < block.width,
+        "the states do not span all features: the map is the one of minimum norm, see rank",
+    ),
+    (
+        "cutoff_sensitivity",
+        lambda block: block.cutoff_sensitivity > SENSITIVITY,
+        f"a ten times higher cut-off of the solve moves the score without residual by more than {SENSITIVITY}: use "
+        "--precision exact, or more tokens",
+    ),
+    (
+        "rounding",
+        lambda block: (block.rounding_share or 0.0) > ROUNDING,
+        f"16-bit rounding of the residual stream is more than {ROUNDING:.1%} of what the block adds: scores without "
+        "residual are that much too low; use --dtype float32",
+    ),
+    (
+        "heavy_rows",
+        lambda block: block.heavy_rows > 0,
+        "tokens far from all others (attention sinks) weigh on these scores: compare without_heavy",
+    ),
+    (
+        "out_of_range",
+        _outside,
+        "an in-sample score lies outside [0, 1]: the moments are not exact enough, use --precision exact and report it",
+    ),
+]

@@ -1,0 +1,218 @@
+"""Every figure of one block from its moments alone (paper: sections 3.1 and 5; design: section 1).
+
+linearity                = 1 − RSS/t_y       min over affine maps of the normalized error, "with the residual"
+linearity w/o residual   = 1 − RSS/t_δ       the same with what the block adds in place of what leaves it
+held-out                 = 1 − ΣE/Σt         the map fitted on the other folds, the error on this one
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linscore.errors import LinscoreError
+from linscore.statistics.moments import Moments
+from linscore.statistics.solve import Centered, fit_map, solve, squared_error, uncentred
+
+
+@dataclass(frozen=True)
+class Linearity:
+    """The scores of one set of rows. None: not defined there (one fold; a block that adds nothing)."""
+
+    linearity: float | None
+    linearity_heldout: float | None
+    linearity_heldout_spread: float | None
+    linearity_no_residual: float | None
+    linearity_no_residual_heldout: float | None
+    linearity_no_residual_heldout_spread: float | None
+    rank: int
+    cutoff_sensitivity: float
+
+
+@dataclass(frozen=True)
+class StateMetrics:
+    """The shape of a cloud of states, from the eigenvalues λ of its C_xx. None: all states alike, or not asked for."""
+
+    anisotropy: float | None  # λ_max / Σλ
+    effective_rank: float | None  # exp(entropy of λ/Σλ)
+    participation_ratio: float | None  # (Σλ)² / Σλ²
+
+
+@dataclass(frozen=True)
+class BlockMetrics(Linearity):
+    """All figures of one block. Angles in units of π; norms in those of the residual stream, means over tokens."""
+
+    linearity_no_residual_unrelated: float | None  # what independent x and y would score, because δ contains −x
+    relative_error: float | None  # √(RSS/t_y)
+    cosine: float  # cos(x, y)
+    block_influence: float  # 1 − cos
+    angular_distance: float
+    delta_ratio: float  # ‖δ‖/‖x‖
+    norm_x: float
+    norm_y: float
+    norm_delta: float
+    procrustes: float | None
+    cka: float | None
+    anisotropy: float | None
+    effective_rank: float | None
+    participation_ratio: float | None
+    rounding_share: float | None  # of t_δ, noise because states are stored in 16 bits
+    width: int
+    rows: int
+    heavy_rows: int
+    without_heavy: Linearity | None
+
+
+def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bool = True) -> BlockMetrics:
+    """Score one block.
+
+    Args:
+        moments: of the block's (x, y).
+        after: moments that begin at y (the next block's, over the same rows); linear CKA needs them.
+        spectra: whether to take the eigenvalues and the nuclear norm: about 5d³, more than the scores themselves.
+
+    Raises:
+        LinscoreError: when the moments hold fewer than two rows, or a δ that is narrower than x.
+    """
+    if moments.width_delta < moments.d:
+        widths = f"a δ of width {moments.width_delta} beside x of width {moments.d}"
+        raise LinscoreError(f"these moments hold {widths}: maps can be fitted to them, scores need moments of (x, y)")
+    total = moments.total()
+    if total.n < 2:
+        raise LinscoreError(f"only {int(total.n)} rows were added: a score needs two at least, and 10·d to mean much")
+    whole = centered(moments, range(moments.folds))
+    scores = score_folds(moments, whole)
+    cloud = state_metrics(whole.c_xx, spectra=spectra)
+    heavy_rows = moments.heavy_rows
+    return BlockMetrics(
+        **vars(scores),
+        linearity_no_residual_unrelated=_ratio(whole.t_x, whole.t_x + whole.t_y),
+        relative_error=None if scores.linearity is None else max(0.0, 1 - scores.linearity) ** 0.5,
+        cosine=1 - total.mean("block_influence"),
+        rounding_share=_ratio(total.mean("rounding") * whole.n, whole.t_delta),
+        block_influence=total.mean("block_influence"),
+        angular_distance=total.mean("angular_distance"),
+        delta_ratio=total.mean("delta_ratio"),
+        norm_x=total.mean("norm_x"),
+        norm_y=total.mean("norm_y"),
+        norm_delta=total.mean("norm_delta"),
+        procrustes=procrustes(whole) if spectra else None,
+        cka=None if after is None else linear_cka(whole, after),
+        anisotropy=cloud.anisotropy,
+        effective_rank=cloud.effective_rank,
+        participation_ratio=cloud.participation_ratio,
+        width=moments.d,
+        rows=int(total.n),
+        heavy_rows=heavy_rows,
+        without_heavy=_without_heavy(moments) if heavy_rows else None,
+    )
+
+
+def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True, intercept: bool = True) -> Centered:
+    """The moments of some folds, with or without their heavy rows, about their mean or (no intercept) about zero.
+
+    Raises:
+        LinscoreError: without a pilot.
+    """
+    folds = list(folds)
+    if moments.pilot is None:
+        raise LinscoreError("no finite row was added to these moments yet")
+    form = Centered.of if intercept else uncentred
+    return form(moments.light_cell(folds), moments.pilot, moments.heavy_cell(folds) if heavy else None)
+
+
+def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Linearity:
+    """In-sample scores of `whole`; held-out scores, each fold under the map that was fitted on the others."""
+    in_sample = solve(whole, precision=moments.precision, want_map=False)
+    rss = whole.t_delta - in_sample.explained
+    tests = _test_folds(moments, heavy)
+    errors, totals_y, totals_delta = zip(*tests, strict=True) if tests else ((), (), ())
+    return Linearity(
+        linearity=_score(rss, whole.t_y),
+        linearity_heldout=_score(sum(errors), sum(totals_y)),
+        linearity_heldout_spread=_spread(errors, totals_y),
+        linearity_no_residual=_score(rss, whole.t_delta),
+        linearity_no_residual_heldout=_score(sum(errors), sum(totals_delta)),
+        linearity_no_residual_heldout_spread=_spread(errors, totals_delta),
+        rank=in_sample.rank,
+        cutoff_sensitivity=in_sample.cutoff_sensitivity,
+    )
+
+
+def splits(moments: Moments, *, heavy: bool = True, intercept: bool = True) -> Iterator[tuple[Centered, Centered]]:
+    """(all other folds, one fold) for each fold in turn; nothing where there is only one fold with rows."""
+    filled = [fold for fold in range(moments.folds) if moments.rows(fold)]
+    for fold in filled if len(filled) > 1 else ():
+        others = [other for other in filled if other != fold]
+        training, test = (centered(moments, part, heavy=heavy, intercept=intercept) for part in (others, [fold]))
+        yield training, test
+
+
+def _test_folds(moments: Moments, heavy: bool) -> list[tuple[float, float, float]]:
+    """(E, t_y, t_δ) of each fold under the map of the others."""
+    tests = []
+    for training, test in splits(moments, heavy=heavy):
+        fitted = fit_map(training, precision=moments.precision)
+        tests.append((squared_error(fitted, test), test.t_y, test.t_delta))
+    return tests
+
+
+def _ratio(part: float, total: float) -> float | None:
+    return part / total if total > 0 else None
+
+
+def _score(error: float, total: float) -> float | None:
+    return 1 - error / total if total > 0 else None
+
+
+def _spread(errors: Sequence[float], totals: Sequence[float]) -> float | None:
+    """Two folds: the difference of their scores; more: the standard deviation."""
+    scores = [1 - error / total for error, total in zip(errors, totals, strict=True) if total > 0]
+    if len(scores) < 2:
+        return None
+    return abs(scores[0] - scores[1]) if len(scores) == 2 else statistics.stdev(scores)
+
+
+def _without_heavy(moments: Moments) -> Linearity | None:
+    light = centered(moments, range(moments.folds), heavy=False)
+    return score_folds(moments, light, heavy=False) if light.n >= 2 else None
+
+
+def procrustes(moments: Centered) -> float | None:
+    """1 − Procrustes disparity, (‖C_xy‖_*)²/(t_x t_y): how well y is x up to rotation, reflection and scale.
+
+    Never above linearity. Singular values come as roots of the eigenvalues of C_xyᵀC_xy, which is cheaper than an
+    SVD; what squaring loses lies below 1e-7 of the largest.
+    """
+    total = moments.t_x * moments.t_y
+    if not total > 0:
+        return None
+    squares = torch.linalg.eigvalsh(moments.c_xy.T @ moments.c_xy)
+    squares = torch.where(squares > torch.finfo(squares.dtype).eps * len(squares) * squares[-1], squares, 0.0)
+    return squares.sqrt().sum().item() ** 2 / total
+
+
+def linear_cka(moments: Centered, after: Moments) -> float | None:
+    """‖C_xy‖² / ‖C_xx‖‖C_yy‖ (Kornblith et al., 2019); None unless `after` saw exactly the same rows."""
+    state = centered(after, range(after.folds))
+    if state.n != moments.n:
+        return None
+    total = moments.c_xx.norm() * state.c_xx.norm()
+    return (moments.c_xy.norm().square() / total).item() if total > 0 else None
+
+
+def state_metrics(c_xx: Tensor, *, spectra: bool = True) -> StateMetrics:
+    """The shape of the cloud of states behind C_xx."""
+    total = c_xx.trace()
+    if not total > 0:
+        return StateMetrics(None, None, None)
+    participation = (total.square() / c_xx.square().sum()).item()
+    if not spectra:
+        return StateMetrics(None, None, participation)
+    shares = (torch.linalg.eigvalsh(c_xx) / total).clamp_min(0)
+    entropy = -torch.special.xlogy(shares, shares).sum()
+    return StateMetrics(shares[-1].item(), entropy.exp().item(), participation)

@@ -1,0 +1,227 @@
+"""Affine maps that can stand in for a block, y ≈ x + (x − μ_x) B + μ_δ, from its moments alone, in float64.
+
+    full      B = C_xx⁺ C_xδ
+    ridge     B_λ = (C_xx + λD)⁻¹ C_xδ,  D = diag(C_xx) of the light rows: scikit-learn's Ridge(λn) on standardized x
+    rank r    B_r = B V_r V_rᵀ,  V_r the first right singular vectors of C_xx^{1/2} B  (reduced-rank regression:
+              Izenman, "Reduced-rank regression for the multivariate linear model", J. Multivariate Anal. 5, 1975)
+    diagonal  B = diag(C_xδ) / diag(C_xx)
+
+λ has no unit and does not depend on the number of rows, so what the folds choose holds for all rows together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from linscore.errors import LinscoreError
+from linscore.statistics.figures import centered, splits
+from linscore.statistics.moments import Moments
+from linscore.statistics.solve import AffineMap, Centered, diagonal_map, equilibrate, fit_map, squared_error
+
+# Half decades from what float32 sums can tell from nothing to a penalty ten times the variance of the features.
+RIDGES = tuple(10 ** (exponent / 2) for exponent in range(-16, 3))
+
+
+@dataclass(frozen=True)
+class FittedMap(AffineMap):
+    """A map with what is known of it. Errors are shares of t_δ: 1 − linearity without residual."""
+
+    kind: str  # "full", "low-rank" or "diagonal"
+    factors: tuple[Tensor, Tensor] | None  # [d, r] and [r, d] float64, b = product, where the rank was limited
+    ridge: float | None  # λ
+    path: tuple[tuple[float, float], ...]  # (λ, held-out error) of every λ tried, at full rank
+    error: float | None  # None: the block adds nothing that varies
+    error_heldout: float | None  # None: only one fold has rows
+
+    @property
+    def rank(self) -> int:
+        """The r of a low-rank map; d otherwise."""
+        return len(self.b) if self.factors is None else self.factors[0].shape[1]
+
+    @property
+    def parameters(self) -> int:
+        """How many a linear block of this map has: those of B, and d for μ_δ (μ_x is not trained)."""
+        d = len(self.b)
+        return {"full": d * d, "low-rank": 2 * d * self.rank, "diagonal": d}[self.kind] + d
+
+    @property
+    def flops_per_token(self) -> int:
+        """Multiplications and additions of (x − μ_x) B for one token."""
+        return 2 * (self.parameters - len(self.b))
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Least squares of δ on x, over all rows and, for each fold in turn, over the others."""
+
+    whole: Centered
+    splits: tuple[tuple[Centered, Centered], ...]  # (the other folds, this fold)
+    totals: tuple[float, ...]  # t_δ of each fold and, last, of all rows: what errors are shares of
+    precision: str
+
+    @staticmethod
+    def of(moments: Moments, *, intercept: bool = True) -> Regression:
+        """From the moments of one pair of states; `intercept=False` looks for a map without a constant.
+
+        Raises:
+            LinscoreError: without a finite row.
+        """
+        every = range(moments.folds)
+        totals = [test.t_delta for _, test in splits(moments)]
+        return Regression(
+            whole=centered(moments, every, intercept=intercept),
+            splits=tuple(splits(moments, intercept=intercept)),
+            totals=(*totals, centered(moments, every).t_delta),
+            precision=moments.precision,
+        )
+
+    def mapped(self, change: Callable[[Centered], Centered]) -> Regression:
+        """The same with x replaced by a function of it."""
+        changed = tuple((change(training), change(test)) for training, test in self.splits)
+        return replace(self, whole=change(self.whole), splits=changed)
+
+
+def fit_block_map(
+    moments: Moments,
+    *,
+    kind: Literal["full", "diagonal"] = "full",
+    rank: int | None = None,
+    ridge: float | Literal["auto"] | None = None,
+) -> FittedMap:
+    """The best map of one block on all rows of its moments, heavy ones included.
+
+    Args:
+        moments: of the block's (x, y), or of the states around a span of blocks.
+        kind: "full", or "diagonal" to scale each feature by itself.
+        rank: the largest rank B may have; it is the best such B of all, not a truncated one.
+        ridge: λ > 0; "auto" takes the λ of `RIDGES` with the least held-out error of the full map, from the moments of
+            the folds, without another pass over tokens; none where only one fold has rows.
+
+    Raises:
+        LinscoreError: for options that do not fit each other or the moments, or without a finite row.
+    """
+    _check(moments, kind, rank, ridge)
+    if moments.width_delta < moments.d:
+        raise LinscoreError("these moments pair an MLP's activation with what blocks add: give them to fit_fusion")
+    return fit(Regression.of(moments), kind=kind, rank=rank, ridge=ridge)
+
+
+def fit(
+    regression: Regression, *, kind: str = "full", rank: int | None = None, ridge: float | str | None = None
+) -> FittedMap:
+    """The map of a regression; the options are those of `fit_block_map`."""
+    _check_ridge(ridge)
+    path = ridge_path(regression) if ridge == "auto" and regression.splits else ()
+    chosen, heldout = min(path, key=lambda point: point[1]) if path else (None if ridge == "auto" else ridge, None)
+    assert not isinstance(chosen, str)
+    fitted, factors = _fit(regression.whole, regression.precision, kind, rank, chosen)
+    if heldout is None or rank is not None:
+        heldout = _heldout_error(regression, kind, rank, chosen)
+    return FittedMap(
+        **vars(fitted),
+        kind="low-rank" if factors else kind,
+        factors=factors,
+        ridge=chosen,
+        path=path,
+        error=_share([squared_error(fitted, regression.whole)], regression.totals[-1:]),
+        error_heldout=heldout,
+    )
+
+
+def ridge_path(regression: Regression, ridges: Sequence[float] = RIDGES) -> tuple[tuple[float, float], ...]:
+    """(λ, held-out error as a share of t_δ) of full ridge maps: one eigendecomposition for each fold.
+
+    With C_xx = D^½ Q Λ Qᵀ D^½ and C_xδ of the other folds, and this fold's moments marked b:
+
+        P = Qᵀ D^-½ C_xδ   R = Qᵀ D^-½ C_xδ^b   G = Qᵀ D^-½ C_xx^b D^-½ Q   u = Qᵀ D^-½ (μ_x^b − μ_x)   w = 1/(Λ + λ)
+        E(λ) = t_δ^b − 2 Σ w_i P_i·R_i + wᵀ (G ∘ PPᵀ) w + n_b ‖μ_δ^b − μ_δ − Pᵀ(w ∘ u)‖²
+
+    Raises:
+        LinscoreError: if fewer than two folds have rows, or the block adds nothing that varies.
+    """
+    errors, total = torch.zeros(len(ridges), dtype=torch.float64), sum(regression.totals[:-1])
+    for training, test in regression.splits:
+        errors += _path_errors(training, test, ridges, regression.precision)
+    if not total > 0:
+        raise LinscoreError(
+            "a ridge cannot be chosen: two folds with rows are needed, and a block that adds something; collect the "
+            "moments with folds=2 or more, or say the ridge"
+        )
+    return tuple(zip(map(float, ridges), (errors / total).tolist(), strict=True))
+
+
+def _path_errors(training: Centered, test: Centered, ridges: Sequence[float], precision: str) -> Tensor:
+    """E(λ) `[len(ridges)]` of the maps fitted on `training`, on `test`."""
+    values, basis = _eigenbasis(training, precision)
+    p, r = basis.T @ training.c_xd, basis.T @ test.c_xd
+    u = basis.T @ (test.mean_x - training.mean_x)
+    linear = (p * r).sum(1)
+    quadratic = (basis.T @ test.c_xx @ basis) * (p @ p.T)
+    offset = test.mean_delta - training.mean_delta
+    errors = []
+    for ridge in ridges:
+        w = 1 / (values + ridge)
+        gap = offset - p.T @ (w * u)
+        errors.append(test.t_delta - 2 * (w @ linear) + w @ quadratic @ w + test.n * (gap @ gap))
+    return torch.stack(errors).cpu()
+
+
+def _eigenbasis(moments: Centered, precision: str) -> tuple[Tensor, Tensor]:
+    """Λ `[k]` and D^-½ Q `[d, k]`, without directions that are noise of the moments."""
+    matrix, scale, floor = equilibrate(moments, precision)
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values > floor
+    return values[kept], scale[:, None] * vectors[:, kept]
+
+
+def _fit(
+    moments: Centered, precision: str, kind: str, rank: int | None, ridge: float | None
+) -> tuple[AffineMap, tuple[Tensor, Tensor] | None]:
+    """The map, and the factors of its B where the rank is limited."""
+    if kind == "diagonal":
+        return diagonal_map(moments), None
+    fitted = fit_map(moments, precision=precision) if ridge is None else _ridge_map(moments, ridge, precision)
+    if rank is None:
+        return fitted, None
+    # BᵀC_xδ is BᵀC_xxB (with ridge: Bᵀ(C_xx + λD)B), whose eigenvectors are the singular vectors wanted.
+    explained = fitted.b.T @ moments.c_xd
+    up = torch.linalg.eigh((explained + explained.T) / 2).eigenvectors[:, -rank:].T
+    down = fitted.b @ up.T
+    return AffineMap(down @ up, moments.mean_x, moments.mean_delta), (down, up)
+
+
+def _ridge_map(moments: Centered, ridge: float, precision: str) -> AffineMap:
+    values, basis = _eigenbasis(moments, precision)
+    b = basis @ ((basis.T @ moments.c_xd) / (values + ridge)[:, None])
+    return AffineMap(b, moments.mean_x, moments.mean_delta)
+
+
+def _heldout_error(regression: Regression, kind: str, rank: int | None, ridge: float | None) -> float | None:
+    """Each fold's error under the map that is fitted on the others in the same way, as a share of t_δ."""
+    fits = ((_fit(training, regression.precision, kind, rank, ridge)[0], test) for training, test in regression.splits)
+    return _share([squared_error(fitted, test) for fitted, test in fits], regression.totals[:-1])
+
+
+def _share(errors: Sequence[float], totals: Sequence[float]) -> float | None:
+    return sum(errors) / sum(totals) if sum(totals) > 0 else None
+
+
+def _check(moments: Moments, kind: str, rank: int | None, ridge: float | str | None) -> None:
+    if kind not in ("full", "diagonal"):
+        raise LinscoreError(f"unknown kind of map {kind!r}: choose full or diagonal, or give a rank")
+    if kind == "diagonal" and (rank is not None or ridge is not None):
+        raise LinscoreError("a diagonal map takes neither rank nor ridge: it has one number for each feature")
+    if rank is not None and not 1 <= rank <= moments.d:
+        raise LinscoreError(f"rank {rank} cannot be: choose from 1 to {moments.d}, the width")
+
+
+def _check_ridge(ridge: float | str | None) -> None:
+    if isinstance(ridge, str) and ridge != "auto":
+        raise LinscoreError(f"unknown ridge {ridge!r}: give a number above 0, or auto")
+    if ridge is not None and ridge != "auto" and not 0 < float(ridge) < float("inf"):
+        raise LinscoreError(f"ridge {ridge} cannot be: give a number above 0, auto, or none")

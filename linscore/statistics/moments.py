@@ -1,0 +1,195 @@
+"""Additive second moments of one block, kept by fold, with the heavy rows apart (design: sections 1 and 2).
+
+δ = y − x is formed first, per element, never as the difference of two Grams: in a trained decoder it is 1 to 10 % of x.
+The sums are float64 about a pilot centre that the first rows fix, so they add up over batches, folds, processes and
+files. Rows far from the centre (attention sinks) are summed apart, as float64 products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from linscore_kernels import HEAVY, NONFINITE, Pilot, accumulate, choose_backend
+from torch import Tensor
+
+from linscore.errors import LinscoreError
+from linscore.statistics.cell import Cell
+
+PRECISIONS = ("fast", "exact")
+
+
+class Moments:
+    """Moments of pairs (x, y) or (x, δ) of width `d`, for hooks that have blocks and people who have tensors.
+
+    Args:
+        d: width of x and y.
+        width_delta: width e ≤ d of δ, by default d. A narrower δ is always given, never y; per-token figures, which
+            compare x with y, count it as zero beyond its width.
+        folds: cross-validation folds; each keeps 8·d·(d + e) bytes, and as much again once it has met a heavy row.
+        precision: "fast" (16- or 32-bit products, float32 sums over a chunk, float64 across chunks) or "exact".
+        backend: "triton" or "eager"; by default $LINSCORE_BACKEND, else what fits the device.
+        device: where the sums live and where they are computed.
+
+    Raises:
+        LinscoreError: for a width, number of folds, precision or backend that cannot be.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        width_delta: int | None = None,
+        *,
+        folds: int = 1,
+        precision: str = "fast",
+        backend: str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if d < 1 or folds < 1:
+            raise LinscoreError(f"width ({d}) and folds ({folds}) must both be at least 1")
+        width_delta = d if width_delta is None else width_delta
+        if not 1 <= width_delta <= d:
+            raise LinscoreError(f"width_delta ({width_delta}) cannot be: choose from 1 to {d}, the width of x")
+        if precision not in PRECISIONS:
+            raise LinscoreError(f"unknown precision {precision!r}: choose {' or '.join(PRECISIONS)}")
+        try:
+            self.backend = choose_backend(device, backend)
+        except ValueError as error:
+            raise LinscoreError(str(error)) from error
+        self.d, self.width_delta, self.folds = d, width_delta, folds
+        self.precision, self.device = precision, torch.device(device)
+        self.pilot: Pilot | None = None
+        self.light: list[Cell | None] = [None] * folds
+        self.heavy: list[Cell | None] = [None] * folds
+
+    def update(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        delta: Tensor | None = None,
+        fold: int = 0,
+        rows: Tensor | None = None,
+        sign: int = 1,
+    ) -> Tensor:
+        """Add the rows of `x` and `y`, or of `x` and a given `delta`: any float dtype (float64 stays exact).
+
+        `x` and `y` are `[n, d]`, `delta` `[n, width_delta]`.
+        `rows` (int64) picks some of them. Rows with a NaN or an infinity are left out. `sign=-1` takes back rows that
+        an earlier call had added.
+
+        Returns:
+            uint8, the status of each (picked) row: LIGHT, HEAVY or NONFINITE of `linscore_kernels`.
+
+        Raises:
+            LinscoreError: for shapes that do not fit, or a fold that is not there.
+        """
+        self._check(x, y, delta, fold)
+        x = x.to(self.device)
+        y, delta, rows = (t if t is None else t.to(self.device) for t in (y, delta, rows))
+        n = len(x) if rows is None else len(rows)
+        pilot = self._settle_pilot(x, y, delta, rows) if n else None
+        if pilot is None:  # no row, or not one finite row so far
+            return torch.full((n,), NONFINITE, dtype=torch.uint8, device=self.device)
+        double = x.dtype is torch.float64
+        precision, backend = ("exact", "eager") if double else (self.precision, self.backend)
+        cell = self._cell(self.light, fold)
+        sums = accumulate(
+            x, y, delta, cell.second, pilot=pilot, rows=rows, precision=precision, sign=sign, backend=backend
+        )
+        cell.add_sums(sums, sign)
+        heavy = (sums.status == HEAVY).nonzero()[:, 0]
+        if len(heavy):
+            cell, rows = self._cell(self.heavy, fold), heavy if rows is None else rows[heavy]
+            every, exact = pilot.without_limits(), {"precision": "exact", "backend": "eager"}
+            cell.add_sums(accumulate(x, y, delta, cell.second, pilot=every, rows=rows, sign=sign, **exact), sign)
+        return sums.status
+
+    def merge(self, other: Moments) -> Moments:
+        """Add the moments of other rows of the same block, in place; returns self.
+
+        Two runs have two pilots: the other's sums are moved to this one's centre, exactly, in float64.
+        """
+        if (self.d, self.width_delta, self.folds) != (other.d, other.width_delta, other.folds):
+            theirs, mine = (f"width {m.d} (δ: {m.width_delta}) in {m.folds} folds" for m in (other, self))
+            raise LinscoreError(
+                f"moments of {theirs} do not add to {mine}: collect both with the same model and the same folds"
+            )
+        if other.pilot is None:
+            return self
+        pilot = other.pilot.to(self.device)
+        self.pilot = self.pilot or pilot
+        a = pilot.center_x.double() - self.pilot.center_x.double()
+        b = pilot.center_delta.double() - self.pilot.center_delta.double()
+        for cells, others in ((self.light, other.light), (self.heavy, other.heavy)):
+            for fold, cell in enumerate(others):
+                if cell is not None:
+                    self._cell(cells, fold).add(cell.to(self.device).moved_origin(a, b))
+        return self
+
+    def to(self, device: torch.device | str) -> Moments:
+        """Move everything to `device`, where later updates are computed; returns self."""
+        self.device = torch.device(device)
+        self.backend = choose_backend(device)
+        self.pilot = self.pilot and self.pilot.to(self.device)
+        self.light, self.heavy = ([cell and cell.to(device) for cell in cells] for cells in (self.light, self.heavy))
+        return self
+
+    def light_cell(self, folds: Iterable[int]) -> Cell:
+        """The sums over the light rows of some folds."""
+        return _pool(self.light[fold] for fold in folds) or Cell.zeros(self.d, self.width_delta, self.device)
+
+    def heavy_cell(self, folds: Iterable[int]) -> Cell | None:
+        """The sums over the heavy rows of some folds, if there were any."""
+        return _pool(self.heavy[fold] for fold in folds)
+
+    def total(self) -> Cell:
+        """The sums over all rows."""
+        light, heavy = self.light_cell(range(self.folds)), self.heavy_cell(range(self.folds))
+        return light if heavy is None else light.add(heavy)
+
+    def rows(self, fold: int) -> int:
+        """How many rows a fold holds, heavy ones included."""
+        return sum(int(cell.n.item()) for cell in (self.light[fold], self.heavy[fold]) if cell is not None)
+
+    @property
+    def heavy_rows(self) -> int:
+        """How many rows were summed apart."""
+        return sum(int(cell.n.item()) for cell in self.heavy if cell is not None)
+
+    def _cell(self, cells: list[Cell | None], fold: int) -> Cell:
+        cell = cells[fold]
+        if cell is None:
+            cell = cells[fold] = Cell.zeros(self.d, self.width_delta, self.device)
+        return cell
+
+    def _settle_pilot(self, x: Tensor, y: Tensor | None, delta: Tensor | None, rows: Tensor | None) -> Pilot | None:
+        if self.pilot is None and rows is None:
+            self.pilot = Pilot.choose(x, y, delta)
+        elif self.pilot is None:
+            self.pilot = Pilot.choose(x[rows], *(None if t is None else t[rows] for t in (y, delta)))
+        return self.pilot
+
+    def _check(self, x: Tensor, y: Tensor | None, delta: Tensor | None, fold: int) -> None:
+        if not 0 <= fold < self.folds:
+            raise LinscoreError(f"fold {fold} is not there: these moments have folds 0 to {self.folds - 1}")
+        if (y is None) == (delta is None):
+            raise LinscoreError("give either y or delta beside x")
+        if y is not None and self.width_delta < self.d:
+            raise LinscoreError(f"δ has {self.width_delta} columns here and x {self.d}: give delta in place of y")
+        name, other, width = ("y", y, self.d) if y is not None else ("delta", delta, self.width_delta)
+        assert other is not None
+        if x.ndim != 2 or x.shape[1] != self.d or other.shape != (len(x), width):
+            wanted = f"x must be [n, {self.d}] and {name} [n, {width}]"
+            raise LinscoreError(
+                f"{wanted}, not {list(x.shape)} and {list(other.shape)}: reshape states to rows of tokens"
+            )
+
+
+def _pool(cells: Iterable[Cell | None]) -> Cell | None:
+    """The sum of some cells, which stay as they are."""
+    total: Cell | None = None
+    for cell in cells:
+        if cell is not None:
+            total = cell.copy() if total is None else total.add(cell)
+    return total
