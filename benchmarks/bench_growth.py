@@ -15,8 +15,8 @@ from shapes import DEVICE, SHAPES, LlamaShape
 
 import linscore
 from linscore.machine.allocator import keep_freed_memory
-from linscore.machine.bench import clock
 from linscore.machine.kernel_cases import accumulate_case
+from linscore.machine.timing import clock
 
 GROUP = "growth"
 pytestmark = pytest.mark.benchmark(timer=clock)

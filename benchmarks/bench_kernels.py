@@ -5,7 +5,6 @@ import torch
 from measure import compare_case
 from shapes import DEVICE, SHAPES
 
-from linscore.machine.bench import clock
 from linscore.machine.kernel_cases import (
     accumulate_case,
     centered_gram_case,
@@ -13,6 +12,7 @@ from linscore.machine.kernel_cases import (
     residual_norms_case,
     token_stats_case,
 )
+from linscore.machine.timing import clock
 
 ON_GPU = DEVICE.type == "cuda"
 WIDTHS, TOKENS, DTYPE = SHAPES.widths, SHAPES.tokens, SHAPES.dtype

@@ -11,7 +11,7 @@ from measure import add_floor, compare
 from shapes import DEVICE, SHAPES
 from torch.nn import functional
 
-from linscore.machine.bench import clock, floor, rates
+from linscore.machine.timing import clock, floor, rates
 from linscore.regularization.taps import Chain, layer_loss, tap
 
 GROUP = "layer loss"

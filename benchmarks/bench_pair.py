@@ -12,8 +12,8 @@ from shapes import DEVICE, SHAPES
 from sklearn.linear_model import LinearRegression
 
 from linscore import Moments, block_metrics
-from linscore.machine.bench import clock, rates
 from linscore.machine.kernel_cases import random_states
+from linscore.machine.timing import clock, rates
 
 GROUP = "both scores of a pair"
 pytestmark = pytest.mark.benchmark(timer=clock)

@@ -16,7 +16,7 @@ from measure import add_floor, compare
 from shapes import DEVICE, SHAPES, LlamaShape
 
 import linscore
-from linscore.machine.bench import Timing, clock
+from linscore.machine.timing import Timing, clock
 
 GROUP = "whole job"
 ON_GPU = DEVICE.type == "cuda"

@@ -18,7 +18,7 @@ from shapes import DEVICE, SHAPES
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedModel
 
-from linscore.machine.bench import clock
+from linscore.machine.timing import clock
 from linscore.pretraining.recipe import read_recipe
 from linscore.regularization.regularizer import LinearityRegularizer
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 import torch
 from linscore_kernels import FIGURES, LIGHT, Pilot, accumulate, gram, residual_norms, token_stats
-from linscore_kernels.sums import HEAVY_MEDIANS
+from linscore_kernels.pilot import HEAVY_MEDIANS
 from shapes import DEVICE, SHAPES
 from torch import Tensor
 

@@ -13,7 +13,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from linscore import Collector, Moments, block_metrics, find_decoder
-from linscore.machine.bench import clock
+from linscore.machine.timing import clock
 
 SOLVE_PATIENCE = 40.0  # seconds
 OURS = re.compile(r"_[a-z]\w*_kernel")  # Triton keeps the Python name; torch's kernels have C++ ones

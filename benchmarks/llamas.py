@@ -7,8 +7,8 @@ from shapes import DEVICE, LlamaShape
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from linscore import Collector, Moments, find_decoder
-from linscore.machine.bench import rates
 from linscore.machine.kernel_cases import product_dtype
+from linscore.machine.timing import rates
 
 FORWARD = "forward without LM head"
 Text = list[dict[str, torch.Tensor]]

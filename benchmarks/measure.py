@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from shapes import DEVICE
 
-from linscore.machine.bench import Timing, calibrated, calls_per_sample, floor, rates, seconds_per_call
 from linscore.machine.kernel_cases import Case
+from linscore.machine.timing import Timing, calibrated, calls_per_sample, floor, rates, seconds_per_call
 
 PATIENCE = 6.0  # seconds: a comparison that takes longer is cut to fewer rounds
 FEWEST = 3  # rounds

@@ -28,10 +28,11 @@ import results
 import linscore
 from linscore.dynamics.folder import SERIES
 from linscore.dynamics.series import FIGURES, Checkpoint, Dynamics, ScoredCheckpoint
+from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.evaluation.perplexity import text_loss
 from linscore.jobs.probe import run_probe
 from linscore.jobs.train import LINEARITY, MODEL, SETTINGS, run_train
-from linscore.models.load import EMBEDDED_TEXT, load_pretrained
+from linscore.models.load import load_pretrained
 from linscore.pretraining.curve import CURVE, read_curve
 from linscore.pretraining.recipe import read_recipe
 from linscore.scoring.report import REPORT

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from linscore.scoring.score import versions
+from linscore.machine.versions import versions
 
 ROOT = Path(__file__).parents[1]
 NO_TIME = "the time is used up"

@@ -14,11 +14,14 @@ import torch
 from linscore_kernels import Pilot
 from torch import Tensor
 
-from linscore.decoder.find import find_decoder, run, watch
-from linscore.models.load import EMBEDDED_TEXT, load_pretrained
-from linscore.statistics.solve import Centered, solve
+from linscore.decoder.find import find_decoder
+from linscore.decoder.run import run, watch
+from linscore.embedded.shipped import EMBEDDED_TEXT
+from linscore.models.load import load_pretrained
+from linscore.statistics.centered import Centered
+from linscore.statistics.solve import solve
 from linscore.text.documents import read_documents
-from linscore.text.tokens import batches, pack
+from linscore.text.packing import batches, pack
 
 TOKENS, STEP, BLOCKS = 16_384, 16, (0, 2, 5, 9)
 

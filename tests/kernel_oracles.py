@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments import triton as triton_backend
-from linscore_kernels.sums import Pilot
 from linscore_kernels.tuning import parameters as launch_parameters
 from linscore_kernels.tuning.parameters import Entry, Launch, launch_for
 

@@ -5,7 +5,7 @@ from tiny_models import VOCABULARY, WIDTH
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from linscore.statistics.solve import AffineMap
+from linscore.statistics.affine import AffineMap
 
 
 def random_map(seed: int = 0, width: int = WIDTH, mean: float = 1.0, size: float = 0.3) -> AffineMap:

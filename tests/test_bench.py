@@ -9,9 +9,9 @@ import run
 import torch
 from shapes import TINY
 
-from linscore.machine import bench
-from linscore.machine.bench import Rates, Timing, interleaved
+from linscore.machine import bench, timing
 from linscore.machine.kernel_cases import CASES, accumulate_case, centered_gram_case
+from linscore.machine.timing import Rates, Timing, interleaved
 
 CPU = torch.device("cpu")
 FACTS = {"device": "NVIDIA H200", "driver": "580.1", "date": "2026-11-22 10:00 UTC", "commit": "abc"}
@@ -19,8 +19,8 @@ FACTS = {"device": "NVIDIA H200", "driver": "580.1", "date": "2026-11-22 10:00 U
 
 def test_the_floor_is_the_slower_of_computing_and_moving():
     rates = Rates(matrix=600e12, copy=4e12)
-    assert bench.floor(3e12, 4e9, rates) == 5e-3  # 3 TFLOP at 600 TFLOP/s; moving takes 1 ms
-    assert bench.floor(3e9, 4e9, rates) == 1e-3
+    assert timing.floor(3e12, 4e9, rates) == 5e-3  # 3 TFLOP at 600 TFLOP/s; moving takes 1 ms
+    assert timing.floor(3e9, 4e9, rates) == 1e-3
 
 
 def test_the_work_of_the_gram_products_is_3d2_per_token_and_three_times_that_where_floats_are_split():
@@ -57,19 +57,19 @@ def test_a_peer_that_cannot_run_is_left_out_and_says_why():
 
 
 def test_calls_fill_a_sample():
-    assert bench.calls_per_sample(bench.SAMPLE_SECONDS / 40) == 40
+    assert timing.calls_per_sample(timing.SAMPLE_SECONDS / 40) == 40
     assert bench.calls_per_sample(10.0) == 1
 
 
 def test_the_kernel_table_has_every_kernel_with_floor_and_peer(monkeypatch):
-    monkeypatch.setattr(bench, "SIDES", {"cpu": (64,)})
-    monkeypatch.setattr(bench, "COPY_BYTES", {"cpu": 1 << 16})
-    monkeypatch.setattr(bench, "SAMPLE_SECONDS", 1e-4)
-    bench.matrix_rate.cache_clear()
-    bench.copy_rate.cache_clear()
+    monkeypatch.setattr(timing, "SIDES", {"cpu": (64,)})
+    monkeypatch.setattr(timing, "COPY_BYTES", {"cpu": 1 << 16})
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-4)
+    timing.matrix_rate.cache_clear()
+    timing.copy_rate.cache_clear()
     rows = bench.kernel_table(32, 200, torch.bfloat16, "cpu")
-    bench.matrix_rate.cache_clear()
-    bench.copy_rate.cache_clear()
+    timing.matrix_rate.cache_clear()
+    timing.copy_rate.cache_clear()
     assert [row.kernel for row in rows] == ["gram", "gram, exact", "token_stats", "residual_norms"]
     assert all(row.seconds > 0 and row.floor > 0 and row.peer_seconds > 0 for row in rows)
     assert bench.rendered(rows, "kernels").row_count == 4

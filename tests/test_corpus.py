@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from linscore.errors import LinscoreError
 from linscore.text import tokens as corpus
-from linscore.text.tokens import Sequence, batches, pack
+from linscore.text.packing import Sequence, batches, pack
 
 WORDS = [*"abcdefghijklmnopqrstuvwxyz", *map(str, range(3000))]
 EOS, BOS = len(WORDS), len(WORDS) + 1
@@ -178,7 +178,7 @@ def test_sequences_and_folds_are_the_same_whatever_the_batch_size(batch_size):
 )
 @pytest.mark.parametrize("piece_chars", [2, 1000])
 def test_special_tokens_frame_a_document_once(monkeypatch, template, eos, expected, piece_chars):
-    monkeypatch.setattr(corpus, "PIECE_CHARS", piece_chars)
+    monkeypatch.setattr("linscore.text.tokens.PIECE_CHARS", piece_chars)
     expected = [BOS if id_ == "B" else EOS if id_ == "E" else WORDS.index(id_) for id_ in expected.split()]
     tokenizer = word_tokenizer(eos=eos, template=template)
     (sequence,) = pack(["a b"], tokenizer, seq_len=len(expected), folds=1)
@@ -199,7 +199,7 @@ SOURCE = Path(json.decoder.__file__).read_text()
 def test_tokens_do_not_depend_on_the_cuts_where_there_are_lines_or_words(monkeypatch, text, piece_chars):
     tokenizer = byte_level_tokenizer(SOURCE)
     whole = tokenizer(text)["input_ids"]
-    monkeypatch.setattr(corpus, "PIECE_CHARS", piece_chars)
+    monkeypatch.setattr("linscore.text.tokens.PIECE_CHARS", piece_chars)
     packed = pack([text], tokenizer, seq_len=2, folds=1)
     assert all_ids(packed) == whole[: len(whole) // 2 * 2]
 

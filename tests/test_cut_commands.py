@@ -9,7 +9,8 @@ from tiny_models import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import linscore
-from linscore.models.load import EMBEDDED_MODEL, load_pretrained
+from linscore.embedded.shipped import EMBEDDED_MODEL
+from linscore.models.load import load_pretrained
 
 
 @pytest.fixture(scope="module")

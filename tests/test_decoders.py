@@ -10,17 +10,10 @@ import transformers
 from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, tiny
 from torch import Tensor, nn
 
-from linscore.decoder.find import (
-    BlockStates,
-    Decoder,
-    SubBlocks,
-    check_causal,
-    find_decoder,
-    find_sub_blocks,
-    run,
-    watch,
-)
-from linscore.decoder.sub_blocks import adds_up
+from linscore.decoder.find import Decoder, find_decoder
+from linscore.decoder.run import check_causal, run, watch
+from linscore.decoder.states import BlockStates, SubBlocks
+from linscore.decoder.sub_blocks import adds_up, find_sub_blocks
 from linscore.errors import LinscoreError
 
 PATHS = {

@@ -16,7 +16,7 @@ from linscore.distillation import distil as training
 from linscore.distillation.losses import Weights
 from linscore.distillation.pair import measure
 from linscore.errors import LinscoreError
-from linscore.statistics.solve import AffineMap
+from linscore.statistics.affine import AffineMap
 from linscore.surgery.linearize import linearize
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,10 +12,10 @@ from scipy.special import log_softmax
 from tiny_models import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import LinscoreError
 from linscore.jobs import distil as distil_job
 from linscore.jobs.distil import run_distil
-from linscore.models.load import EMBEDDED_MODEL
 from linscore.surgery.drop import drop
 from linscore.surgery.record import Record, Replacement
 from linscore.surgery.save import save_checkpoint

@@ -11,7 +11,8 @@ import pytest
 
 from linscore.errors import LinscoreError
 from linscore.text import documents
-from linscore.text.documents import read_dataset, read_documents
+from linscore.text.documents import read_documents
+from linscore.text.hub import read_dataset
 
 TEXTS = ["first\ntext", "", "grüße, Ω", '"quoted" [x], ]']
 

@@ -18,10 +18,12 @@ import linscore.jobs.dynamics as job
 from linscore.dynamics import folder as dynamics_folder
 from linscore.dynamics.checkpoints import checkpoint_series
 from linscore.dynamics.plot import plot_dynamics
-from linscore.dynamics.series import Dynamics, dynamics_table
+from linscore.dynamics.series import Dynamics
+from linscore.dynamics.table import dynamics_table
+from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import Interrupted, LinscoreError
 from linscore.jobs.dynamics import run_dynamics
-from linscore.models.load import EMBEDDED_MODEL, load_pretrained
+from linscore.models.load import load_pretrained
 from linscore.scoring.report import Report
 from linscore.text.source import Text
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from linscore import cli
-from linscore.models.load import EMBEDDED, EMBEDDED_TEXT, SHIPPED, load_pretrained
+from linscore.embedded.shipped import EMBEDDED, EMBEDDED_TEXT, SHIPPED
+from linscore.models.load import load_pretrained
 
 
 @pytest.mark.parametrize("folder", SHIPPED.values(), ids=SHIPPED)

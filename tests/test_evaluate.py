@@ -13,12 +13,13 @@ from tiny_models import DEPTH, tiny
 from transformers import AutoTokenizer
 
 from linscore import drop, linearize
+from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import LinscoreError
 from linscore.evaluation.result import Evaluation, to_json
 from linscore.evaluation.table import evaluation_table
 from linscore.evaluation.tasks import TaskResult
 from linscore.jobs.evaluate import run_evaluate
-from linscore.models.load import EMBEDDED_MODEL, load_pretrained
+from linscore.models.load import load_pretrained
 from linscore.surgery.record import Record, Replacement
 from linscore.surgery.save import save_checkpoint
 

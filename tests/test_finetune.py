@@ -12,12 +12,13 @@ from test_score import stacked_states
 from tiny_models import DEPTH, tiny
 from transformers import AutoTokenizer
 
+from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import LinscoreError
 from linscore.finetuning.delta import FinetuneDelta, Spread
 from linscore.finetuning.examples import class_examples, preference_examples, split
 from linscore.finetuning.fine_tune import Finetuning, accuracy, fine_tune
 from linscore.jobs.finetune_delta import run_finetune_delta
-from linscore.models.load import EMBEDDED_MODEL, load_with_head
+from linscore.models.load import load_with_head
 from linscore.text.labelled import LabelledTexts, Preferences
 
 pytestmark = pytest.mark.usefixtures("one_thread")

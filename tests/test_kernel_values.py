@@ -13,9 +13,10 @@ import torch
 pytest.importorskip("triton")
 
 from kernel_oracles import DEVICE, DTYPES, FLOAT32_ERROR, SMALL, error, hard, moments, products, shifted
+from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments import token_stats_kernel
 from linscore_kernels.second_moments import triton as triton_backend
-from linscore_kernels.sums import FIGURES, HEAVY, LIGHT, NONFINITE, SCALARS, Pilot
+from linscore_kernels.sums import FIGURES, HEAVY, LIGHT, NONFINITE, SCALARS
 from linscore_kernels.tuning.parameters import Launch
 
 PATHS = [(dtype, "fast") for dtype in DTYPES] + [(dtype, "exact") for dtype in DTYPES[1:]]  # float32 has only one

@@ -10,11 +10,12 @@ from torch import nn
 from transformers import PreTrainedModel, StaticCache
 
 from linscore import LinscoreError, Moments, drop, find_decoder
+from linscore.models.cost import block_costs
 from linscore.models.linear_block import LinearBlock
 from linscore.spans import Span
+from linscore.statistics.affine import AffineMap
 from linscore.statistics.maps import fit_block_map
-from linscore.statistics.solve import AffineMap
-from linscore.surgery.linearize import block_costs, linearize
+from linscore.surgery.linearize import linearize
 
 STATE_SPACE = [family for family in FAMILIES if family.startswith("mamba")]
 ATTENTION = [family for family in FAMILIES if family not in STATE_SPACE]

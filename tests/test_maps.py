@@ -6,7 +6,8 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from linscore import LinscoreError, Moments
-from linscore.statistics.maps import RIDGES, Regression, fit_block_map, ridge_path
+from linscore.statistics.maps import fit_block_map
+from linscore.statistics.ridge import RIDGES, Regression, ridge_path
 
 D, FOLDS = 24, 3
 

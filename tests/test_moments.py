@@ -8,9 +8,9 @@ from oracles import states
 import linscore
 from linscore.statistics import figures as metrics
 from linscore.statistics.cell import Cell
+from linscore.statistics.centered import Centered
 from linscore.statistics.figures import block_metrics
 from linscore.statistics.moments import Moments
-from linscore.statistics.solve import Centered
 
 
 def centered(moments: Moments) -> Centered:

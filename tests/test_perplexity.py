@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import next_token_losses, text_loss
-from linscore.models.load import EMBEDDED_MODEL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FIRST_WORD, BOS = 10, 1

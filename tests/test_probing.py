@@ -18,9 +18,9 @@ from tiny_models import DEPTH, WIDTH, tiny
 from transformers import AutoTokenizer
 
 from linscore.decoder.find import find_decoder
+from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import LinscoreError
 from linscore.jobs.probe import run_probe
-from linscore.models.load import EMBEDDED_MODEL
 from linscore.probing.features import pooled_states, text_features
 from linscore.probing.probe import probe_layers
 from linscore.probing.table import probe_table

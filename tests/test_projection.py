@@ -6,8 +6,9 @@ from tiny_models import FAMILIES, PROJECTIONS, WIDTH, tiny
 from torch import nn
 
 from linscore import LinscoreError
-from linscore.decoder.find import find_decoder, run
+from linscore.decoder.find import find_decoder
 from linscore.decoder.mlp_output import find_projection, in_out_weight
+from linscore.decoder.run import run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,7 @@ from test_drop import doing_nothing, logits
 from tiny_models import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from linscore.models.load import EMBEDDED_MODEL
+from linscore.embedded.shipped import EMBEDDED_MODEL
 
 TEXT = "def find_decoder(model):\n    return model.get_decoder()\n"
 

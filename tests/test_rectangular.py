@@ -11,8 +11,9 @@ from sklearn.linear_model import Ridge
 
 from linscore import LinscoreError, Moments, block_metrics
 from linscore.statistics import figures as metrics
-from linscore.statistics.maps import Regression, fit, fit_block_map
+from linscore.statistics.maps import fit, fit_block_map
 from linscore.statistics.moments_file import load_moments, save_moments
+from linscore.statistics.ridge import Regression
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,8 +17,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from linscore import LinscoreError, Moments, drop, find_decoder
+from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.models.linear_block import LinearBlock
-from linscore.models.load import EMBEDDED_MODEL, load, load_pretrained
+from linscore.models.load import load, load_pretrained
 from linscore.statistics.maps import fit_block_map
 from linscore.surgery.linearize import linearize
 from linscore.surgery.record import Record, Replacement

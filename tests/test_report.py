@@ -6,7 +6,7 @@ from tiny_models import tiny
 
 import linscore
 from linscore import Report, load_moments, rank
-from linscore.scoring.table import bar, ranges
+from linscore.terminal import bar, ranges
 
 PROMISED = [
     "index",

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError
-from linscore.models.load import EMBEDDED_TEXT, load_tokenizer
+from linscore.models.load import load_tokenizer
 from linscore.pretraining import token_store as corpora
 from linscore.pretraining.sequences import PackedSequences, consecutive
 from linscore.pretraining.token_store import TokenizedCorpus, standard_library, tokenize, train_tokenizer

@@ -5,8 +5,10 @@ from oracles import states
 from sklearn.linear_model import LinearRegression
 
 from linscore.statistics import figures as metrics
+from linscore.statistics.affine import AffineMap, diagonal_map, fit_map, squared_error
+from linscore.statistics.centered import Centered
 from linscore.statistics.moments import Moments
-from linscore.statistics.solve import AffineMap, Centered, diagonal_map, fit_map, solve, squared_error
+from linscore.statistics.solve import solve
 
 
 def centered(x: torch.Tensor, y: torch.Tensor, precision: str = "exact") -> Centered:

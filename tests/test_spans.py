@@ -9,8 +9,9 @@ from tiny_models import FAMILIES, PROJECTIONS, tiny
 import linscore
 from linscore import Collector, LinscoreError, Report, find_decoder, load_moments, rank
 from linscore.jobs.score import run_score
-from linscore.scoring.table import rank_table, score_table, show
+from linscore.scoring.table import rank_table, score_table
 from linscore.spans import Span
+from linscore.terminal import show
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

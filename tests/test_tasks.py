@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import LinscoreError
 from linscore.evaluation.task_data import task_rows
 from linscore.evaluation.tasks import load_tasks, run_tasks
-from linscore.models.load import EMBEDDED_MODEL
 
 lm_eval = pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.usefixtures("one_thread")

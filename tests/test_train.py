@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
 from linscore.dynamics.series import Dynamics
+from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.jobs import train as job
-from linscore.models.load import EMBEDDED_TEXT, load_tokenizer
+from linscore.models.load import load_tokenizer
 from linscore.pretraining.checkpoints import newest_checkpoint
 from linscore.pretraining.trainer import PretrainingTrainer
 from linscore.regularization.trainer import RegularizedTrainer

@@ -11,7 +11,7 @@ from tiny_models import DEPTH, WIDTH, tiny
 from torch import Tensor, nn
 
 from linscore import LinscoreError, Moments, find_decoder, fit_block_map
-from linscore.statistics.solve import AffineMap
+from linscore.statistics.affine import AffineMap
 from linscore.surgery.tuned_lens import export_tuned_lens
 
 pytestmark = pytest.mark.usefixtures("one_thread")

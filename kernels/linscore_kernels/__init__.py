@@ -2,9 +2,10 @@
 
 from linscore_kernels.backend import BACKENDS, choose_backend, has_triton
 from linscore_kernels.layer_loss.op import layer_distances, layer_gradient
+from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments.centered_gram import CenteredGram, centered_gram
 from linscore_kernels.second_moments.op import accumulate, gram, residual_norms, token_stats
-from linscore_kernels.sums import FIGURES, HEAVY, LIGHT, NONFINITE, SCALARS, Pilot, Sums, TokenStats
+from linscore_kernels.sums import FIGURES, HEAVY, LIGHT, NONFINITE, SCALARS, Sums, TokenStats
 
 __all__ = [
     "BACKENDS",

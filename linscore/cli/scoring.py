@@ -31,7 +31,8 @@ def score(model: str, out: str | None, as_json: bool, **options: Any) -> None:
     """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore."""
     from linscore.jobs.score import run_score
     from linscore.machine.allocator import keep_freed_memory
-    from linscore.scoring.table import score_table, show
+    from linscore.scoring.table import score_table
+    from linscore.terminal import show
 
     keep_freed_memory()
     report, paths = run_score(model, out=out, **options)
@@ -59,7 +60,8 @@ def rank(folder: str, by: str, span: int, as_json: bool, **text: Any) -> None:
     --by perplexity measures: it loads the model and leaves out one block, or span, after the other.
     """
     from linscore.jobs.rank import run_rank
-    from linscore.scoring.table import rank_table, show
+    from linscore.scoring.table import rank_table
+    from linscore.terminal import show
 
     figures = run_rank(folder, by, span=span, **text)
     if as_json:
@@ -77,7 +79,7 @@ def rank(folder: str, by: str, span: int, as_json: bool, **text: Any) -> None:
 def bench(tune: bool, **options: Any) -> None:
     """Time every kernel beside its physical floor and plain torch."""
     from linscore.machine.bench import run_bench, run_tune
-    from linscore.scoring.table import show
+    from linscore.terminal import show
 
     if tune:
         click.echo(f"rewrote  {run_tune(options['device'], click.echo)}")

@@ -137,7 +137,7 @@ def evaluate(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     from linscore.evaluation.result import to_json
     from linscore.evaluation.table import evaluation_table
     from linscore.jobs.evaluate import run_evaluate
-    from linscore.scoring.table import show
+    from linscore.terminal import show
 
     evaluations = run_evaluate(models, **options)
     if as_json:

@@ -67,7 +67,7 @@ def finetune_delta(model: str, as_json: bool, **options: Any) -> None:
     from linscore.finetuning.table import finetune_table
     from linscore.jobs.finetune_delta import run_finetune_delta
     from linscore.machine.allocator import keep_freed_memory
-    from linscore.scoring.table import show
+    from linscore.terminal import show
 
     keep_freed_memory()
     result = run_finetune_delta(model, **options)

@@ -23,9 +23,9 @@ def dynamics(checkpoints: tuple[str, ...], as_json: bool, **given: Any) -> None:
 
     A folder of checkpoints, as transformers' Trainer leaves it, stands for all of them.
     """
-    from linscore.dynamics.series import dynamics_table
+    from linscore.dynamics.table import dynamics_table
     from linscore.jobs.dynamics import run_dynamics
-    from linscore.scoring.table import show
+    from linscore.terminal import show
 
     series = run_dynamics(checkpoints, **given)
     if as_json:
@@ -56,7 +56,7 @@ def probe(model: str, as_json: bool, **given: Any) -> None:
     """Read a label off every layer's states with a logistic regression, cross-validated."""
     from linscore.jobs.probe import run_probe
     from linscore.probing.table import probe_table
-    from linscore.scoring.table import show
+    from linscore.terminal import show
 
     probing = run_probe(model, **given)
     if as_json:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from linscore.decoder.find import Decoder, run, watch
-from linscore.decoder.sub_blocks import first_tensor, has_path
+from linscore.decoder.find import Decoder
+from linscore.decoder.run import probe_tokens, run, watch
+from linscore.decoder.states import first_tensor, has_path
 from linscore.errors import LinscoreError
 
 CANDIDATES = (
@@ -30,7 +31,6 @@ CANDIDATES = (
     "ffn.down_proj",
     "mixer.out_proj",
 )
-PROBE_TOKENS = 8
 
 
 def find_projection(decoder: Decoder) -> str:
@@ -112,7 +112,7 @@ class _Trial:
 
 def _arrives(decoder: Decoder, path: str) -> bool:
     """Whether what is added to the layer's output leaves the block unchanged, to rounding, in every block."""
-    tokens = torch.arange(PROBE_TOKENS)[None]
+    tokens = probe_tokens(decoder)
     states: dict[int, tuple[Tensor, Tensor]] = {}
     with watch(decoder, lambda index, s: states.__setitem__(index, (s.x.clone(), s.y.clone()))):
         run(decoder, tokens)

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from linscore.decoder.find import BlockStates, Decoder, run, watch
+from linscore.decoder.find import Decoder
+from linscore.decoder.run import run, watch
+from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
 from linscore.scoring.collect import Batch
 

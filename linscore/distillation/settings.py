@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from linscore.embedded.shipped import SHIPPED
 from linscore.errors import Interrupted, LinscoreError
-from linscore.models.load import SHIPPED
 
 __all__ = ["Settings", "kept_if_begun"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from linscore.dynamics.series import Checkpoint
+from linscore.embedded.shipped import SHIPPED
 from linscore.errors import LinscoreError
-from linscore.models.load import SHIPPED
 
 __all__ = ["checkpoint_series", "modified"]
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linscore.dynamics.series import Dynamics
-from linscore.probing.features import POOLED
-from linscore.probing.probe import Probing
+from linscore.pictures import ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_dynamics", "plot_probing"]
+__all__ = ["plot_dynamics"]
 
 _UNEVEN = 8  # the last step is so many times the median one: on a linear axis the first half would be a heap
+
 _SCORES = {
     "linearity_heldout": "linearity",
     "linearity_no_residual_heldout": "linearity\nwithout residual",
@@ -46,7 +46,7 @@ def plot_dynamics(dynamics: Dynamics, path: Path) -> None:
         panels[-1].set_xscale("symlog", linthresh=min(positive))
     panels[0].legend(frameon=False)
     panels[-1].set_xlabel("step")
-    figure.colorbar(colours, ax=panels, label="block", ticks=_ticks(dynamics.depth))
+    figure.colorbar(colours, ax=panels, label="block", ticks=ticks(dynamics.depth))
     figure.suptitle(f"{dynamics.tokens:,} tokens, {dynamics.depth} blocks of width {dynamics.width}", fontsize="medium")
     figure.savefig(path, dpi=120)
 
@@ -62,44 +62,6 @@ def _draw_score(panel: Axes, dynamics: Dynamics, name: str, colours: Any) -> Non
     panel.grid(alpha=0.3)
 
 
-def plot_probing(probing: Probing, path: Path) -> None:
-    """Draw accuracy and macro F1 of every layer's probe, a standard deviation to either side, and the baseline.
-
-    Args:
-        probing: the probes.
-        path: of the PNG.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    panel = figure.subplots()
-    layers = [one.layer for one in probing.layers]
-    for name, label, colour in (("accuracy", "accuracy", "tab:blue"), ("macro_f1", "macro F1", "tab:orange")):
-        figures = [(getattr(one, name), getattr(one, f"{name}_std")) for one in probing.layers]
-        panel.plot(layers, [mean for mean, _ in figures], color=colour, marker="o", markersize=4, label=label)
-        low, high = zip(*((mean - spread, mean + spread) for mean, spread in figures), strict=True)
-        panel.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
-    panel.axhline(
-        probing.majority, color="tab:blue", linestyle="--", linewidth=1, label="always the most frequent class"
-    )
-    panel.set(
-        xlabel="layer (0: embeddings)",
-        ylabel=f"held out: mean and standard\ndeviation over {probing.folds} folds",
-        xticks=_ticks(len(layers)),
-    )
-    panel.set_title(
-        f"{probing.texts:,} texts, {len(probing.classes)} classes, {POOLED[probing.pool]}", fontsize="medium"
-    )
-    panel.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=120)
-
-
 def _gaps(values: Sequence[float | None]) -> list[float]:
     """What is not defined leaves a gap in the line."""
     return [math.nan if value is None else value for value in values]
-
-
-def _ticks(count: int) -> list[int]:
-    """At most 13 whole numbers of 0 to `count` − 1."""
-    return list(range(0, count, -(-count // 13)))

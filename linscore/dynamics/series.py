@@ -7,20 +7,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from linscore.errors import LinscoreError
 from linscore.scoring.report import Report
-from linscore.scoring.table import BAR, bar, number
 
-__all__ = ["FIGURES", "Checkpoint", "Dynamics", "ScoredCheckpoint", "dynamics_table"]
+__all__ = ["FIGURES", "Checkpoint", "Dynamics", "ScoredCheckpoint"]
 
 FIGURES = (
     "linearity",
@@ -153,34 +147,4 @@ def _scored(data: dict[str, Any]) -> list[ScoredCheckpoint]:
             warnings,
         )
         for row, (step, name, revision, modified, warnings) in enumerate(zip(*columns, strict=True))
-    ]
-
-
-def dynamics_table(dynamics: Dynamics) -> RenderableType:
-    """One row per checkpoint, means over the blocks; under them every doubt of the reports, once."""
-    table = Table(title=f"{dynamics.text}: {dynamics.tokens:,} tokens, means over {dynamics.depth} blocks")
-    table.add_column("step", justify="right")
-    table.add_column("checkpoint", overflow="fold", min_width=12)
-    for heading in ("linearity", "held-out", "w/o residual", "held-out"):
-        table.add_column(heading, justify="right")
-    table.add_column("0 " + "held-out".center(BAR - 4, "·") + " 1", style="cyan")
-    table.add_column("cosine", justify="right")
-    for one in dynamics.scored:
-        *scores, cosine = (one.mean(figure) for figure in FIGURES)
-        label = (f"{one.checkpoint.step:,}", str(one.checkpoint))
-        table.add_row(*label, *map(number, scores), bar(scores[-1]), number(cosine))
-    return Group(table, Text("bars: linearity without residual", style="dim"), *_doubts(dynamics.scored))
-
-
-def _doubts(scored: Sequence[ScoredCheckpoint]) -> list[Text]:
-    steps: dict[str, list[str]] = {}
-    for one in scored:
-        for message in one.warnings:
-            steps.setdefault(message, []).append(f"{one.checkpoint.step:,}")
-    everywhere = len(scored)
-    return [
-        Text.assemble(
-            ("warning: ", "yellow"), "" if len(where) == everywhere else f"step {', '.join(where)}: ", message
-        )
-        for message, where in steps.items()
     ]

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from linscore.decoder.find import evaluating
+from linscore.decoder.run import evaluating
 from linscore.errors import LinscoreError
 from linscore.text.documents import Document
 from linscore.text.tokens import encode, recut, special_tokens

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from linscore.evaluation.tasks import TaskResult
-from linscore.scoring.score import versions
+from linscore.machine.versions import versions
 
 __all__ = ["Evaluation", "to_json"]
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from linscore.evaluation.result import Evaluation
 from linscore.evaluation.tasks import TaskResult
-from linscore.scoring.table import number
+from linscore.terminal import number
 
 __all__ = ["evaluation_table"]
 

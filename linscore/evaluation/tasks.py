@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from linscore.errors import LinscoreError, reason
 from linscore.evaluation.task_data import task_rows
-from linscore.models.load import quiet
+from linscore.models.quiet import quiet
 
 __all__ = ["LoadedTasks", "TaskResult", "load_tasks", "run_tasks"]
 

@@ -25,7 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from linscore.decoder.find import evaluating
+from linscore.decoder.run import evaluating
 from linscore.errors import LinscoreError
 from linscore.finetuning.examples import Examples
 from linscore.text.tokens import pad_right

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from linscore.finetuning.delta import FinetuneDelta
-from linscore.scoring.table import number
+from linscore.terminal import number
 
 __all__ = ["finetune_table"]
 

@@ -13,17 +13,20 @@ from transformers import PreTrainedModel
 from linscore.decoder.find import find_decoder
 from linscore.decoder.mlp_output import find_projection
 from linscore.errors import LinscoreError
+from linscore.files import new_folder
 from linscore.jobs.cut_moments import MapMoments, find_moments, name_of
-from linscore.jobs.cut_request import Wanted, check_belongs
+from linscore.jobs.cut_request import Wanted
+from linscore.machine.versions import versions
+from linscore.models.cost import block_costs
 from linscore.models.load import Pretrained, load_pretrained
-from linscore.scoring.score import versions
+from linscore.scoring.belongs import check_belongs
 from linscore.spans import Span, runs
 from linscore.statistics.maps import FittedMap, fit_block_map
 from linscore.surgery.drop import drop
 from linscore.surgery.fuse import FORMS, Fusion, On, fit_fusion, fuse
-from linscore.surgery.linearize import block_costs, linearize
+from linscore.surgery.linearize import linearize
 from linscore.surgery.record import Record, Replacement
-from linscore.surgery.save import new_folder, save_checkpoint
+from linscore.surgery.save import save_checkpoint
 
 Say = Callable[[str], None]
 Form = Literal["dropped", "linear", "fused"]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 from torch import Tensor
 
-from linscore.decoder.find import find_decoder, weight_sample
 from linscore.errors import LinscoreError
 from linscore.models.load import Pretrained
 from linscore.progress import watched
@@ -19,8 +17,6 @@ from linscore.scoring.report import Report
 from linscore.spans import Span
 from linscore.surgery.choose import BY, Choice, choose, choose_from
 from linscore.text.source import Text
-
-SAME = 0.005  # median relative difference of a few weights of one model, loaded in different dtypes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,30 +150,3 @@ def _counted(
             yield batch
 
     return count
-
-
-def check_belongs(report: Report, loaded: Pretrained) -> None:
-    """Make sure that a report is of this model.
-
-    Raises:
-        LinscoreError: if it was scored on a model of another shape, or on other weights.
-    """
-    decoder = find_decoder(loaded.model)
-    have, need = (report.depth, report.width), (len(decoder.blocks), decoder.width)
-    if have != need:
-        raise LinscoreError(
-            f"--moments were scored on a model of {have[0]} blocks, width {have[1]} ({report.model}), but "
-            f"{loaded.name} has {need[0]}, width {need[1]}: score {loaded.name} first"
-        )
-    if not _alike(report.weight_sample, weight_sample(decoder)):
-        raise LinscoreError(
-            f"--moments were scored on other weights ({report.model}) than those of {loaded.name}: score it first"
-        )
-
-
-def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Rounding to 16 bits moves a weight by 0.4 % at most; training moves most weights further."""
-    if len(one) != len(other):
-        return False
-    known = [(a, b) for a, b in zip(one, other, strict=True) if a and b]
-    return not known or median(abs(a - b) / max(abs(a), abs(b)) for a, b in known) <= SAME

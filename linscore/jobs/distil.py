@@ -23,11 +23,12 @@ from linscore.distillation.pair import measure, wanted
 from linscore.distillation.plot import plot_losses
 from linscore.distillation.settings import Settings, kept_if_begun
 from linscore.errors import LinscoreError
+from linscore.files import new_folder
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.progress import StepProgress
 from linscore.scoring.collect import Batch
 from linscore.surgery.record import Record
-from linscore.surgery.save import new_folder, save_checkpoint
+from linscore.surgery.save import save_checkpoint
 from linscore.text.source import Text
 
 __all__ = ["Distilled", "run_distil"]

@@ -18,9 +18,10 @@ from linscore.dynamics.checkpoints import checkpoint_series, modified
 from linscore.dynamics.folder import SERIES, DynamicsFolder, TokenDigest
 from linscore.dynamics.series import Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.errors import Interrupted, LinscoreError
+from linscore.files import prepare_folder
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.progress import TokenProgress
-from linscore.scoring.report import Report, prepare_folder
+from linscore.scoring.report import Report
 from linscore.scoring.score import score
 from linscore.text.source import Text
 

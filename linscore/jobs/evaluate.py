@@ -16,7 +16,8 @@ from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import TextLoss, next_token_losses, text_loss
 from linscore.evaluation.result import Evaluation
 from linscore.evaluation.tasks import LoadedTasks, load_tasks, run_tasks
-from linscore.models.load import Pretrained, choose_device, load_pretrained, read_context
+from linscore.machine.device import choose_device
+from linscore.models.load import Pretrained, load_pretrained, read_context
 from linscore.progress import TokenProgress
 from linscore.surgery.record import RECORD, Record
 from linscore.text.source import BATCH_TOKENS, DATASET_TOKENS, LONGEST, Text

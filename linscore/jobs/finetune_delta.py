@@ -10,16 +10,18 @@ from dataclasses import asdict
 
 from transformers import set_seed
 
+from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError
+from linscore.files import new_folder
 from linscore.finetuning.delta import FinetuneDelta, SeedResult, figures_of
 from linscore.finetuning.examples import Examples, class_examples, preference_examples, split
 from linscore.finetuning.fine_tune import Finetuning, accuracy, fine_tune
-from linscore.models.load import EMBEDDED, Pretrained, load_tokenizer, load_with_head, read_context
+from linscore.machine.versions import versions
+from linscore.models.load import Pretrained, load_tokenizer, load_with_head, read_context
 from linscore.progress import StepProgress, TokenProgress
 from linscore.scoring.collect import Batch
 from linscore.scoring.report import Report
-from linscore.scoring.score import score, versions
-from linscore.surgery.save import new_folder
+from linscore.scoring.score import score
 from linscore.text.labelled import Source, labelled_texts, preferences
 from linscore.text.source import BATCH_TOKENS, Text
 from linscore.text.tokens import pad_right

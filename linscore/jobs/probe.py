@@ -5,14 +5,16 @@ from __future__ import annotations
 from contextlib import nullcontext
 from importlib.metadata import version
 
-from linscore.decoder.find import check_causal, find_decoder
-from linscore.dynamics.plot import plot_probing
-from linscore.models.load import EMBEDDED, Pretrained, load_pretrained
+from linscore.decoder.find import find_decoder
+from linscore.decoder.run import check_causal
+from linscore.embedded.shipped import EMBEDDED
+from linscore.files import new_folder
+from linscore.machine.versions import versions
+from linscore.models.load import Pretrained, load_pretrained
 from linscore.probing.features import Features, check_pool, text_features
+from linscore.probing.plot import plot_probing
 from linscore.probing.probe import FOLDS, Probing, check_classes, probe_layers
 from linscore.progress import TokenProgress
-from linscore.scoring.score import versions
-from linscore.surgery.save import new_folder
 from linscore.text.labelled import Source, labelled_texts
 from linscore.text.source import BATCH_TOKENS, LONGEST
 

@@ -39,9 +39,9 @@ def _measured(
     """The perplexity without every block or span."""
     # transformers takes seconds to import, and reading a report needs none of it.
     from linscore.evaluation.perplexity import perplexity
-    from linscore.jobs.cut_request import check_belongs
     from linscore.models.load import load_pretrained
     from linscore.progress import watched
+    from linscore.scoring.belongs import check_belongs
     from linscore.surgery.choose import losses_without
     from linscore.text.source import Text
 

@@ -7,10 +7,12 @@ from itertools import chain
 from pathlib import Path
 
 from linscore.decoder.find import find_decoder
+from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError
-from linscore.models.load import EMBEDDED, load_pretrained
+from linscore.files import prepare_folder
+from linscore.models.load import load_pretrained
 from linscore.progress import TokenProgress
-from linscore.scoring.report import Report, prepare_folder
+from linscore.scoring.report import Report
 from linscore.scoring.score import score
 from linscore.spans import Span, runs
 from linscore.text.source import Text

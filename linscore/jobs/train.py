@@ -24,7 +24,7 @@ from linscore.dynamics.callback import LinearityCallback
 from linscore.dynamics.folder import SERIES
 from linscore.dynamics.series import Dynamics
 from linscore.errors import Interrupted, LinscoreError
-from linscore.models.load import quiet
+from linscore.models.quiet import quiet
 from linscore.pretraining.checkpoints import newest_checkpoint
 from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve, read_curve
 from linscore.pretraining.heldout import HeldoutLossCallback

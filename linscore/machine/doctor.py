@@ -8,8 +8,8 @@ from importlib.metadata import version
 import torch
 from linscore_kernels import choose_backend, has_triton
 
-from linscore.models.load import SHIPPED
-from linscore.scoring.score import versions
+from linscore.embedded.shipped import SHIPPED
+from linscore.machine.versions import versions
 
 
 def findings() -> list[tuple[str, str]]:

@@ -20,15 +20,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
+from linscore.embedded.shipped import EMBEDDED, SHIPPED
 from linscore.errors import LinscoreError
+from linscore.machine.device import choose_device
 from linscore.models.linear_block import MODEL_TYPE, DamagedError, LinearizedConfig, LinearizedForCausalLM
+from linscore.models.quiet import quiet
 
-EMBEDDED = "embedded"
-EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
-EMBEDDED_TEXT = Path(__file__).parents[1] / "embedded" / "heldout"
-SHIPPED = {EMBEDDED: EMBEDDED_MODEL, "embedded-cosine": EMBEDDED_MODEL.with_name("cosine")}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -163,32 +161,6 @@ def _loading(name: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise LinscoreError(_why(name, error)) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Transformers' warnings and bars kept off the terminal while a model loads or is saved."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def choose_device(device: str) -> torch.device:
-    """The device called `device`, if it is there."""
-    try:
-        where = (
-            torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-        )
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:
-        raise LinscoreError(f"device {device!r} is not there: run `linscore doctor`, or give --device cpu") from error
-    return where
 
 
 def _dtype(dtype: str, config: object, device: torch.device) -> torch.dtype | str:

@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
+from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError, reason
-from linscore.models.load import EMBEDDED
 
 __all__ = ["CONFIGS", "REGULARIZERS", "Recipe", "read_recipe"]
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError
-from linscore.models.load import EMBEDDED_TEXT, load_tokenizer
+from linscore.models.load import load_tokenizer
 from linscore.pretraining.recipe import Recipe
 from linscore.pretraining.sequences import consecutive
 from linscore.pretraining.token_store import TokenizedCorpus, standard_library, tokenize, train_tokenizer

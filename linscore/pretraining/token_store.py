@@ -17,8 +17,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError
-from linscore.models.load import EMBEDDED_TEXT
 from linscore.text.documents import Document
 from linscore.text.tokens import recut, special_tokens
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from linscore.decoder.find import BlockStates, Decoder, run, watch
+from linscore.decoder.find import Decoder
+from linscore.decoder.run import run, watch
+from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
 from linscore.text.tokens import pad_right, text_ids
 

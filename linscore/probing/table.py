@@ -8,7 +8,7 @@ from rich.text import Text
 
 from linscore.probing.features import POOLED
 from linscore.probing.probe import Probing
-from linscore.scoring.table import bar, number, ranges
+from linscore.terminal import bar, number, ranges
 
 __all__ = ["probe_table"]
 

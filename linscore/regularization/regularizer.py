@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from linscore.decoder.find import find_decoder
-from linscore.decoder.sub_blocks import entering_state, first_tensor
+from linscore.decoder.states import entering_state, first_tensor
 from linscore.errors import LinscoreError
 from linscore.regularization.batch_linearity import ROWS_PER_FEATURE, BlockMoments, batch_linearity
 from linscore.regularization.rerun import Rerun, can_rerun

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from linscore.decoder.sub_blocks import entering_state, first_tensor
+from linscore.decoder.states import entering_state, first_tensor
 
 __all__ = ["Rerun", "can_rerun"]
 

@@ -13,8 +13,9 @@ import torch
 from linscore_kernels import NONFINITE
 from torch import Tensor
 
-from linscore.decoder.find import Decoder, run, watch
-from linscore.decoder.sub_blocks import BlockStates, SubBlocks
+from linscore.decoder.find import Decoder
+from linscore.decoder.run import run, watch
+from linscore.decoder.states import BlockStates, SubBlocks
 from linscore.errors import LinscoreError
 from linscore.scoring.span_states import Pair, SpanStates
 from linscore.spans import Span

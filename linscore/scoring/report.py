@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -133,22 +132,6 @@ class Report:
             return Report(**data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LinscoreError(f"{path} is damaged or no linscore report: score the model again") from error
-
-
-def prepare_folder(folder: str | Path) -> Path:
-    """Make sure now, before hours of scoring, that results can be written to `folder`.
-
-    Raises:
-        LinscoreError: when it cannot be made or written to.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise LinscoreError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
-    return folder
 
 
 def _block(data: Mapping[str, Any]) -> BlockReport:

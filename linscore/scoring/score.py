@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 
 from torch import nn
 
-from linscore.decoder.find import check_causal, find_decoder, find_sub_blocks, weight_sample
+from linscore.decoder.find import find_decoder, weight_sample
+from linscore.decoder.run import check_causal
+from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
+from linscore.machine.versions import versions
 from linscore.scoring.collect import Batch, Collector
 from linscore.scoring.report import BlockReport, Report, SpanReport
 from linscore.scoring.warnings import find_warnings
 from linscore.spans import Span
-from linscore.statistics.figures import BlockMetrics, block_metrics, centered, state_metrics
+from linscore.statistics.centered import centered
+from linscore.statistics.figures import BlockMetrics, block_metrics, state_metrics
 from linscore.statistics.moments import Moments
 
 
@@ -168,12 +169,3 @@ def _spread_name(folds: int) -> str | None:
 
 def _dtype(collector: Collector) -> str:
     return str(next(collector.decoder.blocks.parameters()).dtype).removeprefix("torch.")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("linscore", "torch", "transformers", "triton"):
-        with suppress(PackageNotFoundError):  # triton is for Linux only
-            found[name] = version(name)
-    return found

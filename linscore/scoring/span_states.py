@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from linscore.decoder.find import Decoder
 from linscore.decoder.mlp_output import find_projection, in_out_weight
-from linscore.decoder.sub_blocks import BlockStates, first_tensor
+from linscore.decoder.states import BlockStates, first_tensor
 from linscore.errors import LinscoreError
 from linscore.spans import Span
 

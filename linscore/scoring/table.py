@@ -4,29 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from linscore.scoring.report import Report, ScoreWarning
-from linscore.spans import Span, runs
+from linscore.spans import Span
 from linscore.statistics.figures import BlockMetrics
-
-BAR = 16  # characters
-
-
-def bar(share: float | None) -> str:
-    """A bar of `BAR` characters for 0 to 1, in steps of an eighth of a character."""
-    if share is None:
-        return ""
-    eighths = round(max(0.0, min(1.0, share)) * BAR * 8)
-    whole, rest = divmod(eighths, 8)
-    return ("█" * whole + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(BAR)
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A figure, or a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+from linscore.terminal import BAR, bar, number, ranges
 
 
 def score_table(report: Report) -> RenderableType:
@@ -77,11 +62,6 @@ def _warning(warning: ScoreWarning) -> Text:
     return Text.assemble(("warning: ", "yellow"), " and ".join(where) + ": " * bool(where) + warning.message)
 
 
-def ranges(indices: Sequence[int]) -> str:
-    """`[0, 1, 2, 5]` → "0-2, 5"."""
-    return ", ".join(map(str, runs(indices)))
-
-
 def rank_table(figures: Mapping[Span, float | None], by: str) -> RenderableType:
     """Blocks or spans in the order of one figure, with its bar scaled to the largest."""
     largest = max((abs(value) for value in figures.values() if value is not None), default=0) or 1.0
@@ -93,11 +73,3 @@ def rank_table(figures: Mapping[Span, float | None], by: str) -> RenderableType:
     for place, (span, value) in enumerate(figures.items(), 1):
         table.add_row(str(place), str(span), number(value, 6), bar(None if value is None else value / largest))
     return table
-
-
-def show(renderable: RenderableType) -> None:
-    """Print to standard output; a pipe has no width, so it gets one that the tables fit."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    console.print(renderable)

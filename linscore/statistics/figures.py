@@ -8,15 +8,17 @@ held-out                 = 1 − ΣE/Σt         the map fitted on the other fol
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from linscore.errors import LinscoreError
+from linscore.statistics.affine import fit_map, squared_error
+from linscore.statistics.centered import Centered, centered, splits
 from linscore.statistics.moments import Moments
-from linscore.statistics.solve import Centered, fit_map, solve, squared_error, uncentred
+from linscore.statistics.solve import solve
 
 
 @dataclass(frozen=True)
@@ -112,19 +114,6 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
     )
 
 
-def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True, intercept: bool = True) -> Centered:
-    """The moments of some folds, with or without their heavy rows, about their mean or (no intercept) about zero.
-
-    Raises:
-        LinscoreError: without a pilot.
-    """
-    folds = list(folds)
-    if moments.pilot is None:
-        raise LinscoreError("no finite row was added to these moments yet")
-    form = Centered.of if intercept else uncentred
-    return form(moments.light_cell(folds), moments.pilot, moments.heavy_cell(folds) if heavy else None)
-
-
 def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Linearity:
     """In-sample scores of `whole`; held-out scores, each fold under the map that was fitted on the others."""
     in_sample = solve(whole, precision=moments.precision, want_map=False)
@@ -141,15 +130,6 @@ def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Lin
         rank=in_sample.rank,
         cutoff_sensitivity=in_sample.cutoff_sensitivity,
     )
-
-
-def splits(moments: Moments, *, heavy: bool = True, intercept: bool = True) -> Iterator[tuple[Centered, Centered]]:
-    """(all other folds, one fold) for each fold in turn; nothing where there is only one fold with rows."""
-    filled = [fold for fold in range(moments.folds) if moments.rows(fold)]
-    for fold in filled if len(filled) > 1 else ():
-        others = [other for other in filled if other != fold]
-        training, test = (centered(moments, part, heavy=heavy, intercept=intercept) for part in (others, [fold]))
-        yield training, test
 
 
 def _test_folds(moments: Moments, heavy: bool) -> list[tuple[float, float, float]]:

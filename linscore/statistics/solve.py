@@ -14,105 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from linscore_kernels import SCALARS, Pilot, residual_norms
 from torch import Tensor
 
-from linscore.statistics.cell import Cell
+from linscore.statistics.centered import Centered
 
 # Eigenvalues of the equilibrated C_xx below this share of the light rows' largest are noise of the moments: sums of
 # float32 products carry about 1e-7, float64 sums about 1e-16 times a growth with d and n.
 CUTOFF = {"fast": 1e-7, "exact": 1e-13}
-
-
-@dataclass(frozen=True)
-class Centered:
-    """The centred moments of one set of rows; all tensors float64. δ may be narrower than x: then y is x + [δ, 0]."""
-
-    n: float
-    mean_x: Tensor  # [d]
-    mean_delta: Tensor  # [e], e ≤ d
-    c_xx: Tensor  # [d, d], symmetric
-    c_xd: Tensor  # [d, e]
-    t_delta: float
-    c_xx_light: Tensor | None = None  # [d, d] of the light rows, where heavy ones are among the rows: see `solve`
-    means_taken: int = 1  # degrees of freedom that centring took: 0 where the moments are `uncentred`
-
-    @staticmethod
-    def of(cell: Cell, pilot: Pilot, heavy: Cell | None = None) -> Centered:
-        """Centre the sums of a cell, and of the heavy rows' cell if there is one, on their own mean."""
-        if heavy is not None and heavy.n > 0:
-            light = Centered.of(cell, pilot).c_xx if cell.n > 0 else None
-            whole = Centered.of(cell.copy().add(heavy), pilot)
-            return replace(whole, c_xx_light=light)
-        n, d = cell.n.item(), len(cell.sum_x)
-        upper = (cell.second[:, :d] - torch.outer(cell.sum_x / n, cell.sum_x)).triu()
-        return Centered(
-            n=n,
-            mean_x=cell.sum_x / n + pilot.center_x.double(),
-            mean_delta=cell.sum_delta / n + pilot.center_delta.double(),
-            c_xx=upper + upper.triu(1).T,
-            c_xd=cell.second[:, d:] - torch.outer(cell.sum_x / n, cell.sum_delta),
-            t_delta=(cell.scalars[SCALARS.index("q_delta")] - cell.sum_delta @ cell.sum_delta / n).item(),
-        )
-
-    @property
-    def t_x(self) -> float:
-        """‖X_c‖²."""
-        return self.c_xx.trace().item()
-
-    @property
-    def t_y(self) -> float:
-        """‖Y_c‖² for y = x + δ."""
-        return self.t_x + 2 * self.c_xd.trace().item() + self.t_delta
-
-    @property
-    def directions(self) -> int:
-        """How many directions the rows can span."""
-        return int(self.n) - self.means_taken
-
-    @property
-    def c_xy(self) -> Tensor:
-        """X_cᵀ Y_c, for δ as wide as x."""
-        return self.c_xx + self.c_xd
-
-
-def uncentred(cell: Cell, pilot: Pilot, heavy: Cell | None = None) -> Centered:
-    """The same record about zero, for maps without a constant: Σxxᵀ, Σxδᵀ, Σ‖δ‖², and means of zero."""
-    whole = Centered.of(_about_zero(cell, pilot), pilot, heavy and _about_zero(heavy, pilot))
-    zero_x, zero_delta = torch.zeros_like(whole.mean_x), torch.zeros_like(whole.mean_delta)
-    return replace(whole, mean_x=zero_x, mean_delta=zero_delta, means_taken=0)
-
-
-def _about_zero(cell: Cell, pilot: Pilot) -> Cell:
-    """The sums about zero, with Σx and Σδ taken for zero, so that nothing centres them."""
-    raw = cell.moved_origin(pilot.center_x.double(), pilot.center_delta.double())
-    return replace(raw, sum_x=torch.zeros_like(raw.sum_x), sum_delta=torch.zeros_like(raw.sum_delta))
-
-
-@dataclass(frozen=True)
-class AffineMap:
-    """The fitted map y ≈ x + (x − μ_x) B + μ_δ (the paper's A = I + B, with its means).
-
-    Where δ is narrower than x, B reads all of x and adds to its first e features.
-    """
-
-    b: Tensor  # [d, e] float64, e = d but for a narrower δ
-    mean_x: Tensor  # [d] float64
-    mean_delta: Tensor  # [e] float64
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map states `[..., d]`; returns float64."""
-        x = x.double()
-        delta = (x - self.mean_x) @ self.b + self.mean_delta
-        return x + torch.nn.functional.pad(delta, (0, x.shape[-1] - delta.shape[-1]))
-
-    def residual_norms(self, x: Tensor, y: Tensor, *, precision: str = "fast") -> Tensor:
-        """‖y − map(x)‖ of each row of `x` and `y` `[n, d]`: tokens that the block treats non-linearly (Figure 9).
-
-        Returns `[n]` float32, or float64 at `precision` "exact". Raises ValueError where shapes do not fit, and for a B
-        that is not square.
-        """
-        return residual_norms(x, y, b=self.b, mean_x=self.mean_x, mean_delta=self.mean_delta, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -238,28 +146,3 @@ def _solve_by_eigen(
             basis = torch.linalg.qr(vectors / scale[:, None]).Q
             b = basis @ (basis.T @ b)
     return Solution(gains.sum().item(), len(values), marginal, b)
-
-
-def fit_map(moments: Centered, *, precision: str = "fast") -> AffineMap:
-    """The least-squares map of the block on these rows."""
-    b = solve(moments, precision=precision).b
-    assert b is not None
-    return AffineMap(b, moments.mean_x, moments.mean_delta)
-
-
-def diagonal_map(moments: Centered) -> AffineMap:
-    """The best map that scales each feature by itself: B = diag(C_xδ) / diag(C_xx)."""
-    variance = moments.c_xx.diagonal()
-    gain = torch.where(variance > 0, moments.c_xd.diagonal() / variance, 0.0)
-    return AffineMap(torch.diag(gain), moments.mean_x, moments.mean_delta)
-
-
-def squared_error(fitted: AffineMap, moments: Centered) -> float:
-    """‖error‖² of a map on other rows, from their moments: equal to evaluating it there, to 1e-14.
-
-    E = t_δ − 2 tr(BᵀC_xδ) + tr(BᵀC_xxB) + n‖g‖²,  g = (μ_δ − μ_δ') − Bᵀ(μ_x − μ_x'), the primes being the map's.
-    """
-    b = fitted.b
-    g = (moments.mean_delta - fitted.mean_delta) - b.T @ (moments.mean_x - fitted.mean_x)
-    quadratic = (b * (moments.c_xx @ b)).sum() - 2 * (b * moments.c_xd).sum()
-    return moments.t_delta + quadratic.item() + moments.n * (g @ g).item()

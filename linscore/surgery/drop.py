@@ -13,15 +13,15 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from linscore.decoder.find import Decoder, find_decoder, run, watch
-from linscore.decoder.sub_blocks import entering_state
+from linscore.decoder.find import Decoder, find_decoder
+from linscore.decoder.run import probe_tokens, states_on
+from linscore.decoder.states import entering_state
 from linscore.errors import LinscoreError
 from linscore.surgery.structure import check_structure, cut_config, original_name
 
 __all__ = ["bypass", "drop"]
 
 MODES = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
-PROBE_TOKENS = 8
 
 
 def drop(model: nn.Module, blocks: Collection[int]) -> PreTrainedModel:
@@ -132,21 +132,15 @@ def _check_states(decoder: Decoder, cut: PreTrainedModel, survivors: Sequence[in
         LinscoreError: if a survivor's output differs from the original's with the dropped blocks bypassed.
     """
     with bypass(decoder, set(range(len(decoder.blocks))) - set(survivors)):
-        expected = _outputs(decoder)
-    found = _outputs(find_decoder(cut))
+        expected = states_on(decoder, probe_tokens(decoder))
+    shallow = find_decoder(cut)
+    found = states_on(shallow, probe_tokens(shallow))
     for new, old in enumerate(survivors):
-        size = float(torch.nan_to_num(expected[old], 0.0, 0.0, 0.0).abs().max())
-        tolerance = max(1e-4, 4 * torch.finfo(expected[old].dtype).eps) * size
-        if not torch.allclose(found[new], expected[old], rtol=0, atol=tolerance, equal_nan=True):
+        before, after = expected[old].y, found[new].y
+        size = float(torch.nan_to_num(before, 0.0, 0.0, 0.0).abs().max())
+        tolerance = max(1e-4, 4 * torch.finfo(before.dtype).eps) * size
+        if not torch.allclose(after, before, rtol=0, atol=tolerance, equal_nan=True):
             raise LinscoreError(
                 f"{decoder.name}: block {old} computes something else as block {new}: this family depends on the "
                 "index of its blocks, so these cannot be dropped"
             )
-
-
-def _outputs(decoder: Decoder) -> dict[int, Tensor]:
-    """What leaves each block, [1, 8, d], for the first 8 token ids."""
-    outputs: dict[int, Tensor] = {}
-    with watch(decoder, lambda index, states: outputs.__setitem__(index, states.y)):
-        run(decoder, torch.arange(PROBE_TOKENS)[None])
-    return outputs

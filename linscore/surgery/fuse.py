@@ -24,9 +24,10 @@ from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.mlp_output import find_projection, in_out_weight
 from linscore.errors import LinscoreError
 from linscore.spans import Span
-from linscore.statistics.maps import FittedMap, Regression, fit
+from linscore.statistics.centered import Centered
+from linscore.statistics.maps import FittedMap, fit
 from linscore.statistics.moments import Moments
-from linscore.statistics.solve import Centered
+from linscore.statistics.ridge import Regression
 from linscore.surgery.drop import drop
 
 On = Literal["auto", "intermediate", "output"]

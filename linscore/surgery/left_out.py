@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from linscore.decoder.find import evaluating, find_decoder
+from linscore.decoder.find import find_decoder
+from linscore.decoder.run import evaluating
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import next_token_losses
 from linscore.scoring.collect import Batch

@@ -1,53 +1,26 @@
-"""Put affine maps in the place of a model's blocks, and count what that saves."""
+"""Put affine maps in the place of a model's blocks."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import PreTrainedModel
 
-from linscore.decoder.find import Decoder, find_decoder, run
+from linscore.decoder.find import Decoder, find_decoder
+from linscore.decoder.run import probe_tokens, run
 from linscore.errors import LinscoreError
 from linscore.models.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement
 from linscore.spans import Span
+from linscore.statistics.affine import AffineMap
 from linscore.statistics.maps import FittedMap
-from linscore.statistics.solve import AffineMap
 from linscore.surgery.drop import drop
 
 Model = TypeVar("Model", bound=nn.Module)
-PROBE = torch.arange(8)[None]  # any tokens do: what is asked does not depend on them
-
-
-def _grouped_flops(states: torch.Size, experts: torch.Size, *_args: Any, **_kwargs: Any) -> int:
-    """FLOP of states `[n, k]`, sorted by expert, times experts' weights `[e, k, m]`."""
-    return 2 * states.numel() * experts[-1]
-
-
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_args: Any, **_kwargs: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-# What torch's counter (2.13) passes over in silence: mixtures of experts, and attention on a CPU.
-UNCOUNTED = {
-    torch.ops.aten._grouped_mm: _grouped_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a block holds and does."""
-
-    parameters: int
-    flops_per_token: int  # of matrix products, convolutions and attention, measured on a text of 8 tokens
 
 
 def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
@@ -89,14 +62,6 @@ def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
     if isinstance(linear, PreTrainedModel):
         _make_loadable(linear, decoder)
     return linear
-
-
-def block_costs(model: nn.Module) -> list[Cost]:
-    """The cost of each block, linear ones included: their difference is what replacing saves."""
-    decoder = find_decoder(model)
-    flops = _measured_flops(decoder)
-    parameters = [sum(p.numel() for p in block.parameters()) for block in decoder.blocks]
-    return [Cost(*pair) for pair in zip(parameters, flops, strict=True)]
 
 
 def _check(decoder: Decoder, keys: list[int | Span], spans: Mapping[Span, AffineMap]) -> None:
@@ -157,23 +122,5 @@ def _output_lengths(decoder: Decoder) -> list[int | None]:
     with ExitStack() as hooks:
         for index, block in enumerate(decoder.blocks):
             hooks.callback(block.register_forward_hook(partial(keep, index)).remove)
-        run(decoder, PROBE)
+        run(decoder, probe_tokens(decoder))
     return lengths
-
-
-def _measured_flops(decoder: Decoder) -> list[int]:
-    """FLOP per token of each block, by trying."""
-    counter, counts = FlopCounterMode(display=False, custom_mapping=UNCOUNTED), [0] * len(decoder.blocks)
-
-    def start(index: int, _block: nn.Module, _args: Any) -> None:
-        counts[index] -= counter.get_total_flops()
-
-    def stop(index: int, _block: nn.Module, _args: Any, _output: Any) -> None:
-        counts[index] += counter.get_total_flops()
-
-    with ExitStack() as hooks, counter:
-        for index, block in enumerate(decoder.blocks):
-            hooks.callback(block.register_forward_pre_hook(partial(start, index)).remove)
-            hooks.callback(block.register_forward_hook(partial(stop, index)).remove)
-        run(decoder, PROBE)
-    return [count // PROBE.numel() for count in counts]

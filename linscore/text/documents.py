@@ -16,18 +16,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from linscore.errors import LinscoreError, reason
+from linscore.errors import LinscoreError
 
-__all__ = ["Document", "load_dataset_rows", "read_dataset", "read_documents"]
+__all__ = ["Document", "read_documents"]
 
 Document = str | Iterable[str]
 
 READ_BYTES = 1 << 20  # read from a file at a time
 
 _RECORD = 'an object with a "text" field'
+
 _LIST_OPENS = re.compile(r"\s*\[\s*")
+
 _NEXT_ITEM = re.compile(r"\s*,\s*")
+
 _NEITHER = re.compile(r"\s*[^\s\[,\]]")
+
 _LIST_CLOSES = re.compile(r"\s*\]\s*")
 
 
@@ -53,58 +57,6 @@ def read_documents(path: str | Path) -> Iterator[Document]:
     if path.is_file() and path.stat().st_size == 0:
         raise LinscoreError(f"{path} is empty: give a file with text in it")
     return _file_documents(path)
-
-
-def read_dataset(name: str) -> Iterator[Document]:
-    """The column "text" of a dataset, streamed.
-
-    Args:
-        name: `NAME`, `NAME:CONFIG` or `NAME:CONFIG:SPLIT` on the Hugging Face Hub, or a local folder of jsonl or
-            parquet files in place of NAME. CONFIG may be empty; SPLIT is "train" when left out.
-
-    Raises:
-        LinscoreError: the dataset cannot be reached or loaded, or has no text.
-    """
-    rows = _open_dataset(name)
-    if rows.column_names is not None and "text" not in rows.column_names:
-        columns = ", ".join(rows.column_names)
-        raise LinscoreError(f'dataset {name} has no column "text" but {columns}: rename one to "text" in a local copy')
-    return (_text_of(row, f"dataset {name}, row {number}") for number, row in enumerate(_streamed(rows, name), 1))
-
-
-def load_dataset_rows(name: str) -> Iterator[dict[str, Any]]:
-    """The rows of a dataset, streamed; `name` as in `read_dataset`.
-
-    Raises:
-        LinscoreError: the dataset cannot be reached or loaded.
-    """
-    return _streamed(_open_dataset(name), name)
-
-
-def _open_dataset(name: str) -> Any:
-    from datasets import load_dataset
-
-    parts = name.split(":")
-    path, config, split = [*parts, "", ""][:3]
-    if len(parts) > 3 or not path:
-        raise LinscoreError(f"dataset {name!r} is not NAME, NAME:CONFIG or NAME:CONFIG:SPLIT: write it as one of these")
-    try:
-        return load_dataset(path, config or None, split=split or "train", streaming=True)
-    except Exception as error:  # `datasets` and the Hub client raise two dozen unrelated classes
-        raise _unloadable(name, error) from error
-
-
-def _streamed(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
-    try:
-        yield from rows
-    except Exception as error:  # the connection may break at any row
-        raise _unloadable(name, error) from error
-
-
-def _unloadable(name: str, error: Exception) -> LinscoreError:
-    return LinscoreError(
-        f"dataset {name} cannot be loaded ({reason(error)}): check name, config, split and the network"
-    )
 
 
 def _folder_documents(folder: Path) -> Iterator[Document]:
@@ -197,12 +149,12 @@ def _jsonl_documents(path: Path) -> Iterator[str]:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:  # wrong JSON, wrong UTF-8, nested too deep
                 raise LinscoreError(f"{where} is not JSON: every line must be {_RECORD}") from error
-            yield _text_of(record, where)
+            yield text_of(record, where)
 
 
 def _json_documents(path: Path) -> Iterator[str]:
     for number, item in enumerate(_json_items(path), 1):
-        yield _text_of({"text": item} if isinstance(item, str) else item, f"{path}, item {number},")
+        yield text_of({"text": item} if isinstance(item, str) else item, f"{path}, item {number},")
 
 
 def _json_items(path: Path) -> Iterator[object]:
@@ -235,14 +187,14 @@ def _parquet_documents(path: Path) -> Iterator[str]:
             batch.column(0).to_pylist() for batch in file.iter_batches(batch_size=256, columns=["text"])
         )
         for number, text in enumerate(rows, 1):
-            yield _text_of({"text": text}, f"{path}, row {number},")
+            yield text_of({"text": text}, f"{path}, row {number},")
     except LinscoreError:
         raise
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these two
         raise LinscoreError(f"{path} cannot be read as parquet: write the file anew or leave it out") from error
 
 
-def _text_of(record: object, where: str) -> str:
+def text_of(record: object, where: str) -> str:
     text = record.get("text", 0) if isinstance(record, dict) else 0
     if text is None:
         return ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from linscore.errors import LinscoreError, reason
-from linscore.text.documents import load_dataset_rows
+from linscore.text.hub import load_dataset_rows
 
 __all__ = ["Row", "read_dataset_rows", "read_rows"]
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError
-from linscore.models.load import EMBEDDED_TEXT, Pretrained
-from linscore.text.documents import Document, read_dataset, read_documents
-from linscore.text.tokens import batches, pack
+from linscore.models.load import Pretrained
+from linscore.text.documents import Document, read_documents
+from linscore.text.hub import read_dataset
+from linscore.text.packing import batches, pack
 
 DATASET_TOKENS = 1_000_000  # a streamed dataset may have no end
 LONGEST = 2048  # tokens: longer contexts cost more and say little more about a block

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments.op import accumulate
-from linscore_kernels.sums import HEAVY, NONFINITE, Pilot
+from linscore_kernels.sums import HEAVY, NONFINITE
 
 
 class CenteredGram(NamedTuple):

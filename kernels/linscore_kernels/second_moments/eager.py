@@ -13,8 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from linscore_kernels.arguments import check_arguments
+from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments.eager_products import Products, matmul
-from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Pilot, Sums, TokenStats, check_arguments, reduce
+from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Sums, TokenStats, reduce
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CHUNK = 2048  # rows: operands of one chunk stay in the last-level cache (measured: docs/decisions.md)

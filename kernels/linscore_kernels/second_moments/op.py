@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linscore_kernels.arguments import check_map, check_pilot, check_second
 from linscore_kernels.backend import choose_backend, load_backend
-from linscore_kernels.sums import FIGURES, SCALARS, Pilot, Sums, TokenStats, check_map, check_pilot, check_second
+from linscore_kernels.pilot import Pilot
+from linscore_kernels.sums import FIGURES, SCALARS, Sums, TokenStats
 
 
 def token_stats(

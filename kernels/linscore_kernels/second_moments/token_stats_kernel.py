@@ -18,7 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from linscore_kernels.launching import OPTIONS, capability, interpreted, on_device
-from linscore_kernels.sums import FIGURES, Pilot, TokenStats
+from linscore_kernels.pilot import Pilot
+from linscore_kernels.sums import FIGURES, TokenStats
 
 ROW_ALIGN = 128  # operand rows are padded with zeros to a multiple of every BLOCK_K, so that no loop masks tokens
 COLUMN_ALIGN = 16  # and columns to this: 32 bytes, enough for descriptors (16 bytes) and for vector loads

@@ -10,14 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from linscore_kernels.arguments import check_arguments
 from linscore_kernels.launching import capability, interpreted
+from linscore_kernels.pilot import Pilot
 from linscore_kernels.residuals.kernel import launch_residual_norms, round_map
 from linscore_kernels.second_moments import eager, token_stats_kernel
 from linscore_kernels.second_moments.gram_kernel import LONGEST, launch_gram
 from linscore_kernels.second_moments.merge_kernel import launch_merge
 from linscore_kernels.second_moments.token_stats_kernel import launch_token_stats
 from linscore_kernels.second_moments.torch_products import torch_partials
-from linscore_kernels.sums import Pilot, Sums, TokenStats, add_up, check_arguments, reduce
+from linscore_kernels.sums import Sums, TokenStats, add_up, reduce
 from linscore_kernels.tuning.parameters import Launch, launch_for, torch_is_faster
 
 OPERAND_BYTES = 1 << 30  # of one chunk

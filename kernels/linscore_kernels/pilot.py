@@ -1,0 +1,105 @@
+"""Where the products are centred, how columns are scaled and which rows are heavy: fixed once, on the first rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+# A row is heavy when it lies further than this from the centre, in medians of that distance: attention sinks,
+# a few tokens up to a thousand times longer than the rest, which no 16- or 32-bit product survives.
+HEAVY_MEDIANS = 20.0
+
+# The pilot reads this many leading rows: few enough to lie in the first sequences whatever the batch size.
+PILOT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """Where the products are centred, how columns are scaled, and which rows are heavy: fixed once, stored."""
+
+    center_x: Tensor  # [d] float32, median of the pilot rows; 0 where that of 16-bit states is small
+    center_delta: Tensor  # [e] float32, likewise; e = d but where a given δ is narrower
+    scale_x: Tensor  # [d] float32 powers of two that bring each column near unit size
+    scale_delta: Tensor  # [e] float32
+    limit_x: float  # rows with ‖x − c_x‖ above are heavy
+    limit_delta: float  # rows with ‖δ − c_δ‖ above are heavy
+
+    @staticmethod
+    def choose(x: Tensor, y: Tensor | None, delta: Tensor | None = None) -> Pilot | None:
+        """Read the pilot off the leading finite rows of `x` and `y` `[n, d]` or `delta` `[n, e]`; None without any."""
+        other = delta if y is None else y
+        assert other is not None
+        # A few more rows than are wanted will do, unless too many of them are not finite.
+        for looked_at in (2 * PILOT_ROWS, len(x)):
+            finite = torch.isfinite(x[:looked_at]).all(1) & torch.isfinite(other[:looked_at]).all(1)
+            rows = finite.nonzero()[:PILOT_ROWS, 0]
+            if len(rows) == PILOT_ROWS:
+                break
+        if not len(rows):
+            return None
+        narrow = x.element_size() < 4
+        x, other = x[rows].float(), other[rows].float()
+        center_x, scale_x, limit_x = _center_scale_limit(x, only_large=narrow)
+        delta = other if y is None else other - x
+        center_delta, scale_delta, limit_delta = _center_scale_limit(delta, only_large=narrow)
+        return Pilot(center_x, center_delta, scale_x, scale_delta, limit_x, limit_delta)
+
+    @staticmethod
+    def without_waiting(x: Tensor, y: Tensor) -> Pilot:
+        """A pilot of `x` and `y` `[n, d]` for one batch alone: no row is heavy, and nothing waits for the device.
+
+        Columns are centred on the median of the leading rows. They are scaled by the largest of all rows, since no row
+        is taken out before it would overflow.
+        """
+        lead_x, lead_y = x[:PILOT_ROWS].float(), y[:PILOT_ROWS].float()
+        centers = lead_x.median(0).values, (lead_y - lead_x).median(0).values
+        largest = (x.float() - centers[0]).abs().amax(0), (y.float() - x.float() - centers[1]).abs().amax(0)
+        scale_x, scale_delta = (torch.exp2(-torch.log2(_positive(size)).round()) for size in largest)
+        center_x, center_delta = centers
+        return Pilot(center_x, center_delta, scale_x, scale_delta, limit_x=float("inf"), limit_delta=float("inf"))
+
+    @property
+    def width_delta(self) -> int:
+        """e: how many columns δ has."""
+        return len(self.center_delta)
+
+    def without_limits(self) -> Pilot:
+        """The same centre, no row heavy: for the float64 path that takes the heavy rows themselves."""
+        return replace(self, limit_x=float("inf"), limit_delta=float("inf"))
+
+    def to(self, device: torch.device) -> Pilot:
+        """A copy on `device`."""
+        return replace(
+            self,
+            center_x=self.center_x.to(device),
+            center_delta=self.center_delta.to(device),
+            scale_x=self.scale_x.to(device),
+            scale_delta=self.scale_delta.to(device),
+        )
+
+
+def _center_scale_limit(rows: Tensor, *, only_large: bool = False) -> tuple[Tensor, Tensor, float]:
+    center = rows.median(0).values
+    size = _spread(rows - center)
+    if only_large:
+        # x − c and δ − c are stored in 16 bits. Where c is large against the spread that loses nothing, c being one of
+        # the values itself (Sterbenz); elsewhere it would, and the mean does no harm.
+        center = torch.where(center.abs() > 2 * size, center, 0.0)
+    scale = torch.exp2(-torch.log2(size).round())
+    distance = torch.linalg.vector_norm((rows - center).double(), dim=1).median().item()
+    return center, scale, HEAVY_MEDIANS * distance if distance > 0 else float("inf")
+
+
+def _spread(shifted: Tensor) -> Tensor:
+    """The spread of each column about its median."""
+    # In bf16 a feature with a large mean moves in steps, so its median deviation may be 0. A 1024th of the largest one
+    # then keeps its scaled values far below 32768, past which a row is heavy, and is less than σ even beside a sink.
+    size = torch.maximum(shifted.abs().median(0).values, shifted.abs().amax(0) / 1024)
+    return _positive(size)
+
+
+def _positive(size: Tensor) -> Tensor:
+    """Sizes of columns, 1 where a column has none."""
+    return torch.where(size > 0, size, 1.0).clamp_min(torch.finfo(torch.float16).tiny)

@@ -1,0 +1,19 @@
+"""The device that a user names."""
+
+from __future__ import annotations
+
+import torch
+
+from linscore.errors import LinscoreError
+
+
+def choose_device(device: str) -> torch.device:
+    """The device called `device`, if it is there."""
+    try:
+        where = (
+            torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+        )
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:
+        raise LinscoreError(f"device {device!r} is not there: run `linscore doctor`, or give --device cpu") from error
+    return where

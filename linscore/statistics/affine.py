@@ -1,0 +1,63 @@
+"""Affine maps y ≈ x + (x − μ_x) B + μ_δ, and their error on other rows from moments alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from linscore_kernels import residual_norms
+from torch import Tensor
+
+from linscore.statistics.centered import Centered
+from linscore.statistics.solve import solve
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """The fitted map y ≈ x + (x − μ_x) B + μ_δ (the paper's A = I + B, with its means).
+
+    Where δ is narrower than x, B reads all of x and adds to its first e features.
+    """
+
+    b: Tensor  # [d, e] float64, e = d but for a narrower δ
+    mean_x: Tensor  # [d] float64
+    mean_delta: Tensor  # [e] float64
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map states `[..., d]`; returns float64."""
+        x = x.double()
+        delta = (x - self.mean_x) @ self.b + self.mean_delta
+        return x + torch.nn.functional.pad(delta, (0, x.shape[-1] - delta.shape[-1]))
+
+    def residual_norms(self, x: Tensor, y: Tensor, *, precision: str = "fast") -> Tensor:
+        """‖y − map(x)‖ of each row of `x` and `y` `[n, d]`: tokens that the block treats non-linearly (Figure 9).
+
+        Returns `[n]` float32, or float64 at `precision` "exact". Raises ValueError where shapes do not fit, and for a B
+        that is not square.
+        """
+        return residual_norms(x, y, b=self.b, mean_x=self.mean_x, mean_delta=self.mean_delta, precision=precision)
+
+
+def fit_map(moments: Centered, *, precision: str = "fast") -> AffineMap:
+    """The least-squares map of the block on these rows."""
+    b = solve(moments, precision=precision).b
+    assert b is not None
+    return AffineMap(b, moments.mean_x, moments.mean_delta)
+
+
+def diagonal_map(moments: Centered) -> AffineMap:
+    """The best map that scales each feature by itself: B = diag(C_xδ) / diag(C_xx)."""
+    variance = moments.c_xx.diagonal()
+    gain = torch.where(variance > 0, moments.c_xd.diagonal() / variance, 0.0)
+    return AffineMap(torch.diag(gain), moments.mean_x, moments.mean_delta)
+
+
+def squared_error(fitted: AffineMap, moments: Centered) -> float:
+    """‖error‖² of a map on other rows, from their moments: equal to evaluating it there, to 1e-14.
+
+    E = t_δ − 2 tr(BᵀC_xδ) + tr(BᵀC_xxB) + n‖g‖²,  g = (μ_δ − μ_δ') − Bᵀ(μ_x − μ_x'), the primes being the map's.
+    """
+    b = fitted.b
+    g = (moments.mean_delta - fitted.mean_delta) - b.T @ (moments.mean_x - fitted.mean_x)
+    quadratic = (b * (moments.c_xx @ b)).sum() - 2 * (b * moments.c_xd).sum()
+    return moments.t_delta + quadratic.item() + moments.n * (g @ g).item()

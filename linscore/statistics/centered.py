@@ -1,0 +1,104 @@
+"""Centred moments of some folds, heavy rows included or not, about their mean or about zero.
+
+C_xx = M_xx − s_x s_xᵀ/n     C_xδ = M_xδ − s_x s_δᵀ/n     t_δ = q_δ − ‖s_δ‖²/n
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from linscore_kernels import SCALARS, Pilot
+from torch import Tensor
+
+from linscore.errors import LinscoreError
+from linscore.statistics.cell import Cell
+from linscore.statistics.moments import Moments
+
+
+@dataclass(frozen=True)
+class Centered:
+    """The centred moments of one set of rows; all tensors float64. δ may be narrower than x: then y is x + [δ, 0]."""
+
+    n: float
+    mean_x: Tensor  # [d]
+    mean_delta: Tensor  # [e], e ≤ d
+    c_xx: Tensor  # [d, d], symmetric
+    c_xd: Tensor  # [d, e]
+    t_delta: float
+    c_xx_light: Tensor | None = None  # [d, d] of the light rows, where heavy ones are among the rows: see `solve`
+    means_taken: int = 1  # degrees of freedom that centring took: 0 where the moments are `uncentred`
+
+    @staticmethod
+    def of(cell: Cell, pilot: Pilot, heavy: Cell | None = None) -> Centered:
+        """Centre the sums of a cell, and of the heavy rows' cell if there is one, on their own mean."""
+        if heavy is not None and heavy.n > 0:
+            light = Centered.of(cell, pilot).c_xx if cell.n > 0 else None
+            whole = Centered.of(cell.copy().add(heavy), pilot)
+            return replace(whole, c_xx_light=light)
+        n, d = cell.n.item(), len(cell.sum_x)
+        upper = (cell.second[:, :d] - torch.outer(cell.sum_x / n, cell.sum_x)).triu()
+        return Centered(
+            n=n,
+            mean_x=cell.sum_x / n + pilot.center_x.double(),
+            mean_delta=cell.sum_delta / n + pilot.center_delta.double(),
+            c_xx=upper + upper.triu(1).T,
+            c_xd=cell.second[:, d:] - torch.outer(cell.sum_x / n, cell.sum_delta),
+            t_delta=(cell.scalars[SCALARS.index("q_delta")] - cell.sum_delta @ cell.sum_delta / n).item(),
+        )
+
+    @property
+    def t_x(self) -> float:
+        """‖X_c‖²."""
+        return self.c_xx.trace().item()
+
+    @property
+    def t_y(self) -> float:
+        """‖Y_c‖² for y = x + δ."""
+        return self.t_x + 2 * self.c_xd.trace().item() + self.t_delta
+
+    @property
+    def directions(self) -> int:
+        """How many directions the rows can span."""
+        return int(self.n) - self.means_taken
+
+    @property
+    def c_xy(self) -> Tensor:
+        """X_cᵀ Y_c, for δ as wide as x."""
+        return self.c_xx + self.c_xd
+
+
+def uncentred(cell: Cell, pilot: Pilot, heavy: Cell | None = None) -> Centered:
+    """The same record about zero, for maps without a constant: Σxxᵀ, Σxδᵀ, Σ‖δ‖², and means of zero."""
+    whole = Centered.of(_about_zero(cell, pilot), pilot, heavy and _about_zero(heavy, pilot))
+    zero_x, zero_delta = torch.zeros_like(whole.mean_x), torch.zeros_like(whole.mean_delta)
+    return replace(whole, mean_x=zero_x, mean_delta=zero_delta, means_taken=0)
+
+
+def _about_zero(cell: Cell, pilot: Pilot) -> Cell:
+    """The sums about zero, with Σx and Σδ taken for zero, so that nothing centres them."""
+    raw = cell.moved_origin(pilot.center_x.double(), pilot.center_delta.double())
+    return replace(raw, sum_x=torch.zeros_like(raw.sum_x), sum_delta=torch.zeros_like(raw.sum_delta))
+
+
+def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True, intercept: bool = True) -> Centered:
+    """The moments of some folds, with or without their heavy rows, about their mean or (no intercept) about zero.
+
+    Raises:
+        LinscoreError: without a pilot.
+    """
+    folds = list(folds)
+    if moments.pilot is None:
+        raise LinscoreError("no finite row was added to these moments yet")
+    form = Centered.of if intercept else uncentred
+    return form(moments.light_cell(folds), moments.pilot, moments.heavy_cell(folds) if heavy else None)
+
+
+def splits(moments: Moments, *, heavy: bool = True, intercept: bool = True) -> Iterator[tuple[Centered, Centered]]:
+    """(all other folds, one fold) for each fold in turn; nothing where there is only one fold with rows."""
+    filled = [fold for fold in range(moments.folds) if moments.rows(fold)]
+    for fold in filled if len(filled) > 1 else ():
+        others = [other for other in filled if other != fold]
+        training, test = (centered(moments, part, heavy=heavy, intercept=intercept) for part in (others, [fold]))
+        yield training, test
