@@ -3,16 +3,15 @@
 import copy
 import gc
 import weakref
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from formulas import BLOCKS, RIDGE, formula, ridge_score, states
 from linscore_kernels import has_triton
 from sklearn.linear_model import Ridge
 from tiny_models import VOCABULARY, enable_checkpointing, tiny
 from torch import nn
-from torch.nn.functional import cosine_similarity
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -22,15 +21,6 @@ from linscore.regularization.regularizer import LinearityRegularizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-BLOCKS = {
-    "llama": "model.layers",
-    "gpt2": "transformer.h",
-    "falcon": "transformer.h",
-    "gpt_neox": "gpt_neox.layers",
-    "mpt": "transformer.blocks",
-    "opt": "model.decoder.layers",
-}
-RIDGE = 1e-3
 WEIGHTS = {"cosine": 0.3, "mse": 0.01, "linearity": 0.7}
 ROWS, LENGTH = 8, 20  # 4·d real tokens at least, with padding
 
@@ -43,32 +33,6 @@ def padded(side="right"):
     mask = torch.ones(ROWS, LENGTH, dtype=torch.long)
     mask[1, 15:] = mask[3, 9:] = 0
     return mask if side == "right" else mask.flip(1)
-
-
-def states(model, family, **inputs):
-    """The model's output, and h_0 … h_L: transformers' own records, but for the last, which it norms."""
-    last = []
-    handle = model.get_submodule(BLOCKS[family])[-1].register_forward_hook(lambda _m, _a, out: last.append(out))
-    out = model(**inputs, output_hidden_states=True)
-    handle.remove()
-    return out, [*out.hidden_states[:-1], last[0] if isinstance(last[0], torch.Tensor) else last[0][0]]
-
-
-def ridge_score(x, y):
-    """1 − RSS_α/t by the normal equations; x, y `[n, d]`."""
-    delta = y - x
-    x, delta = x - x.mean(0), delta - delta.mean(0)
-    gram = x.T @ x
-    alpha = RIDGE * gram.trace() / len(gram)
-    b = torch.linalg.solve(gram + alpha * torch.eye(len(gram), dtype=x.dtype), x.T @ delta)
-    return 1 - ((delta - x @ b).pow(2).sum() + alpha * b.pow(2).sum()) / delta.pow(2).sum()
-
-
-def formula(hidden, real, cosine=0.0, mse=0.0, linearity=0.0):
-    pairs = [(x[real], y[real]) for x, y in pairwise(hidden)]
-    total = sum(cosine * (1 - cosine_similarity(x, y, dim=-1)).mean() for x, y in pairs)
-    total = total + sum(mse * (y - x).pow(2).sum(-1).mean() for x, y in pairs)
-    return total + (sum(linearity * (1 - ridge_score(x, y)) for x, y in pairs) if linearity else 0)
 
 
 class Toy(nn.Module):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled_kernels import SUPPORT, assert_fits, compile_or_explain
 from linscore_kernels import has_triton, layer_distances, layer_gradient
 from torch.library import opcheck
 from torch.nn.functional import cosine_similarity
@@ -250,7 +251,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     import linscore_kernels
 
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(Path(linscore_kernels.__path__[0]).parent)
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(linscore_kernels.__path__[0]).parent), SUPPORT])
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -259,7 +260,6 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
 
 @pytest.mark.skipif(not has_triton(), reason="no triton")
 def test_kernels_compile_without_spilling(facts):
-    from test_kernel_compile import assert_fits
 
     assert len(facts) == len(KINDS) * (len(ARCHITECTURES) + 1)
     for name, found in facts.items():
@@ -267,6 +267,4 @@ def test_kernels_compile_without_spilling(facts):
 
 
 if __name__ == "__main__":
-    from test_kernel_compile import compile_or_explain
-
     print(json.dumps({name: compile_or_explain(arguments) for name, arguments in cases().items()}))

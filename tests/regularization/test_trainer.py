@@ -1,13 +1,11 @@
 """The regularized Trainer against plain autograd, and against itself with other micro-batches and processes."""
 
-import itertools
-
 import pytest
 import torch
-from test_regularizer import formula, states
+from formulas import formula, states
 from tiny_models import VOCABULARY, tiny
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from trainers import LENGTH, RATE, Texts, arguments
+from transformers import Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from linscore.errors import LinscoreError
@@ -15,43 +13,7 @@ from linscore.regularization.trainer import LinearityRegularizerMixin, Regulariz
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LENGTH, RATE = 20, 0.05
 WEIGHTS = {"cosine": 0.3, "mse": 0.01}
-
-
-class Texts(Dataset):
-    """Sequences of unlike length, padded to one."""
-
-    def __init__(self, count=16, *, whole=False):
-        self.ids = torch.randint(3, VOCABULARY, (count, LENGTH), generator=torch.Generator().manual_seed(0))
-        self.mask = torch.ones_like(self.ids)
-        for row, length in enumerate([] if whole else itertools.islice(itertools.cycle([20, 7, 13, 18, 4]), count)):
-            self.mask[row, length:] = 0
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, index):
-        ids, mask = self.ids[index], self.mask[index]
-        return {"input_ids": ids, "attention_mask": mask, "labels": ids.where(mask.bool(), -100)}
-
-
-def arguments(folder, **options):
-    defaults = {
-        "max_steps": 2,
-        "learning_rate": RATE,
-        "lr_scheduler_type": "constant",
-        "optim": "sgd",
-        "max_grad_norm": 0.0,
-        "logging_steps": 1,
-        "use_cpu": True,
-        "report_to": [],
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "dataloader_pin_memory": False,
-        "per_device_train_batch_size": 8,
-    }
-    return TrainingArguments(str(folder), **{**defaults, **options})
 
 
 def trained(folder, kind=RegularizedTrainer, *, texts=None, model=None, weights=WEIGHTS, **options):

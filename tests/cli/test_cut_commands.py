@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_prune import TEXT, embedded, refused
+from commands import TEXT, embedded, refused
 from tiny_models import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

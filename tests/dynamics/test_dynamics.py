@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from oracles import heldout_scores, svd_scores
 from rich.console import Console
-from test_score import stacked_states
+from stacked import stacked_states
 from tiny_models import DEPTH, tiny
 from transformers import AutoTokenizer
 

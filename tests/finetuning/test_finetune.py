@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import svd_scores
-from test_score import stacked_states
+from stacked import stacked_states
 from tiny_models import DEPTH, tiny
 from transformers import AutoTokenizer
 

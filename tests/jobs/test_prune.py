@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
-from test_drop import doing_nothing, logits
+from commands import TEXT, embedded, refused
+from cut_models import doing_nothing, logits
 from tiny_models import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linscore.embedded.shipped import EMBEDDED_MODEL
-
-TEXT = "def find_decoder(model):\n    return model.get_decoder()\n"
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +20,6 @@ def scored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scores") / "embedded"
     run_score(tokens=4000, seq_len=100, device="cpu", out=str(folder))
     return folder
-
-
-def embedded():
-    return AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL).eval()
 
 
 def check_is_embedded_without(folder, gone):
@@ -41,14 +36,6 @@ def check_is_embedded_without(folder, gone):
 def best(scored, by, sign):
     blocks = json.loads((scored / "report.json").read_text())["blocks"]
     return {block["index"]: block[by] for block in sorted(blocks, key=lambda block: sign * block[by])}
-
-
-def refused(result, *words):
-    code, out, err = result
-    assert code == 2
-    assert out == ""
-    assert err.count("\n") == 1
-    assert all(word in err for word in words), err
 
 
 def test_a_number_takes_the_first_of_the_ranking(run, scored, tmp_path):

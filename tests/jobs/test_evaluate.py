@@ -6,9 +6,9 @@ import weakref
 
 import pytest
 import torch
+from cut_models import doing_nothing
 from linear_models import zero_map
 from rich.console import Console
-from test_drop import doing_nothing
 from tiny_models import DEPTH, tiny
 from transformers import AutoTokenizer
 

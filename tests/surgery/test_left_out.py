@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_drop import doing_nothing
+from cut_models import doing_nothing
 from tiny_models import FAMILIES, VOCABULARY, tiny
 
 from linscore.errors import LinscoreError

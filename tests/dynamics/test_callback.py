@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from test_trainer import Texts, arguments
 from tiny_models import VOCABULARY, tiny
+from trainers import Texts, arguments
 from transformers import Trainer, TrainerCallback
 
 from linscore.dynamics.callback import LinearityCallback

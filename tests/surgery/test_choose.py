@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from test_drop import doing_nothing
+from cut_models import doing_nothing
 from tiny_models import VOCABULARY, tiny
 from torch import Tensor
 

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 from oracles import heldout_scores, linear_cka, svd_scores
+from stacked import stacked_states
 from tiny_models import tiny
 
 import linscore
@@ -11,23 +12,6 @@ from linscore.decoder.find import find_decoder
 
 def token_batches(vocabulary: int, sequences: int = 24, length: int = 32, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, vocabulary, (sequences, length), generator=torch.Generator().manual_seed(seed))
-
-
-def stacked_states(model: torch.nn.Module, ids: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """All (x, y) of every block, stacked in memory, by hooks of this test's own."""
-    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def hook(_block, args, kwargs, output):
-        x = args[0] if args else kwargs["hidden_states"]
-        y = output[0] if isinstance(output, tuple) else output
-        pairs.append((x.flatten(0, 1).clone(), y.flatten(0, 1).clone()))
-
-    handles = [block.register_forward_hook(hook, with_kwargs=True) for block in find_decoder(model).blocks]
-    with torch.no_grad():
-        model.eval()(ids)
-    for handle in handles:
-        handle.remove()
-    return pairs
 
 
 def close(a: linscore.Report, b: linscore.Report, bound: float) -> None:

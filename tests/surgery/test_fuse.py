@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from test_drop import greedy, logits, logits_by_cache
-from test_drop import tokens as few_tokens
+from cut_models import greedy, logits, logits_by_cache
+from cut_models import tokens as few_tokens
 from tiny_models import FAMILIES, PROJECTIONS, VOCABULARY, tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM

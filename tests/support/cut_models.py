@@ -1,0 +1,77 @@
+"""What a cut model must compute: the original with the same blocks doing nothing, with and without a cache."""
+
+import inspect
+from contextlib import contextmanager
+
+import torch
+from tiny_models import VOCABULARY
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from linscore import find_decoder
+
+
+def tokens(seed: int = 0, length: int = 11) -> Tensor:
+    return torch.randint(3, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def logits(model: nn.Module, input_ids: Tensor) -> Tensor:
+    return model(input_ids, use_cache=False).logits
+
+
+@contextmanager
+def doing_nothing(model: nn.Module, gone: list[int]):
+    """The blocks run, so that their outputs have the family's form, and then hand on what they were given."""
+    blocks = [find_decoder(model).blocks[index] for index in gone]
+
+    def idle(forward):
+        def hand_on(*args, **kwargs):
+            x = args[0] if args else kwargs["hidden_states"]
+            kept = x.clone()  # a block may add in place
+            output = forward(*args, **kwargs)
+            return kept if isinstance(output, Tensor) else (kept, *output[1:])
+
+        return hand_on
+
+    for block in blocks:
+        block.forward = idle(block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+@torch.no_grad()
+def inputs_and_logits(model: nn.Module, input_ids: Tensor) -> tuple[list[Tensor], Tensor]:
+    """What enters each block, and the logits."""
+    entered: list[Tensor] = []
+
+    def keep(_block, args, kwargs):
+        entered.append((args[0] if args else kwargs["hidden_states"]).clone())
+
+    hooks = [b.register_forward_pre_hook(keep, with_kwargs=True) for b in find_decoder(model).blocks]
+    found = logits(model, input_ids)
+    for hook in hooks:
+        hook.remove()
+    return entered, found
+
+
+@torch.no_grad()
+def logits_by_cache(model: nn.Module, input_ids: Tensor, first: int = 3) -> Tensor:
+    """Logits of a prefill of `first` tokens and of one token at a time after it, the cache carrying the rest."""
+    name = "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
+    out = model(input_ids[:, :first], use_cache=True)
+    found = [out.logits]
+    for at in range(first, input_ids.shape[1]):
+        out = model(input_ids[:, at : at + 1], use_cache=True, **{name: getattr(out, name)})
+        found.append(out.logits)
+    return torch.cat(found, 1)
+
+
+def greedy(model: PreTrainedModel, input_ids: Tensor, *, use_cache: bool) -> list[list[int]]:
+    mask = torch.ones_like(input_ids)
+    return model.generate(
+        input_ids, attention_mask=mask, max_new_tokens=6, do_sample=False, use_cache=use_cache
+    ).tolist()
