@@ -1,8 +1,6 @@
-"""`linscore train` from the command line: what it leaves, and that a broken run becomes the unbroken one."""
+"""`linscore train` from the command line: what it leaves, and what ends it."""
 
-import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,78 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from train_job import curve, weights
 from transformers import AutoModelForCausalLM, Trainer
 
 from linscore.dynamics.series import Dynamics
-from linscore.embedded.shipped import EMBEDDED_TEXT
-from linscore.jobs import train as job
 from linscore.models.load import load_tokenizer
 from linscore.pretraining.checkpoints import newest_checkpoint
-from linscore.pretraining.trainer import PretrainingTrainer
 from linscore.regularization.trainer import RegularizedTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-TINY = {
-    "model": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
-    "text": str(EMBEDDED_TEXT / "shelve.py.txt"),
-    "seq_len": 32,
-    "batch_size": 4,
-    "steps": 12,
-    "learning_rate": 3e-3,
-    "warmup": 2,
-    "heldout_tokens": 2000,
-    "log_every": 2,
-    "save_every": 5,
-    "score_every": 6,
-    "keep": None,
-}
-
-
-@pytest.fixture
-def config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**TINY, "text": _long_text(tmp_path)}), encoding="utf-8")
-    return path
-
-
-def _long_text(folder):
-    """Long enough for a hundredth of it to be held out."""
-    path = folder / "text.txt"
-    path.write_text((EMBEDDED_TEXT / "heapq.py.txt").read_text(encoding="utf-8"), encoding="utf-8")
-    return str(path)
-
-
-def curve(folder):
-    lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def assert_same_run(one, other):
-    assert curve(one) == curve(other)
-    assert (
-        Dynamics.load(one / "linearity" / "dynamics.json").to_dict()["blocks"]
-        == (Dynamics.load(other / "linearity" / "dynamics.json").to_dict()["blocks"])
-    )
-    ours, theirs = weights(one / "model"), weights(other / "model")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def broken_at(monkeypatch, step, error):
-    """From now on the training of `step` ends in `error`."""
-    original = PretrainingTrainer.training_step
-
-    def training_step(self, *args, **kwargs):
-        if self.state.global_step + 1 == step:
-            raise error
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(PretrainingTrainer, "training_step", training_step)
 
 
 def test_a_run_leaves_a_model_a_curve_and_a_series(run, config, tmp_path):
@@ -117,94 +52,6 @@ def test_the_heldout_loss_is_that_of_the_saved_model_on_the_end_of_the_text(run,
     wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
     heldout = [line["heldout_loss"] for line in curve(tmp_path / "out") if "heldout_loss" in line]
     assert heldout[-1] == pytest.approx(float(wanted), rel=1e-5)
-
-
-def test_a_killed_run_resumes_to_the_same_curve(run, config, tmp_path):
-    """Killed after a checkpoint, while the next was being written."""
-    options = ("train", "--config", config, "--regularizer", "mse", "--weight", 0.01)
-    assert run(*options, "--out", tmp_path / "whole")[0] == 0
-    out = tmp_path / "broken"
-    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, options), "--out", str(out)], check=False)
-    assert killed.returncode == -9
-    torn = out / "checkpoint-10"
-    torn.mkdir()
-    (torn / "model.safetensors").write_bytes(b"half")
-    assert newest_checkpoint(out) == out / "checkpoint-5"
-    assert run(*options, "--out", out)[0] == 2  # is not begun anew by mistake
-    code, _, error = run(*options, "--out", out, "--resume")
-    assert code == 0, error
-    assert_same_run(out, tmp_path / "whole")
-
-
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(run, config, tmp_path, monkeypatch):
-    options = ("train", "--config", config)
-    assert run(*options, "--out", tmp_path / "whole")[0] == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(job.shutil, "rmtree", lambda *_, **__: None)  # a killed process tidies nothing
-        broken_at(patch, 4, KeyboardInterrupt())
-        assert run(*options, "--out", tmp_path / "broken")[0] == 130
-    code, _, error = run(*options, "--out", tmp_path / "broken", "--resume")
-    assert code == 0, error
-    assert_same_run(tmp_path / "broken", tmp_path / "whole")
-
-
-KILLED = """
-import os, signal, sys, torch
-from linscore.pretraining.trainer import PretrainingTrainer
-from linscore import cli
-torch.set_num_threads(1)
-original = PretrainingTrainer.training_step
-def training_step(self, *args, **kwargs):
-    if self.state.global_step + 1 == 9:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, *args, **kwargs)
-PretrainingTrainer.training_step = training_step
-cli.main()
-"""
-
-
-def test_a_finished_run_is_not_begun_anew(run, config, tmp_path):
-    """Also where its checkpoints were removed to save space."""
-    out = tmp_path / "out"
-    assert run("train", "--config", config, "--out", out)[0] == 0
-    for checkpoint in out.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    before = sorted(out.rglob("*"))
-    code, _, error = run("train", "--config", config, "--out", out, "--resume")
-    assert code == 2
-    assert "has come to its end" in error
-    assert sorted(out.rglob("*")) == before
-
-
-def test_a_run_killed_behind_its_last_checkpoint_is_finished(run, config, tmp_path):
-    """The last step is neither trained nor scored again, and another micro-batch is allowed."""
-    assert run("train", "--config", config, "--out", tmp_path / "whole")[0] == 0
-    out = tmp_path / "broken"
-    shutil.copytree(tmp_path / "whole", out)
-    shutil.rmtree(out / "model")
-    (out / ".model").mkdir()
-    (out / ".model" / "config.json").write_text("half")
-    recipe = yaml.safe_load(config.read_text(encoding="utf-8")) | {"micro_batch": 2}
-    config.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    code, _, error = run("train", "--config", config, "--out", out, "--resume")
-    assert code == 0, error
-    assert_same_run(out, tmp_path / "whole")
-    assert Dynamics.load(out / "linearity" / "dynamics.json").steps == [0, 6, 12]
-    assert not (out / ".model").exists()
-
-
-def test_ctrl_c_says_how_to_go_on_or_leaves_nothing(run, config, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        broken_at(patch, 8, KeyboardInterrupt())
-        code, _, error = run("train", "--config", config, "--out", tmp_path / "late")
-    assert code == 130
-    assert f"go on from {tmp_path / 'late' / 'checkpoint-5'} with --resume" in error
-    with monkeypatch.context() as patch:
-        broken_at(patch, 3, KeyboardInterrupt())
-        code, _, error = run("train", "--config", config, "--out", tmp_path / "early")
-    assert code == 130
-    assert "nothing was written" in error
-    assert not (tmp_path / "early").exists()
 
 
 def spoil(monkeypatch, step, what):
@@ -297,15 +144,3 @@ def test_wrong_arguments_leave_nothing(run, config, tmp_path, options, message):
     assert code == 2
     assert message in error
     assert not (tmp_path / "out").exists()
-
-
-def test_another_recipe_does_not_go_on(run, config, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        broken_at(patch, 8, KeyboardInterrupt())
-        run("train", "--config", config, "--out", out)
-    before = sorted(out.rglob("*"))
-    code, _, error = run("train", "--config", config, "--out", out, "--resume", "--seed", 1)
-    assert code == 2
-    assert "was begun with seed 0, not 1" in error
-    assert sorted(out.rglob("*")) == before

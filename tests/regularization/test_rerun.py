@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from linscore.regularization.regularizer import LinearityRegularizer
 from linscore.regularization.rerun import Rerun, can_rerun
 
-refused = pytest.mark.skipif("__call__" in vars(GradientCheckpointingLayer), reason="refused: see test_regularizer")
+refused = pytest.mark.skipif("__call__" in vars(GradientCheckpointingLayer), reason="see test_regularized_runs")
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 

@@ -1,57 +1,21 @@
-import json
+"""Spans and fusions: which states are paired, and which are refused; the oracle is hooks of the tests' own."""
+
 import weakref
 
 import pytest
 import torch
-from oracles import heldout_scores, linear_cka, svd_scores
+from span_moments import FUSE, SPANS, observe, rows, tokens
 from tiny_models import FAMILIES, PROJECTIONS, tiny
 
 import linscore
-from linscore import Collector, LinscoreError, Report, find_decoder, load_moments, rank
-from linscore.jobs.score import run_score
-from linscore.scoring.table import rank_table, score_table
+from linscore import Collector, LinscoreError, find_decoder
 from linscore.spans import Span
-from linscore.terminal import show
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SPANS = [Span(0, 1), Span(1, 2), Span(0, 2)]
-FUSE = [Span(1, 1), Span(2, 2), Span(1, 2)]
+
 NAMES = {f"block.{i}" for i in range(3)} | {"state.3", "span.0-1", "span.1-2", "span.0-2"}
 FUSE_NAMES = {f"fuse.{span}.{kind}" for span in ("1", "2", "1-2") for kind in ("intermediate", "output")}
-
-
-def tokens(sequences: int = 12, length: int = 16) -> torch.Tensor:
-    return torch.randint(3, 64, (sequences, length), generator=torch.Generator().manual_seed(0))
-
-
-def rows(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().clone().reshape(-1, tensor.shape[-1])
-
-
-def observe(model: torch.nn.Module, ids: torch.Tensor, path: str | None = None) -> dict[str, list[torch.Tensor]]:
-    """h_0 to h_L, and of each block the input m and the output M of its projection, as rows of tokens: own hooks."""
-    seen: dict[str, list[torch.Tensor]] = {"h": [], "m": [], "M": []}
-
-    def enters(_block, args, kwargs):
-        seen["h"].append(rows(kwargs.get("hidden_states", args[0] if args else None)))
-
-    def leaves(_block, _args, output):
-        seen["h"].append(rows(output[0] if isinstance(output, tuple) else output))
-
-    def projects(_layer, args, output):
-        seen["m"].append(rows(args[0]))
-        seen["M"].append(rows(output))
-
-    blocks = find_decoder(model).blocks
-    handles = [block.register_forward_pre_hook(enters, with_kwargs=True) for block in blocks]
-    handles += [blocks[-1].register_forward_hook(leaves)]
-    handles += [block.get_submodule(path).register_forward_hook(projects) for block in blocks if path]
-    with torch.no_grad():
-        model(ids)
-    for handle in handles:
-        handle.remove()
-    return seen
 
 
 def collect(model: torch.nn.Module, batches, precision: str = "exact", **options) -> Collector:
@@ -285,127 +249,3 @@ def test_an_mlp_narrower_than_the_stream_is_sent_to_fuse_output():
     with pytest.raises(LinscoreError, match=r"24 inputs, fewer than the 32 features.*fuse-output"):
         linscore.score(model, no_batches(), fuse=[Span(1, 1)])
     collect(model, [tokens(2)], fuse_output=[Span(1, 1)])
-
-
-@pytest.fixture(scope="module")
-def scored() -> tuple[Report, list[torch.Tensor], torch.Tensor]:
-    model, ids = tiny("llama"), tokens(40, 32)
-    folds = torch.arange(40) % 2
-    report = linscore.score(
-        model, [{"input_ids": ids, "folds": folds}], spans=SPANS, fuse=FUSE, precision="exact", name="tiny"
-    )
-    return report, observe(model, ids)["h"], folds.repeat_interleave(32)
-
-
-def test_figures_of_spans_are_those_of_stacked_states(scored):
-    report, h, folds = scored
-    assert [str(one.span) for one in report.spans] == ["0-1", "0-2", "1-2"]
-    for one in report.spans:
-        x, y = h[one.first], h[one.last + 1]
-        linearity, no_residual = svd_scores(x, y)
-        heldout, _ = heldout_scores(x, y, folds)
-        cosine = torch.cosine_similarity(x.double(), y.double()).mean().item()
-        assert one.linearity == pytest.approx(linearity, abs=1e-6)
-        assert one.linearity_no_residual == pytest.approx(no_residual, abs=1e-6)
-        assert one.linearity_heldout == pytest.approx(heldout, abs=1e-6)
-        assert one.relative_error == pytest.approx((1 - linearity) ** 0.5, abs=1e-5)
-        assert one.block_influence == pytest.approx(1 - cosine, abs=1e-5)
-        assert one.cka == pytest.approx(linear_cka(x, y), abs=1e-5)
-
-
-def test_spans_are_saved_with_the_report_and_their_moments_beside_it(scored, tmp_path):
-    report = scored[0]
-    _, path = report.save(tmp_path)
-    assert Report.load(tmp_path) == report
-    data = json.loads(report.to_json())["spans"]
-    assert [list(span)[:2] for span in data] == [["first", "last"]] * 3
-    moments, _ = load_moments(path)
-    assert {"span.0-2", "fuse.1-2.intermediate"} <= set(moments)
-    again = linscore.block_metrics(moments["span.1-2"], after=moments["state.3"])
-    assert (again.linearity, again.cka) == (report.spans[2].linearity, report.spans[2].cka)
-
-
-def test_a_report_without_spans_has_an_empty_list():
-    report = linscore.score(tiny("llama"), [tokens(2)])
-    assert report.spans == []
-    assert json.loads(report.to_json())["spans"] == []
-
-
-@pytest.mark.parametrize("by", ["block_influence", "angular_distance", "relative_error", "linearity"])
-def test_rank_orders_spans_of_one_length(scored, by):
-    report, h, _ = scored
-
-    def easiest_first(span: Span) -> float:
-        x, y = h[span.first].double(), h[span.last + 1].double()
-        cosine = torch.cosine_similarity(x, y)
-        if by in ("linearity", "relative_error"):
-            return -svd_scores(x, y)[0]
-        return float((cosine.arccos() if by == "angular_distance" else 1 - cosine).mean())
-
-    found = [one.span for one in rank(report, by=by, span=2)]
-    assert found == sorted([Span(0, 1), Span(1, 2)], key=easiest_first)
-    assert [one.span for one in rank(report, by=by)] == sorted((Span(i, i) for i in range(3)), key=easiest_first)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"span": 5}, "no spans of 5 blocks.*--for spans --span-lengths 5"),
-        ({"span": 0}, "length of 1"),
-        ({"span": 2, "by": "first"}, "choose one of linearity"),
-    ],
-)
-def test_rank_refuses_spans_that_were_not_scored(scored, options, message):
-    with pytest.raises(LinscoreError, match=message):
-        rank(scored[0], **options)
-
-
-def test_tables_show_spans_under_the_blocks(scored, capsys):
-    show(score_table(scored[0]))
-    lines = capsys.readouterr().out.splitlines()
-    labels = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
-    assert labels == ["0", "1", "2", "0-1", "0-2", "1-2"]
-    show(rank_table({one.span: one.linearity for one in rank(scored[0], by="linearity", span=3)}, "linearity"))
-    assert "0-2" in capsys.readouterr().out
-
-
-def test_doubts_name_the_spans_they_concern(capsys):
-    report = linscore.score(tiny("llama"), [tokens(3, 8)], spans=SPANS)
-    doubt = next(warning for warning in report.warnings if warning.kind == "rank_deficient")
-    assert doubt.blocks == [0, 1, 2]
-    assert doubt.spans == ["0-1", "0-2", "1-2"]
-    show(score_table(report))
-    assert "blocks 0-2 and spans 0-1, 0-2, 1-2: the states" in capsys.readouterr().out
-
-
-def test_the_command_line_collects_what_it_is_asked_for(tmp_path):
-    report, _ = run_score(
-        tokens=1500,
-        seq_len=100,
-        device="cpu",
-        blocks="0-2,4",
-        collect_for="spans, fuse",
-        span_lengths="2-3",
-        out=str(tmp_path),
-    )
-    assert [str(one.span) for one in report.spans] == ["0-1", "0-2", "1-2"]
-    fused = {
-        name.split(".")[1] for name in report.moments if name.startswith("fuse.") and name.endswith(".intermediate")
-    }
-    assert fused == {"1", "2", "4", "1-2"}
-    assert not any(name.endswith(".output") for name in report.moments)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"collect_for": "spans,sapns"}, "--for 'sapns' is unknown: give a comma list out of spans, fuse, fuse-output"),
-        ({"collect_for": "spans", "span_lengths": "1-3"}, "--span-lengths is '1-3'"),
-        ({"collect_for": "spans", "span_lengths": "two"}, "--span-lengths is 'two'"),
-        ({"collect_for": "spans", "blocks": "1,3-4", "span_lengths": "3"}, "no spans of 3 blocks in blocks 1, 3-4"),
-        ({"collect_for": "fuse", "blocks": "0"}, "block 0 has no MLP before it"),
-    ],
-)
-def test_what_cannot_be_collected_is_one_line(options, message, tmp_path):
-    with pytest.raises(LinscoreError, match=message):
-        run_score(tokens=500, seq_len=100, device="cpu", out=str(tmp_path / "out"), **options)

@@ -1,0 +1,38 @@
+"""A series of checkpoints, against float64 scores of their stacked states."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from oracles import heldout_scores, svd_scores
+from series import SEQ_LEN
+from stacked import stacked_states
+
+from linscore.models.load import load_pretrained
+from linscore.text.source import Text
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_picture")
+
+
+FIGURES = ["linearity", "linearity_heldout", "linearity_no_residual", "linearity_no_residual_heldout", "cosine"]
+
+
+def test_every_figure_of_every_block_equals_the_stacked_states(runs, text, done):
+    found = json.loads(done[1].to_json())
+    assert found["steps"] == [9, 10]
+    assert found["checkpoints"] == [str(runs / "checkpoint-9"), str(runs / "checkpoint-10")]
+    for place, name in enumerate(found["checkpoints"]):
+        loaded = load_pretrained(name, device="cpu")
+        batches = list(Text(text).batches(loaded, seq_len=SEQ_LEN))
+        ids = torch.cat([batch["input_ids"] for batch in batches])
+        folds = torch.cat([batch["folds"] for batch in batches]).repeat_interleave(SEQ_LEN)
+        assert found["tokens"] == ids.numel()
+        for block, (x, y) in enumerate(stacked_states(loaded.model, ids)):
+            x, y = x.double(), y.double()
+            (score, score_apart), (heldout, heldout_apart) = svd_scores(x, y), heldout_scores(x, y, folds)
+            cosine = torch.cosine_similarity(x, y).mean().item()
+            expected = dict(zip(FIGURES, (score, heldout, score_apart, heldout_apart, cosine), strict=True))
+            assert {name: found["blocks"][name][place][block] for name in FIGURES} == pytest.approx(expected, abs=1e-5)
+    for name in FIGURES:
+        np.testing.assert_allclose(found["mean"][name], np.mean(found["blocks"][name], axis=1))

@@ -1,0 +1,115 @@
+"""A run of `linscore train` that was broken off becomes the unbroken one."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from train_job import assert_same_run, broken_at
+
+from linscore.dynamics.series import Dynamics
+from linscore.jobs import train as job
+from linscore.pretraining.checkpoints import newest_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_a_killed_run_resumes_to_the_same_curve(run, config, tmp_path):
+    """Killed after a checkpoint, while the next was being written."""
+    options = ("train", "--config", config, "--regularizer", "mse", "--weight", 0.01)
+    assert run(*options, "--out", tmp_path / "whole")[0] == 0
+    out = tmp_path / "broken"
+    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, options), "--out", str(out)], check=False)
+    assert killed.returncode == -9
+    torn = out / "checkpoint-10"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    assert newest_checkpoint(out) == out / "checkpoint-5"
+    assert run(*options, "--out", out)[0] == 2  # is not begun anew by mistake
+    code, _, error = run(*options, "--out", out, "--resume")
+    assert code == 0, error
+    assert_same_run(out, tmp_path / "whole")
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(run, config, tmp_path, monkeypatch):
+    options = ("train", "--config", config)
+    assert run(*options, "--out", tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(job.shutil, "rmtree", lambda *_, **__: None)  # a killed process tidies nothing
+        broken_at(patch, 4, KeyboardInterrupt())
+        assert run(*options, "--out", tmp_path / "broken")[0] == 130
+    code, _, error = run(*options, "--out", tmp_path / "broken", "--resume")
+    assert code == 0, error
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+KILLED = """
+import os, signal, sys, torch
+from linscore.pretraining.trainer import PretrainingTrainer
+from linscore import cli
+torch.set_num_threads(1)
+original = PretrainingTrainer.training_step
+def training_step(self, *args, **kwargs):
+    if self.state.global_step + 1 == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, *args, **kwargs)
+PretrainingTrainer.training_step = training_step
+cli.main()
+"""
+
+
+def test_a_finished_run_is_not_begun_anew(run, config, tmp_path):
+    """Also where its checkpoints were removed to save space."""
+    out = tmp_path / "out"
+    assert run("train", "--config", config, "--out", out)[0] == 0
+    for checkpoint in out.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    before = sorted(out.rglob("*"))
+    code, _, error = run("train", "--config", config, "--out", out, "--resume")
+    assert code == 2
+    assert "has come to its end" in error
+    assert sorted(out.rglob("*")) == before
+
+
+def test_a_run_killed_behind_its_last_checkpoint_is_finished(run, config, tmp_path):
+    """The last step is neither trained nor scored again, and another micro-batch is allowed."""
+    assert run("train", "--config", config, "--out", tmp_path / "whole")[0] == 0
+    out = tmp_path / "broken"
+    shutil.copytree(tmp_path / "whole", out)
+    shutil.rmtree(out / "model")
+    (out / ".model").mkdir()
+    (out / ".model" / "config.json").write_text("half")
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8")) | {"micro_batch": 2}
+    config.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    code, _, error = run("train", "--config", config, "--out", out, "--resume")
+    assert code == 0, error
+    assert_same_run(out, tmp_path / "whole")
+    assert Dynamics.load(out / "linearity" / "dynamics.json").steps == [0, 6, 12]
+    assert not (out / ".model").exists()
+
+
+def test_ctrl_c_says_how_to_go_on_or_leaves_nothing(run, config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        broken_at(patch, 8, KeyboardInterrupt())
+        code, _, error = run("train", "--config", config, "--out", tmp_path / "late")
+    assert code == 130
+    assert f"go on from {tmp_path / 'late' / 'checkpoint-5'} with --resume" in error
+    with monkeypatch.context() as patch:
+        broken_at(patch, 3, KeyboardInterrupt())
+        code, _, error = run("train", "--config", config, "--out", tmp_path / "early")
+    assert code == 130
+    assert "nothing was written" in error
+    assert not (tmp_path / "early").exists()
+
+
+def test_another_recipe_does_not_go_on(run, config, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        broken_at(patch, 8, KeyboardInterrupt())
+        run("train", "--config", config, "--out", out)
+    before = sorted(out.rglob("*"))
+    code, _, error = run("train", "--config", config, "--out", out, "--resume", "--seed", 1)
+    assert code == 2
+    assert "was begun with seed 0, not 1" in error
+    assert sorted(out.rglob("*")) == before
