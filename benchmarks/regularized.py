@@ -33,10 +33,11 @@ from linscore.evaluation.perplexity import text_loss
 from linscore.jobs.probe import run_probe
 from linscore.jobs.train import LINEARITY, MODEL, SETTINGS, run_train
 from linscore.models.load import load_pretrained
+from linscore.options import LabelledOptions, ProbeOptions, RegularizerOptions, TextOptions, TrainingOptions
 from linscore.pretraining.curve import CURVE, read_curve
 from linscore.pretraining.recipe import read_recipe
 from linscore.scoring.report import REPORT
-from linscore.text.source import Text
+from linscore.text.source import Source, Text
 
 PASSAGE, PASSAGES = 400, 40  # characters, and passages of a module
 SCORED = 100_000  # tokens of the held-out modules
@@ -44,10 +45,13 @@ SCORED = 100_000  # tokens of the held-out modules
 
 def train(options: argparse.Namespace, regularizer: str, seed: int) -> None:
     """Train one decoder to its end, unless that was done."""
-    out, changes = folder_of(options, regularizer, seed), changes_of(options, regularizer, seed)
+    out = folder_of(options, regularizer, seed)
     if not (out / MODEL).exists():
         print(f"training   {out.name}", flush=True)
-        run_train(options.config, out=str(out), resume=out.exists(), **changes)
+        regularizing = RegularizerOptions(regularizer=regularizer)
+        training = TrainingOptions(seed=seed, steps=options.steps)
+        resume = out.exists()
+        run_train(options.config, out=str(out), resume=resume, regularizing=regularizing, training=training)
 
 
 def collect(options: argparse.Namespace, regularizer: str, seed: int, passages: Path) -> dict[str, Any]:
@@ -70,11 +74,13 @@ def finished(model: str, passages: Path) -> dict[str, Any]:
     """What only a trained decoder is asked: bits per byte of the held-out modules, scores on them, and the probes."""
     loaded = load_pretrained(model, dtype="float32")
     window = {"window": loaded.context, "stride": loaded.context // 2}
-    loss = text_loss(loaded.model, loaded.tokenizer, Text(str(EMBEDDED_TEXT)).documents(), **window)
-    batches = Text(str(EMBEDDED_TEXT), tokens=SCORED).batches(loaded, folds=2)
+    loss = text_loss(loaded.model, loaded.tokenizer, Source(str(EMBEDDED_TEXT)).documents(), **window)
+    text = Text(TextOptions(text=str(EMBEDDED_TEXT), tokens=SCORED))
+    batches = text.batches(loaded.tokenizer, loaded.context, loaded.model.device)
     report = linscore.score(loaded.model, batches, folds=2, spectra=False)
     scored = ScoredCheckpoint.of(Checkpoint(0, model), None, report)
-    probing = run_probe(model, data=str(passages), text_field="text", label_field="module", pool="mean")
+    labelled = LabelledOptions(data=str(passages), text_field="text", label_field="module")
+    probing = run_probe(model, labelled=labelled, probing=ProbeOptions(pool="mean"))
     print(f"measured   {model}: {loss.bits_per_byte:.4f} bits per byte", flush=True)
     probes = {"texts": probing.texts, "majority": probing.majority, "layers": [asdict(one) for one in probing.layers]}
     scores = {"mean": {figure: scored.mean(figure) for figure in FIGURES}, "blocks": scored.blocks}

@@ -29,11 +29,12 @@ from linscore.distillation.distil import distil
 from linscore.embedded.shipped import EMBEDDED, EMBEDDED_TEXT
 from linscore.evaluation.perplexity import TextLoss, text_loss
 from linscore.models.load import Pretrained, load_pretrained
+from linscore.options import TextOptions
 from linscore.pretraining.token_store import standard_library
 from linscore.spans import Span, runs
 from linscore.surgery.choose import choose, choose_from, losses_without
 from linscore.surgery.fuse import fit_fusion, fuse
-from linscore.text.source import Text
+from linscore.text.source import Source, Text
 
 METRICS = {
     "linearity_heldout": "linearity, held out",
@@ -56,12 +57,13 @@ class Bench:
 
     def batches(self, batch_size: int | None = None) -> Iterator[dict[str, Tensor]]:
         """The training text, from its start."""
-        return Text(self.train, tokens=self.options.tokens).batches(self.loaded, batch_size=batch_size)
+        text = Text(TextOptions(text=self.train, tokens=self.options.tokens, batch_size=batch_size))
+        return text.batches(self.loaded.tokenizer, self.loaded.context, self.loaded.model.device)
 
     def loss(self, model: PreTrainedModel) -> TextLoss:
         """Of the whole test text, windows that do not overlap."""
         context = self.loaded.context
-        return text_loss(model, self.loaded.tokenizer, Text(self.test).documents(), window=context, stride=context)
+        return text_loss(model, self.loaded.tokenizer, Source(self.test).documents(), window=context, stride=context)
 
     def add(self, table: str, row: str, count: int, blocks: list[int], model: PreTrainedModel) -> float:
         """Measure a model and keep the figure."""

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 
     from linscore.decoder.find import find_decoder as find_decoder
     from linscore.distillation.distil import distil as distil
+    from linscore.dynamics.callback import LinearityCallback as LinearityCallback
     from linscore.errors import LinscoreError as LinscoreError
     from linscore.evaluation.perplexity import TextLoss as TextLoss
     from linscore.evaluation.perplexity import text_loss as text_loss
     from linscore.models.load import load as load
     from linscore.models.load import load_pretrained as load_pretrained
+    from linscore.options import ScoreOptions as ScoreOptions
     from linscore.regularization.regularizer import LinearityRegularizer as LinearityRegularizer
     from linscore.regularization.taps import layer_loss as layer_loss
+    from linscore.regularization.trainer import LinearityRegularizerMixin as LinearityRegularizerMixin
+    from linscore.regularization.trainer import RegularizedTrainer as RegularizedTrainer
     from linscore.scoring.collect import Collector as Collector
     from linscore.scoring.ranking import rank as rank
     from linscore.scoring.report import BlockReport as BlockReport
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from linscore.spans import Span as Span
     from linscore.statistics.figures import BlockMetrics as BlockMetrics
     from linscore.statistics.figures import block_metrics as block_metrics
+    from linscore.statistics.figures import linearity as linearity
     from linscore.statistics.maps import FittedMap as FittedMap
     from linscore.statistics.maps import fit_block_map as fit_block_map
     from linscore.statistics.moments import Moments as Moments
@@ -51,11 +56,15 @@ _HOMES = {
     "Collector": "linscore.scoring.collect",
     "FittedMap": "linscore.statistics.maps",
     "Fusion": "linscore.surgery.fuse",
+    "LinearityCallback": "linscore.dynamics.callback",
     "LinearityRegularizer": "linscore.regularization.regularizer",
+    "LinearityRegularizerMixin": "linscore.regularization.trainer",
     "LinscoreError": "linscore.errors",
     "Moments": "linscore.statistics.moments",
     "Record": "linscore.surgery.record",
+    "RegularizedTrainer": "linscore.regularization.trainer",
     "Report": "linscore.scoring.report",
+    "ScoreOptions": "linscore.options",
     "Span": "linscore.spans",
     "TextLoss": "linscore.evaluation.perplexity",
     "block_metrics": "linscore.statistics.figures",
@@ -69,6 +78,7 @@ _HOMES = {
     "fit_fusion": "linscore.surgery.fuse",
     "fuse": "linscore.surgery.fuse",
     "layer_loss": "linscore.regularization.taps",
+    "linearity": "linscore.statistics.figures",
     "linearize": "linscore.surgery.linearize",
     "load": "linscore.models.load",
     "load_moments": "linscore.statistics.moments_file",

@@ -1,4 +1,12 @@
-"""What a user can mend: the message says what was wrong and what to do, in one line; the CLI exits with 2."""
+"""What a user can mend: the message says what was wrong and what to do, in one line; the CLI exits with 2.
+
+Arguments stand between backticks in messages, alone or with a value: `seq_len`, `precision=exact`. A caller from Python
+reads them as they are, and the command line puts its options in their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
 
 
 class LinscoreError(ValueError):
@@ -12,3 +20,21 @@ class Interrupted(KeyboardInterrupt):
 def reason(error: Exception) -> str:
     """The message of a foreign error in one line of moderate length."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def at_least(what: str, value: float | None, least: int) -> None:
+    """Raise LinscoreError where the argument `what` is given and too small."""
+    if value is not None and value < least:
+        raise LinscoreError(f"`{what}` is {value}: give {least} or more")
+
+
+def above_zero(what: str, value: float) -> None:
+    """Raise LinscoreError unless the argument `what` is finite and above 0."""
+    if not 0 < value < float("inf"):
+        raise LinscoreError(f"`{what}` is {value}: give a number above 0")
+
+
+def one_of(what: str, value: object, known: Collection[str]) -> None:
+    """Raise LinscoreError unless the argument `what` is one of the known words."""
+    if value not in known:
+        raise LinscoreError(f"`{what}` is {value!r}: choose {', '.join(known)}")

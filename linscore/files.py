@@ -35,12 +35,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.exists() or path.is_symlink():
-        raise LinscoreError(f"{path} exists: give --out a folder that is not there yet")
+        raise LinscoreError(f"{path} exists: give `out` a folder that is not there yet")
     place = next(parent for parent in path.absolute().parents if parent.exists())  # the others come at the end
     try:
         beside = tempfile.TemporaryDirectory(dir=place, prefix=f".{path.name}.")
     except OSError as error:
-        raise LinscoreError(f"cannot write to {place} ({error.strerror}): give another --out") from error
+        raise LinscoreError(f"cannot write to {place} ({error.strerror}): give another `out`") from error
     with beside as temporary:
         folder = Path(temporary) / "checkpoint"  # one deeper: temporary folders are closed to other users
         folder.mkdir()
@@ -63,5 +63,5 @@ def prepare_folder(folder: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise LinscoreError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
+        raise LinscoreError(f"cannot write to {folder} ({error.strerror}): give another `out`") from error
     return folder

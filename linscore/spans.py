@@ -41,6 +41,20 @@ class Span(NamedTuple):
         return span
 
 
+def after(index: int, gone: Collection[int]) -> int:
+    """What the block `index` is called once these blocks are gone; of one that goes, what the next is called."""
+    return index - sum(one < index for one in gone)
+
+
+def parse_blocks(text: str) -> list[int]:
+    """Read a list of blocks: "0-2,7" is [0, 1, 2, 7].
+
+    Raises:
+        LinscoreError: if it is none.
+    """
+    return [index for part in text.split(",") for index in Span.parse(part).blocks]
+
+
 def runs(blocks: Collection[int]) -> list[Span]:
     """The longest spans that these blocks make up, ascending: 2, 5, 6, 7 are 2 and 5-7."""
     spans: list[Span] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from linscore.spans import runs
 
@@ -28,6 +29,11 @@ def number(value: float | None, digits: int = 4) -> str:
 def ranges(indices: Sequence[int]) -> str:
     """`[0, 1, 2, 5]` → "0-2, 5"."""
     return ", ".join(map(str, runs(indices)))
+
+
+def warning(message: str) -> Text:
+    """A doubt, as every table has it under it."""
+    return Text.assemble(("warning: ", "yellow"), message)
 
 
 def show(renderable: RenderableType) -> None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 
 import click
 
-from linscore.cli.scoring import bench, doctor, rank, score
-from linscore.cli.surgery import distil, evaluate, fuse, linearize, prune
-from linscore.cli.training import finetune_delta, train
-from linscore.cli.watching import dynamics, probe
+from linscore.cli.bench import bench
+from linscore.cli.distil import distil
+from linscore.cli.doctor import doctor
+from linscore.cli.dynamics import dynamics
+from linscore.cli.evaluate import evaluate
+from linscore.cli.finetune_delta import finetune_delta
+from linscore.cli.fuse import fuse
+from linscore.cli.linearize import linearize
+from linscore.cli.options import in_options
+from linscore.cli.probe import probe
+from linscore.cli.prune import prune
+from linscore.cli.rank import rank
+from linscore.cli.score import score
+from linscore.cli.train import train
 from linscore.errors import Interrupted, LinscoreError
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="linscore")
-def cli() -> None:
-    """How linear is each block of a transformer decoder? Score and rank blocks, cut them, and see what it costs."""
-
-
-for command in (
+COMMANDS = (
     score,
     rank,
     prune,
@@ -35,8 +39,32 @@ for command in (
     probe,
     bench,
     doctor,
-):
-    cli.add_command(command)
+)
+
+
+class _Commands(click.Group):
+    """Says the library's errors in the options of the command that was called."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LinscoreError as error:
+            raise LinscoreError(in_options(str(error), self._called(ctx))) from error
+        except Interrupted as error:
+            raise Interrupted(in_options(str(error), self._called(ctx))) from error
+
+    def _called(self, ctx: click.Context) -> click.Command | None:
+        return self.commands.get(ctx.invoked_subcommand or "")
+
+
+@click.group(
+    cls=_Commands,
+    commands=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="linscore")
+def cli() -> None:
+    """How linear is each block of a transformer decoder? Score and rank blocks, cut them, and see what it costs."""
 
 
 def main() -> None:

@@ -57,6 +57,20 @@ def find_projection(decoder: Decoder) -> str:
     )
 
 
+def check_wide(decoder: Decoder, projection: str) -> None:
+    """Make sure that the projections have as many inputs as the stream has features: moments hold no δ wider than x.
+
+    Raises:
+        LinscoreError: if one has fewer.
+    """
+    narrow = min(in_out_weight(block.get_submodule(projection)).shape[0] for block in decoder.blocks)
+    if narrow < decoder.width:
+        raise LinscoreError(
+            f"{decoder.name}: {projection} has {narrow} inputs, fewer than the {decoder.width} features of the "
+            "residual stream: collect for fuse-output instead"
+        )
+
+
 def in_out_weight(module: nn.Module) -> Tensor:
     """The weight `[p, d]` of a linear layer from p to d features, out = in·W: a view, so that edits reach the layer.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from linscore.decoder.find import Decoder, token_embedding
-from linscore.decoder.states import BlockStates, SubBlocks, hook_block
+from linscore.decoder.states import BlockStates, SubBlocks, entering_state, hook_block
 from linscore.errors import LinscoreError
 
 
@@ -136,6 +136,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def bypass(decoder: Decoder, blocks: Collection[int]) -> Iterator[None]:
+    """Runs these blocks without effect, for as long as the context lasts: what enters them leaves them."""
+
+    def hand_through(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        x = entering_state(args, kwargs)
+        return x if isinstance(output, Tensor) else (x, *output[1:])
+
+    with ExitStack() as hooks:
+        for index in blocks:
+            hooks.callback(decoder.blocks[index].register_forward_hook(hand_through, with_kwargs=True).remove)
+        yield
 
 
 def probe_tokens(decoder: Decoder) -> Tensor:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,15 +22,52 @@ from linscore.distillation.folder import DistilFolder, DistilLoss
 from linscore.distillation.losses import Parts, Student
 from linscore.distillation.pair import pair_up, wanted
 from linscore.distillation.parameters import in_float32, training_only
-from linscore.errors import LinscoreError
-from linscore.scoring.collect import Batch
+from linscore.errors import LinscoreError, above_zero, at_least
+from linscore.text.batch import Batch
 
-__all__ = ["DistilLoss", "distil", "new_accelerator"]
+__all__ = ["DistilLoss", "Distillation", "distil", "new_accelerator"]
 
 CLIP = 1.0  # largest norm of a step's gradient
 LONGEST_WARMUP = 100  # steps
 
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """How a student is trained: AdamW, gradients clipped to norm 1, a linear warm-up and a cosine down to 0.
+
+    16-bit parameters are trained in float32 and rounded once, at the end: the updates of late steps would be lost.
+
+    Attributes:
+        learning_rate: its peak.
+        hidden: weight of the states of the pairs; without pairs there is no such loss.
+        kl: weight of the Kullback–Leibler divergence from the teacher's predictions. Without it and `lm` no head runs.
+        lm: weight of the cross entropy of the next token.
+        warmup: steps until the peak; by default a tenth of all, 100 at most.
+        weight_decay: of AdamW.
+    """
+
+    learning_rate: float = 1e-3
+    hidden: float = 1.0
+    kl: float = 1.0
+    lm: float = 0.0
+    warmup: int | None = None
+    weight_decay: float = 0.0
+
+    def rate(self, step: int, steps: int) -> float:
+        """Of step 1 to `steps`: a line up to the peak, then half a cosine that would reach 0 one step after the last.
+
+        Raises:
+            LinscoreError: for a peak or a warm-up that cannot be.
+        """
+        warmup = min(steps // 10, LONGEST_WARMUP) if self.warmup is None else self.warmup
+        if not 0 <= warmup <= steps:
+            raise LinscoreError(f"`warmup` is {warmup}: give 0 to {steps}, the number of steps")
+        above_zero("learning_rate", self.learning_rate)
+        if step <= warmup:
+            return self.learning_rate * step / warmup
+        return self.learning_rate / 2 * (1 + math.cos(math.pi * (step - warmup - 1) / (steps - warmup)))
 
 
 def distil(
@@ -40,79 +78,46 @@ def distil(
     pairs: Mapping[int, int],
     steps: int,
     parameters: Collection[str] | None = None,
-    learning_rate: float = 1e-3,
-    hidden: float = 1.0,
-    kl: float = 1.0,
-    lm: float = 0.0,
-    warmup: int | None = None,
-    weight_decay: float = 0.0,
     accelerator: Accelerator | None = None,
     folder: str | Path | None = None,
     save_every: int | None = None,
     resume: bool = False,
     progress: Callable[[DistilLoss], None] | None = None,
+    **how: Any,
 ) -> list[DistilLoss]:
-    """Train `student` in place towards `teacher`; the losses are those of `linscore.distillation.losses`.
-
-    AdamW, with gradients clipped to norm 1, a linear warm-up and a cosine down to 0. Batches are taken in their order,
-    from the start again when they are used up, so that a run that was resumed is the run that was not interrupted.
-
-    Parameters of 16 bits are trained in float32 and rounded once, at the end: the updates of a late step would be lost
-    in them. For 16-bit products give an accelerator with `mixed_precision`.
+    """Train `student` in place towards `teacher`; returns the losses of every step, those before a resumption included.
 
     Args:
-        student: runs in the mode it is in: a loaded model is in evaluation mode, that is, without dropout; gradient
-            checkpointing needs `student.train()`. Modes and flags are afterwards what they were.
-        teacher: runs in evaluation mode, and stays as it is. Both read the same token ids.
-        batches: token ids `[B, T]` each, or dicts with `input_ids` and, where padded, `attention_mask`, `[B, T]` each;
-            can be iterated repeatedly, or is a function that gives an iterable. Each of several processes takes its
-            share of them in turn.
+        student: stays in the mode it is in, a loaded model without dropout; checkpointing needs `student.train()`.
+        teacher: stays as it is. Both read the same token ids.
+        batches: as `score` takes them, or a function that gives them anew; taken in their order, again and again, and
+            shared out in turn to several processes.
         pairs: block of the student to the block of the teacher whose output is to be met.
         steps: updates in all, those before a resumption included.
         parameters: the names of those that are trained; all by default.
-        learning_rate: its peak.
-        hidden: weight of the states of the pairs; without pairs there is no such loss.
-        kl: weight of the Kullback–Leibler divergence from the teacher's predictions. Without it and `lm` no head runs.
-        lm: weight of the cross entropy of the next token.
-        warmup: steps until the peak; by default a tenth of all, 100 at most.
-        weight_decay: of AdamW.
-        accelerator: a fresh one, which holds nothing else; models stay where they are, so each of several processes has
-            put its own on its device.
+        accelerator: a fresh one; models stay where they are. Its `mixed_precision` is that of the products.
         folder: for the loss curve `losses.jsonl` and the newest checkpoint, `step_N`.
         save_every: steps between checkpoints; with a folder there is one at the end in any case.
-        resume: go on from the newest checkpoint in `folder`. The student and all else must be given as the first time.
+        resume: go on from the newest checkpoint in `folder`; all else must be given as the first time.
         progress: called after each step.
-
-    Returns:
-        The losses of every step, those before a resumption included.
+        how: fields of `Distillation`: learning_rate, hidden, kl, lm, warmup, weight_decay.
 
     Raises:
-        LinscoreError: for arguments that do not fit each other, or when a loss is no longer finite; the student then
-            is what the steps before have made of it.
+        LinscoreError: for arguments that do not fit, or a loss that is not finite; the steps before it stay done.
     """
-    warmup = min(steps // 10, LONGEST_WARMUP) if warmup is None else warmup
-    _check(steps, learning_rate, warmup, save_every)
-    pairs, weights = wanted(pairs, hidden, kl, lm)
-    if folder is None and (resume or save_every is not None):
-        raise LinscoreError("checkpoints need a place: give a folder")
+    settings = Distillation(**how)
+    _check(steps, settings, folder, save_every, resume)
+    pairs, weights = wanted(pairs, settings.hidden, settings.kl, settings.lm)
     losses, theirs = pair_up(student, teacher, pairs, weights)
     accelerator = accelerator or new_accelerator()
-    with ExitStack() as stack:
-        stack.enter_context(in_float32(student))
-        trained = stack.enter_context(training_only(student, parameters))
-        trainer = _Trainer(losses, theirs, trained, weight_decay, accelerator)
+    with in_float32(student), training_only(student, parameters) as trained:
+        trainer = _Trainer(losses, theirs, trained, settings, accelerator)
         place = None if folder is None else DistilFolder(folder, accelerator, losses)
         curve = [] if place is None else place.start(resume=resume)
-        stream = _share(batches, accelerator, skip=len(curve))
-        for step in range(len(curve) + 1, steps + 1):
-            rate = _learning_rate(step, steps, warmup, learning_rate)
-            curve.append(trainer.step(step, next(stream), rate, place))
-            if place is not None:
-                place.append(curve[-1])
-                if step == steps or (save_every is not None and step % save_every == 0):
-                    place.save(step)
+        for loss in trainer.train(_share(batches, accelerator, skip=len(curve)), len(curve), steps, place, save_every):
+            curve.append(loss)
             if progress is not None:
-                progress(curve[-1])
+                progress(loss)
     return curve
 
 
@@ -130,12 +135,25 @@ class _Trainer:
         student: Student,
         teacher: Decoder,
         trained: list[nn.Parameter],
-        weight_decay: float,
+        settings: Distillation,
         accelerator: Accelerator,
     ) -> None:
         self._student, self._teacher, self._trained, self._accelerator = student, teacher, trained, accelerator
-        optimizer = torch.optim.AdamW(trained, weight_decay=weight_decay)
+        self._settings = settings
+        optimizer = torch.optim.AdamW(trained, weight_decay=settings.weight_decay)
         self._module, self._optimizer = accelerator.prepare(student, optimizer)
+
+    def train(
+        self, batches: Iterator[Batch], done: int, steps: int, place: DistilFolder | None, save_every: int | None
+    ) -> Iterator[DistilLoss]:
+        """The losses of the steps that are left, each when it is trained, written down and perhaps saved."""
+        for step in range(done + 1, steps + 1):
+            loss = self.step(step, next(batches), self._settings.rate(step, steps), place)
+            if place is not None:
+                place.append(loss)
+                if step == steps or (save_every is not None and step % save_every == 0):
+                    place.save(step)
+            yield loss
 
     def step(self, step: int, batch: Batch, rate: float, place: DistilFolder | None) -> DistilLoss:
         seen = self._student.see(self._teacher, batch)
@@ -189,19 +207,9 @@ def _endless(batches: Batches) -> Iterator[Batch]:
             raise LinscoreError(f"{what}: give a list, or a function that gives an iterable")
 
 
-def _learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Of step 1 to `steps`: a line up to the peak, then half a cosine that would reach 0 one step after the last."""
-    if step <= warmup:
-        return peak * step / warmup
-    return peak / 2 * (1 + math.cos(math.pi * (step - warmup - 1) / (steps - warmup)))
-
-
-def _check(steps: int, learning_rate: float, warmup: int, save_every: int | None) -> None:
-    if steps < 1:
-        raise LinscoreError(f"steps is {steps}: give 1 or more")
-    if save_every is not None and save_every < 1:
-        raise LinscoreError(f"save_every is {save_every}: give 1 or more")
-    if not 0 <= warmup <= steps:
-        raise LinscoreError(f"warmup is {warmup}: give 0 to {steps}, the number of steps")
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise LinscoreError(f"learning_rate is {learning_rate}: give a number above 0")
+def _check(steps: int, settings: Distillation, folder: str | Path | None, save_every: int | None, resume: bool) -> None:
+    at_least("steps", steps, 1)
+    at_least("save_every", save_every, 1)
+    settings.rate(1, steps)
+    if folder is None and (resume or save_every is not None):
+        raise LinscoreError("checkpoints need a place: give a folder")

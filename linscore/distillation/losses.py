@@ -25,7 +25,7 @@ from linscore.decoder.find import Decoder
 from linscore.decoder.run import run, watch
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
-from linscore.scoring.collect import Batch
+from linscore.text.batch import Batch, read_batch
 
 __all__ = ["Parts", "Seen", "Student", "Weights", "divergence", "look", "next_token_loss", "state_error"]
 
@@ -72,14 +72,10 @@ class Seen:
         Raises:
             LinscoreError: when it holds no token ids `[B, T]`, or padding alone.
         """
-        parts = {"input_ids": batch} if isinstance(batch, Tensor) else batch
-        ids, mask = parts.get("input_ids"), parts.get("attention_mask")
-        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
-            raise LinscoreError("a batch must be a tensor of token ids [B, T], or a dict that holds one as input_ids")
-        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        if not real.any():
+        tokens = read_batch(batch)
+        if not tokens.real.any():
             raise LinscoreError("a batch is all padding: leave it out")
-        return Seen(ids, real)
+        return Seen(tokens.input_ids, tokens.real)
 
 
 def state_error(student: Tensor, teacher: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from linscore.decoder.find import Decoder, find_decoder
 from linscore.distillation.losses import Student, Weights
 from linscore.distillation.parameters import in_float32
 from linscore.errors import LinscoreError
-from linscore.scoring.collect import Batch
+from linscore.text.batch import Batch
 
 __all__ = ["measure", "pair_up", "wanted"]
 

@@ -53,11 +53,11 @@ class Settings:
             LinscoreError: when no run is there, it was begun with other settings, or the file is damaged.
         """
         if not folder.exists():
-            raise LinscoreError(f"{folder} holds no run to go on with: leave out --resume")
+            raise LinscoreError(f"{folder} holds no run to go on with: leave out `resume`")
         begun, asked = _read(folder), self._anywhere()
         other = next((key for key in asked if begun[key] != asked[key]), None)
         if other is not None:
-            option = f"--{other.replace('_', '-')}" if other != "student" else "the student"
+            option = f"`{other}`" if other != "student" else "the student"
             raise LinscoreError(
                 f"{folder} was begun with {option} {begun[other]}, not {asked[other]}: give the same, or remove it"
             )
@@ -78,7 +78,7 @@ def kept_if_begun(folder: Path, settings: Settings, before: dict[str, float | No
         if not list(folder.glob("step_*")):
             shutil.rmtree(folder)
         elif isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"interrupted: go on with --resume from the last checkpoint in {folder}") from error
+            raise Interrupted(f"interrupted: go on with `resume` from the last checkpoint in {folder}") from error
         raise
 
 

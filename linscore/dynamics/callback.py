@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from linscore.dynamics.folder import DynamicsFolder, TokenDigest
+from linscore.dynamics.folder import DynamicsFolder
 from linscore.dynamics.series import Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.errors import LinscoreError
-from linscore.scoring.collect import Batch
 from linscore.scoring.report import Report
 from linscore.scoring.score import score
+from linscore.text.batch import Batch, TokenDigest
 
 __all__ = ["LinearityCallback", "log_beside"]
 

@@ -35,7 +35,7 @@ def checkpoint_series(checkpoints: Sequence[str], revisions: str | None = None) 
     else:
         names = [(checkpoints[0], revision) for revision in _revisions(checkpoints, revisions)]
     if not names:
-        raise LinscoreError("there is no checkpoint: give folders, or a Hub name with --revisions")
+        raise LinscoreError("there is no checkpoint: give folders, or a Hub name with `revisions`")
     numbers = [_number(name if revision is None else revision) for name, revision in names]
     steps = [place if number is None else number for place, number in enumerate(numbers)]
     # In front of numbered checkpoints a place is right, the start of training; behind them it would be drawn there too.
@@ -58,9 +58,9 @@ def modified(checkpoint: Checkpoint) -> int | None:
 def _revisions(checkpoints: Sequence[str], revisions: str) -> list[str]:
     found = [revision.strip() for revision in revisions.split(",") if revision.strip()]
     if not found:
-        raise LinscoreError("--revisions is empty: name branches or tags, such as step1000,step2000")
+        raise LinscoreError("`revisions` is empty: name branches or tags, such as step1000,step2000")
     if len(checkpoints) != 1 or Path(checkpoints[0]).exists() or checkpoints[0] in SHIPPED:
-        raise LinscoreError(f"--revisions belongs to one Hub name, not to {' '.join(checkpoints)}: leave it out")
+        raise LinscoreError(f"`revisions` belongs to one Hub name, not to {' '.join(checkpoints)}: leave it out")
     return found
 
 

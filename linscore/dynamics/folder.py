@@ -7,20 +7,15 @@ OUT/dynamics.png        the picture
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-
-from torch import Tensor
 
 from linscore.dynamics.plot import plot_dynamics
 from linscore.dynamics.series import Dynamics
 from linscore.files import whole_file
-from linscore.scoring.collect import Batch
 from linscore.scoring.report import REPORT, Report
 
-__all__ = ["PICTURE", "SERIES", "DynamicsFolder", "TokenDigest"]
+__all__ = ["PICTURE", "SERIES", "DynamicsFolder"]
 
 SERIES, PICTURE = "dynamics.json", "dynamics.png"
 
@@ -63,21 +58,3 @@ class DynamicsFolder:
         """Draw the series."""
         with whole_file(self.path / PICTURE) as new:
             plot_dynamics(dynamics, new)
-
-
-class TokenDigest:
-    """SHA-256 of the batches that pass by."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches."""
-        for batch in batches:
-            parts: Mapping[str, Tensor] = {"input_ids": batch} if isinstance(batch, Tensor) else batch
-            for name in sorted(parts):
-                self._digest.update(parts[name].numpy(force=True).tobytes())
-            yield batch
-
-    def __str__(self) -> str:
-        return self._digest.hexdigest()

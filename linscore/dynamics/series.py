@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-import statistics
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from linscore.errors import LinscoreError
+from linscore.scoring.block_figures import BlockFigures, block_figures, mean_of
 from linscore.scoring.report import Report
 
 __all__ = ["FIGURES", "Checkpoint", "Dynamics", "ScoredCheckpoint"]
@@ -56,19 +56,19 @@ class ScoredCheckpoint:
 
     checkpoint: Checkpoint
     modified: int | None
-    blocks: dict[str, list[float | None]]
+    blocks: BlockFigures
     warnings: list[str]
 
     @staticmethod
     def of(checkpoint: Checkpoint, modified: int | None, report: Report) -> ScoredCheckpoint:
         """What a series keeps of a report."""
-        blocks = {figure: [getattr(block, figure) for block in report.blocks] for figure in FIGURES}
-        return ScoredCheckpoint(checkpoint, modified, blocks, [warning.message for warning in report.warnings])
+        return ScoredCheckpoint(
+            checkpoint, modified, block_figures(report, FIGURES), [warning.message for warning in report.warnings]
+        )
 
     def mean(self, figure: str) -> float | None:
         """The mean of a figure over those blocks for which it is defined."""
-        defined = [value for value in self.blocks[figure] if value is not None]
-        return statistics.fmean(defined) if defined else None
+        return mean_of(self.blocks[figure])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class Dynamics:
                 **{f.name: data[f.name] for f in fields(Dynamics) if f.name != "scored"},
             )
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise LinscoreError(f"{path} is damaged or no series of linscore: give another --out") from error
+            raise LinscoreError(f"{path} is damaged or no series of linscore: give another `out`") from error
 
 
 def _scored(data: dict[str, Any]) -> list[ScoredCheckpoint]:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from linscore.dynamics.series import FIGURES, Dynamics, ScoredCheckpoint
-from linscore.terminal import BAR, bar, number
+from linscore.terminal import BAR, bar, number, warning
 
 
 def dynamics_table(dynamics: Dynamics) -> RenderableType:
@@ -35,8 +35,6 @@ def _doubts(scored: Sequence[ScoredCheckpoint]) -> list[Text]:
             steps.setdefault(message, []).append(f"{one.checkpoint.step:,}")
     everywhere = len(scored)
     return [
-        Text.assemble(
-            ("warning: ", "yellow"), "" if len(where) == everywhere else f"step {', '.join(where)}: ", message
-        )
+        warning(message if len(where) == everywhere else f"step {', '.join(where)}: {message}")
         for message, where in steps.items()
     ]

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from linscore.decoder.run import evaluating
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, at_least
 from linscore.text.documents import Document
 from linscore.text.tokens import encode, recut, special_tokens
 
@@ -106,16 +106,10 @@ def text_loss(
     Raises:
         LinscoreError: an option is out of range, or the text has no token to predict.
     """
-    for option, value in (
-        ("--window", window),
-        ("--stride", stride),
-        ("--batch-size", batch_size),
-        ("--tokens", tokens),
-    ):
-        if value is not None and value < 1:
-            raise LinscoreError(f"{option} is {value}: give 1 or more")
+    for what, value in {"window": window, "stride": stride, "batch_size": batch_size, "tokens": tokens}.items():
+        at_least(what, value, 1)
     if stride > window:
-        raise LinscoreError(f"--stride {stride} is more than --window {window}, tokens would be left out: give less")
+        raise LinscoreError(f"`stride={stride}` is more than `window={window}`, tokens would be left out: give less")
     reader = _Reader(tokenizer, tokens)
     nll, predicted, seconds = 0.0, 0, 0.0
     with torch.no_grad(), evaluating(model):

@@ -34,7 +34,7 @@ def task_rows(path: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         LinscoreError: the file cannot be read, or a label stands for none of the choices.
     """
-    rows = read_rows(path, "--task-data")
+    rows = read_rows(path)
     target, choices = config.get("doc_to_target"), config.get("doc_to_choice")
     if not (isinstance(target, str) and target.isidentifier() and isinstance(choices, list)):
         return rows

@@ -71,7 +71,7 @@ def load_tasks(
     task_data = dict(task_data or {})
     stray = sorted(set(task_data) - set(tasks))
     if stray:
-        raise LinscoreError(f"--task-data names {', '.join(stray)}, not among --tasks: name the tasks it belongs to")
+        raise LinscoreError(f"`task_data` names {', '.join(stray)}, not among `tasks`: name the tasks it belongs to")
     with _quiet():
         manager = _manager(tasks, include_path)
         loaded = manager.load(
@@ -139,9 +139,9 @@ def _manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
         import lm_eval
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise LinscoreError("--tasks needs lm-eval: pip install 'linscore[tasks]'") from error
+        raise LinscoreError("`tasks` need lm-eval: pip install 'linscore[tasks]'") from error
     if include_path is not None and not Path(include_path).is_dir():
-        raise LinscoreError(f"--include-path {include_path} is no folder: give one with task configurations (.yaml)")
+        raise LinscoreError(f"`include_path={include_path}` is no folder: give one with task configurations (.yaml)")
     roots = [Path(str(lm_eval.__file__)).with_name("tasks")] + ([] if include_path is None else [Path(include_path)])
     homes = [_homes(root) for root in roots]  # of the same name, the last one counts
     if all(any(name in home for home in homes) for name in tasks):
@@ -174,7 +174,7 @@ def _load(manager: Any, name: str, file: str | Path | None) -> list[Any]:
         except Exception as error:  # `datasets` and the Hub client raise two dozen unrelated classes
             raise LinscoreError(
                 f"the data of task {name} cannot be loaded ({reason(error)}): check the network, or give "
-                f"--task-data {name}=FILE"
+                f"`task_data` with {name}=FILE"
             ) from error
         return list(loaded["groups"].values())[:1] or list(loaded["tasks"].values())
     changes = _local_data(task_rows(Path(file), config), config)

@@ -9,11 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from linscore.dynamics.series import FIGURES
-from linscore.scoring.report import Report
+from linscore.scoring.block_figures import BlockFigures, mean_of
 
-__all__ = ["FinetuneDelta", "SeedResult", "Spread", "figures_of"]
-
-Figures = dict[str, list[float | None]]  # each of `FIGURES`, one value per block
+__all__ = ["FinetuneDelta", "SeedResult", "Spread"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class SeedResult:
     seed: int
     accuracy: float
     loss: float
-    after: Figures
+    after: BlockFigures
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class FinetuneDelta:
     scored_text: str
     tokens: int
     settings: dict[str, Any]
-    before: Figures
+    before: BlockFigures
     seeds: list[SeedResult]
     warnings: list[str]
     versions: dict[str, str]
@@ -120,15 +118,8 @@ class FinetuneDelta:
         return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
-def figures_of(report: Report) -> Figures:
-    """What is kept of a report."""
-    return {figure: [getattr(block, figure) for block in report.blocks] for figure in FIGURES}
-
-
 def _at(values: Sequence[float | None], block: int | None) -> float | None:
-    if block is not None:
-        return values[block]
-    return None if None in values else statistics.fmean(value for value in values if value is not None)
+    return mean_of(values) if block is None else values[block]
 
 
 def _plain(spread: Spread | None) -> dict[str, float | None] | None:

@@ -59,7 +59,7 @@ def class_examples(found: LabelledTexts, tokenizer: PreTrainedTokenizerBase, lon
     rare = [name for name in classes if found.labels.count(name) < 2]
     if len(classes) < 2 or rare:
         what = f"class {rare[0]!r} has one text" if rare else f"every label is {classes[0]!r}"
-        raise LinscoreError(f"{what}: give two classes or more of two texts or more, or check --label-field")
+        raise LinscoreError(f"{what}: give two classes or more of two texts or more, or check `label_field`")
     ids, truncated = _cut(found.texts, tokenizer, longest)
     labels = [classes.index(label) for label in found.labels]
     return Examples([(one,) for one in ids], labels, classes, truncated)

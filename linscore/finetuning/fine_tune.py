@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from linscore.decoder.run import evaluating
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, above_zero, at_least
 from linscore.finetuning.examples import Examples
 from linscore.text.tokens import pad_right
 
@@ -51,11 +51,13 @@ class Finetuning:
     learning_rate: float = 2e-5
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise LinscoreError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give 1 or more")
-        if not 0 < self.learning_rate < float("inf"):
-            raise LinscoreError(f"--learning-rate is {self.learning_rate}: give a number above 0")
+        at_least("epochs", self.epochs, 1)
+        at_least("batch_size", self.batch_size, 1)
+        above_zero("learning_rate", self.learning_rate)
+
+    def steps(self, examples: int) -> int:
+        """Updates on so many examples."""
+        return self.epochs * -(-examples // self.batch_size)
 
 
 def fine_tune(
@@ -80,25 +82,8 @@ def fine_tune(
     Raises:
         LinscoreError: when the loss is no longer finite, or several GPUs or another than the first are to be used.
     """
-    device = model.device.type
     with tempfile.TemporaryDirectory() as folder:  # the Trainer wants one
-        arguments = TrainingArguments(
-            folder,
-            num_train_epochs=settings.epochs,
-            per_device_train_batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            warmup_steps=_steps(settings, len(places)) // 10,
-            seed=seed,
-            use_cpu=device == "cpu",
-            bf16=device == "cuda",
-            dataloader_pin_memory=device == "cuda",
-            remove_unused_columns=False,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
+        arguments = _arguments(folder, settings, model.device.type, len(places), seed)
         if arguments.n_gpu > 1 or (model.device.index or 0) != (arguments.device.index or 0):
             raise LinscoreError("fine-tuning runs on one GPU, the first: set CUDA_VISIBLE_DEVICES to the one to use")
         trainer = _HeadTrainer(
@@ -110,6 +95,27 @@ def fine_tune(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Progress(progress))
         trainer.train()
+
+
+def _arguments(folder: str, settings: Finetuning, device: str, examples: int, seed: int) -> TrainingArguments:
+    """What the Trainer is told."""
+    return TrainingArguments(
+        folder,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.steps(examples) // 10,
+        seed=seed,
+        use_cpu=device == "cpu",
+        bf16=device == "cuda",
+        dataloader_pin_memory=device == "cuda",
+        remove_unused_columns=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
 
 
 @torch.no_grad()
@@ -151,7 +157,7 @@ class _Progress(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         loss = kwargs["logs"].get("loss")
         if loss is not None and not torch.isfinite(torch.tensor(loss)):
-            raise LinscoreError(f"the loss of step {state.global_step} is not finite: give a lower --learning-rate")
+            raise LinscoreError(f"the loss of step {state.global_step} is not finite: give a lower `learning_rate`")
         if loss is not None:
             self._tell(state.global_step, loss)
 
@@ -164,7 +170,3 @@ def _batch(examples: Examples, places: Sequence[int], padding: int) -> dict[str,
     if examples.labels is not None:
         batch["labels"] = torch.tensor([examples.labels[place] for place in places])
     return batch
-
-
-def _steps(settings: Finetuning, examples: int) -> int:
-    return settings.epochs * -(-examples // settings.batch_size)

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from linscore.finetuning.delta import FinetuneDelta
-from linscore.terminal import number
+from linscore.terminal import number, warning
 
 __all__ = ["finetune_table"]
 
@@ -32,14 +32,14 @@ def finetune_table(result: FinetuneDelta) -> RenderableType:
     accuracy, seeds = result.accuracy, len(result.seeds)
     notes = (
         "held-out scores before fine-tuning, Δ what it adds, "
-        + (f"± standard deviation over {seeds} seeds" if seeds > 1 else "one seed: no spread, give --seeds")
+        + (f"± standard deviation over {seeds} seeds" if seeds > 1 else "one seed: no spread, give more")
         + f"; accuracy on held-out examples {number(accuracy.mean)} ± {number(accuracy.std)}, without a model "
         f"{number(result.baseline)}; scored: {result.scored_text}"
     )
     doubts = list(result.warnings)
     if result.truncated:
-        doubts.append(f"{result.truncated:,} texts lost their beginning: give --longest, where the context allows it")
-    return Group(table, Text(notes, style="dim"), *(Text.assemble(("warning: ", "yellow"), doubt) for doubt in doubts))
+        doubts.append(f"{result.truncated:,} texts lost their beginning: read longer ones, where the context allows it")
+    return Group(table, Text(notes, style="dim"), *map(warning, doubts))
 
 
 def _cells(result: FinetuneDelta, figure: str, block: int | None) -> list[str]:

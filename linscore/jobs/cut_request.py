@@ -1,66 +1,50 @@
-"""From the options of prune, linearize and fuse to the blocks that go."""
+"""From what prune, linearize and fuse are asked for to the blocks that go."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
-from linscore.errors import LinscoreError
+from linscore.decoder.find import Decoder
+from linscore.errors import LinscoreError, at_least
 from linscore.models.load import Pretrained
+from linscore.options import BY, CutOptions, TextOptions
 from linscore.progress import watched
 from linscore.scoring.ranking import PERPLEXITY
 from linscore.scoring.report import Report
 from linscore.spans import Span
-from linscore.surgery.choose import BY, Choice, choose, choose_from
+from linscore.surgery.choose import Choice, choose_blocks, choose_from
 from linscore.text.source import Text
 
+Batches = Callable[[], Iterator[dict[str, Tensor]]]  # from the start at each call
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the user asks for: blocks by name, or so many of a ranking.
+
+@dataclass(frozen=True)
+class CutRequest:
+    """Blocks by name, or so many of a ranking, and the text to measure on what the moments do not say.
 
     Attributes:
-        blocks: a plain number N for the first N of a ranking; anything with a comma or a dash names the blocks.
-        moments: folder of `linscore score`, which ranks the blocks and holds what maps are fitted from.
-        by: the figure that ranks, "linearity_heldout" by default.
-        span: how many consecutive blocks are ranked and taken together.
-        sequential: measure again after each span.
-        text: file or folder to measure on, for what is not in `moments`; `dataset`: a name of `datasets` instead.
-        tokens: how many of them at most.
-        seq_len: tokens in a sequence, by default the model's context, 2,048 at most.
+        cut: which blocks; a plain number N is the first N of a ranking, anything with a comma or a dash names them.
+        options: of the text.
         fits: whether maps are fitted too, for which the text may be read where moments are missing.
     """
 
-    blocks: str
-    option: str = "--drop"
-    moments: str | None = None
-    by: str | None = None
-    span: int = 1
-    sequential: bool = False
-    text: str | None = None
-    dataset: str | None = None
-    tokens: int | None = None
-    seq_len: int | None = None
+    cut: CutOptions
+    options: TextOptions
     fits: bool = True
 
     @property
-    def source(self) -> Text:
+    def text(self) -> Text:
         """The text to measure on."""
-        return Text(self.text, self.dataset, self.tokens)
+        return Text(self.options)
 
     @property
     def number(self) -> int | None:
         """How many blocks of a ranking; None where they are named."""
-        return int(self.blocks) if re.fullmatch(r"\s*\d+\s*", self.blocks) else None
-
-    @property
-    def has_text(self) -> bool:
-        """Whether there is something to measure on."""
-        return self.text is not None or self.dataset is not None
+        return int(self.cut.blocks) if re.fullmatch(r"\s*\d+\s*", self.cut.blocks) else None
 
     def check(self) -> Report | None:
         """Look at everything that can be wrong before a model is loaded; the report of `moments`.
@@ -68,26 +52,13 @@ class Wanted:
         Raises:
             LinscoreError: for options that do not fit each other, or moments that cannot be read.
         """
-        ranks = self.by is not None or self.span != 1 or self.sequential
-        if self.number is None:
-            self.named()
-            if ranks or (self.moments is not None and not self.fits):
-                unused = "--by, --span and --sequential" if self.fits else "--moments, --by, --span and --sequential"
-                raise LinscoreError(
-                    f"{self.option} {self.blocks} names the blocks: leave out {unused}, or give a number"
-                )
-        elif self.moments is None and not self.has_text:
-            raise LinscoreError(
-                f"{self.option} {self.blocks} asks for the {self.blocks} first of a ranking: give --moments DIR (from "
-                f"`linscore score`) or --text, or name block {self.blocks} as {self.option} {self.blocks},"
-            )
+        self._check_blocks()
         self._check_text()
-        if self._measures and not self.has_text:
-            what = "--sequential" if self.sequential else f"--by {PERPLEXITY}"
-            raise LinscoreError(f"{what} measures the model itself: give --text or --dataset")
-        if self.span < 1:
-            raise LinscoreError(f"--span is {self.span}: give the number of consecutive blocks, 1 or more")
-        return None if self.moments is None else Report.load(self.moments)
+        if self._measures and not self.options.given:
+            what = "`sequential`" if self.cut.sequential else f"`by={PERPLEXITY}`"
+            raise LinscoreError(f"{what} measures the model itself: give `text` or `dataset`")
+        at_least("span", self.cut.span, 1)
+        return None if self.cut.moments is None else Report.load(self.cut.moments)
 
     def named(self) -> list[Span]:
         """The blocks and spans that a list names.
@@ -96,51 +67,62 @@ class Wanted:
             LinscoreError: if it is none, or names a block twice.
         """
         try:
-            spans = [Span.parse(part) for part in self.blocks.strip().removesuffix(",").split(",")]
+            spans = [Span.parse(part) for part in self.cut.blocks.strip().removesuffix(",").split(",")]
         except LinscoreError as error:
-            form = f"{self.option} {self.blocks!r} is no number and no list: write 3, or 2,5-7, or 5,"
+            form = f"`blocks={self.cut.blocks}` is no number and no list: write 3, or 2,5-7, or 5,"
             raise LinscoreError(form) from error
         blocks = [index for span in spans for index in span.blocks]
         if len(set(blocks)) < len(blocks):
-            raise LinscoreError(f"{self.option} {self.blocks} names a block more than once: name each block once")
+            raise LinscoreError(f"`blocks={self.cut.blocks}` names a block more than once: name each block once")
         return spans
 
-    def choose(self, loaded: Pretrained, report: Report | None) -> Choice:
+    def choose(self, loaded: Pretrained, decoder: Decoder, report: Report | None) -> Choice:
         """The blocks of a ranking, read from the report or measured on the text."""
         assert self.number is not None
-        by = self.by or BY
+        by, span = self.cut.by or BY, self.cut.span
         if report is not None and not self._measures:
-            return choose_from(report, self.number, by=by, span=self.span)
+            return choose_from(report, self.number, by=by, span=span)
         passes: list[int] = []
-        options: dict[str, Any] = {"by": by, "span": self.span, "sequential": self.sequential}
-        chosen = choose(loaded.model, _counted(self.batches(loaded), passes), self.number, **options)
-        scored: dict[str, str | int | None] = {"model": loaded.name, "text": str(self.source), "tokens": passes[-1]}
+        read = _counted(self.batches(loaded), passes)
+        chosen = choose_blocks(decoder, read, self.number, by=by, span=span, sequential=self.cut.sequential)
+        scored: dict[str, str | int | None] = {"model": loaded.name, "text": str(self.text), "tokens": passes[-1]}
         return replace(chosen, scored=scored)
 
-    def batches(self, loaded: Pretrained) -> Callable[[], Iterator[dict[str, Tensor]]]:
+    def batches(self, loaded: Pretrained) -> Batches:
         """The text as batches of tokens, from the start at each call, with a progress bar."""
-        total = self.source.expected_tokens(loaded.tokenizer)
-        return lambda: watched(self.source.batches(loaded, seq_len=self.seq_len), total, "measuring")
+        text, total = self.text, self.text.expected_tokens(loaded.tokenizer)
+        about = (loaded.tokenizer, loaded.context, loaded.model.device)
+        return lambda: watched(text.batches(*about), total, "measuring")
+
+    def _check_blocks(self) -> None:
+        cut, blocks = self.cut, self.cut.blocks
+        if self.number is None:
+            self.named()
+            if cut.by is not None or cut.span != 1 or cut.sequential or (cut.moments is not None and not self.fits):
+                unused = "`by`, `span` and `sequential`" if self.fits else "`moments`, `by`, `span` and `sequential`"
+                raise LinscoreError(f"`blocks={blocks}` names the blocks: leave out {unused}, or give a number")
+        elif cut.moments is None and not self.options.given:
+            raise LinscoreError(
+                f"`blocks={blocks}` asks for the {blocks} first of a ranking: give `moments` (from `linscore score`) "
+                f"or `text`, or name block {blocks} as `blocks={blocks},`"
+            )
 
     def _check_text(self) -> None:
-        if not self.has_text:
-            if self.tokens is not None or self.seq_len is not None:
-                raise LinscoreError("--tokens and --seq-len belong to --text or --dataset: give one, or leave them out")
+        if not self.options.given:
+            if self.options.tokens is not None or self.options.seq_len is not None:
+                raise LinscoreError("`tokens` and `seq_len` belong to `text` or `dataset`: give one, or leave them out")
             return
-        if self.text == "-":
-            raise LinscoreError("--text - can be read only once: give a file")
-        if not self.fits and (self.number is None or (self.moments is not None and not self._measures)):
-            raise LinscoreError("nothing is measured, so --text and --dataset are not read: leave them out")
-        self.source.check()
+        self.text.source.check_read_again()
+        if not self.fits and (self.number is None or (self.cut.moments is not None and not self._measures)):
+            raise LinscoreError("nothing is measured, so `text` and `dataset` are not read: leave them out")
+        self.text.source.check()
 
     @property
     def _measures(self) -> bool:
-        return self.sequential or self.by == PERPLEXITY
+        return self.cut.sequential or self.cut.by == PERPLEXITY
 
 
-def _counted(
-    read: Callable[[], Iterator[dict[str, Tensor]]], passes: list[int]
-) -> Callable[[], Iterator[dict[str, Tensor]]]:
+def _counted(read: Batches, passes: list[int]) -> Batches:
     """The same passes; `passes` takes the number of tokens of each."""
 
     def count() -> Iterator[dict[str, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -15,21 +14,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from linscore.decoder.find import find_decoder
 from linscore.distillation.distil import DistilLoss, distil
 from linscore.distillation.folder import CURVE
 from linscore.distillation.losses import Weights
 from linscore.distillation.pair import measure, wanted
 from linscore.distillation.plot import plot_losses
 from linscore.distillation.settings import Settings, kept_if_begun
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, above_zero, at_least, one_of
 from linscore.files import new_folder
 from linscore.models.load import Pretrained, load_pretrained
+from linscore.options import (
+    DISTIL_PLACE,
+    DISTIL_TEXT,
+    DISTIL_TRAINING,
+    DistilOptions,
+    PlaceOptions,
+    TextOptions,
+    TrainingOptions,
+)
 from linscore.progress import StepProgress
-from linscore.scoring.collect import Batch
 from linscore.surgery.record import Record
 from linscore.surgery.save import save_checkpoint
-from linscore.text.source import Text
+from linscore.text.batch import Batch
+from linscore.text.source import Source, Text, within_context
 
 __all__ = ["Distilled", "run_distil"]
 
@@ -53,85 +60,43 @@ def run_distil(
     student: str,
     *,
     out: str,
-    teacher: str | None = None,
-    text: str | None = None,
-    dataset: str | None = None,
-    steps: int = 500,
-    batch_size: int = 8,
-    seq_len: int | None = None,
-    learning_rate: float | None = None,
-    train: str = "replacements",
-    hidden: float = 1.0,
-    kl: float = 1.0,
-    lm: float = 0.0,
-    save_every: int = 100,
+    text: TextOptions = DISTIL_TEXT,
+    towards: DistilOptions | None = None,
+    training: TrainingOptions = DISTIL_TRAINING,
+    place: PlaceOptions = DISTIL_PLACE,
     resume: bool = False,
-    dtype: str = "float32",
-    device: str = "auto",
 ) -> Distilled:
-    """Train a cut model towards its original and save it to `out`; the arguments are the options of `linscore distil`.
+    """Train a cut model, saved by prune, linearize or fuse, towards its original and save it to `out`.
 
     The record's `distilled` holds these options and, as "before" and "after", the student's losses without and with all
     updates on the same batches, the first four of the text. They are of the training text: what was won on other text,
-    `linscore evaluate` says.
+    `linscore evaluate` says. The new model has the student's dtype; it is trained in float32.
 
     While it trains, loss curve and newest checkpoint lie in `OUT.training`, from which `resume` goes on after an
     interruption; the other options must be those of the first call. A finished run removes that folder.
 
-    Args:
-        student: folder that prune, linearize or fuse has saved.
-        out: folder of the new model, not there yet; it has the student's dtype.
-        teacher: its original; by default the model that the student was cut from, as its `linscore.json` says.
-        text: file, folder or - to train on, from its start again when it is used up.
-        dataset: name of a dataset instead.
-        steps: updates, each on one batch.
-        batch_size: sequences in a batch.
-        seq_len: tokens of a sequence; by default the context, 512 at most.
-        learning_rate: its peak; by default 1e-3 for replacements and 3e-4 for all weights.
-        train: "replacements", only what stands for missing blocks, or "all".
-        hidden: weight of the states behind what was replaced, see `linscore.distillation.losses`.
-        kl: weight of the predictions' divergence.
-        lm: weight of the next token.
-        save_every: steps between checkpoints.
-        resume: go on with an interrupted run.
-        dtype: the teacher's; the student is trained in float32.
-        device: of both models.
-
     Raises:
         LinscoreError: for any input that cannot be used, or when `out` exists; what was there stays as it was.
     """
-    record = Record.load(student)
-    asked = Settings(
-        student=student,
-        teacher=teacher or record.model,
-        text=text,
-        dataset=dataset,
-        steps=steps,
-        batch_size=batch_size,
-        seq_len=seq_len,
-        learning_rate=_peak(learning_rate, train),
-        train=train,
-        hidden=hidden,
-        kl=kl,
-        lm=lm,
-        dtype=dtype,
-    )
-    _check(asked, save_every)
+    record, towards = Record.load(student), towards or DistilOptions()
+    asked = _settings(student, towards.teacher or record.model, text, towards, training, place)
+    steps, save_every = asked.steps, training.save_every or asked.steps
+    _check(asked, training.save_every)
     goal = _goal(record, asked)
-    training = Path(f"{Path(out)}.training")  # of a Path: OUT may end with a slash
-    before = asked.resumed(training) if resume else None
-    if before is None and training.exists():
-        raise LinscoreError(f"{training} holds a run that was interrupted: give --resume, or remove it to start again")
+    begun = Path(f"{Path(out)}.training")  # of a Path: OUT may end with a slash
+    before = asked.resumed(begun) if resume else None
+    if before is None and begun.exists():
+        raise LinscoreError(f"{begun} holds a run that was interrupted: give `resume`, or remove it to start again")
     with new_folder(out) as folder:
-        loaded = _load(asked, record, device)
+        loaded = _load(asked, record, place.device)
         with StepProgress("distilling", steps) as progress:
 
             def advance(loss: DistilLoss) -> None:
                 progress.advance(loss.step, loss.loss, loss.tokens)
 
             run = partial(distil, save_every=save_every, resume=resume, progress=advance)
-            record = _train(folder, training, asked, record, goal, *loaded, before, run)
-    shutil.rmtree(training)
+            record = _train(folder, begun, asked, record, goal, *loaded, before, run)
+    shutil.rmtree(begun)
     return Distilled(Path(out), record)
 
 
@@ -147,7 +112,7 @@ def _train(
     run: Callable[..., list[DistilLoss]],
 ) -> Record:
     """Train, measure before and after it, and save what came of it to `folder`; the new record."""
-    length = asked.seq_len if asked.seq_len is not None else min(ours.context or LONGEST, LONGEST)
+    length = within_context("seq_len", asked.seq_len, ours.context, LONGEST)
     read, first = _reader(asked, ours, length)
     losses = partial(measure, ours.model, theirs.model, first, goal.pairs, goal.weights)
     before = before or losses()
@@ -170,23 +135,42 @@ def _train(
     return record
 
 
-def _peak(learning_rate: float | None, train: str) -> float:
-    if train not in LEARNING_RATES:
-        raise LinscoreError(f"--train {train!r} is unknown: choose {' or '.join(LEARNING_RATES)}")
-    return LEARNING_RATES[train] if learning_rate is None else learning_rate
+def _settings(
+    student: str,
+    teacher: str,
+    text: TextOptions,
+    towards: DistilOptions,
+    training: TrainingOptions,
+    place: PlaceOptions,
+) -> Settings:
+    """What makes a run the run it is."""
+    one_of("train", towards.train, LEARNING_RATES)
+    return Settings(
+        student=student,
+        teacher=teacher,
+        text=text.text,
+        dataset=text.dataset,
+        steps=training.steps or 0,
+        batch_size=text.batch_size or 0,
+        seq_len=text.seq_len,
+        learning_rate=LEARNING_RATES[towards.train] if training.learning_rate is None else training.learning_rate,
+        train=towards.train,
+        hidden=towards.hidden,
+        kl=towards.kl,
+        lm=towards.lm,
+        dtype=place.dtype,
+    )
 
 
-def _check(asked: Settings, save_every: int) -> None:
+def _check(asked: Settings, save_every: int | None) -> None:
     """What can be found out before any model is loaded."""
-    counts = (("steps", asked.steps, 1), ("batch-size", asked.batch_size, 1), ("save-every", save_every, 1))
-    for option, value, least in (*counts, ("seq-len", 2 if asked.seq_len is None else asked.seq_len, 2)):
-        if value < least:
-            raise LinscoreError(f"--{option} is {value}: give {least} or more")
-    if not (math.isfinite(asked.learning_rate) and asked.learning_rate > 0):
-        raise LinscoreError(f"--learning-rate is {asked.learning_rate}: give a number above 0")
+    for what, value in {"steps": asked.steps, "batch_size": asked.batch_size, "save_every": save_every}.items():
+        at_least(what, value, 1)
+    at_least("seq_len", asked.seq_len, 2)
+    above_zero("learning_rate", asked.learning_rate)
     if asked.text is None and asked.dataset is None:
-        raise LinscoreError("there is no text to train on: give --text PATH or --dataset NAME")
-    Text(asked.text, asked.dataset).check()
+        raise LinscoreError("there is no text to train on: give `text` or `dataset`")
+    Source(asked.text, asked.dataset).check()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise LinscoreError("linscore distil runs in one process: call linscore.distil from several")
 
@@ -211,7 +195,7 @@ def _parameters(record: Record, train: str) -> list[str] | None:
         return None
     names = sorted({name for replacement in record.replacements for name in replacement.parameters})
     if not names:
-        raise LinscoreError("nothing stands for the dropped blocks that could be trained alone: give --train all")
+        raise LinscoreError("nothing stands for the dropped blocks that could be trained alone: give `train=all`")
     return names
 
 
@@ -220,20 +204,26 @@ def _load(asked: Settings, record: Record, device: str) -> tuple[Pretrained, Pre
     student, teacher = asked.student, asked.teacher
     ours, theirs = load_pretrained(student, device=device), load_pretrained(teacher, dtype=asked.dtype, device=device)
     if ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab():
-        raise LinscoreError(f"{student} and {teacher} have different vocabularies: give the student's own --teacher")
-    depth = len(find_decoder(theirs.model).blocks)
+        raise LinscoreError(f"{student} and {teacher} have different vocabularies: give the student's own `teacher`")
+    depth = len(theirs.decoder.blocks)
     if depth != record.depth_before:
         raise LinscoreError(
             f"{teacher} has {depth} blocks, and {student} was cut from a model of {record.depth_before}: give that one "
-            "as --teacher"
+            "as `teacher`"
         )
     return ours, theirs
 
 
 def _reader(asked: Settings, ours: Pretrained, length: int) -> tuple[Callable[[], Iterable[Batch]], list[Batch]]:
     """A function that gives the batches from the start, each time, and the first of them, which are measured."""
-    source = Text(asked.text, asked.dataset, tokens=asked.steps * asked.batch_size * length)
-    read = partial(source.batches, ours, folds=1, seq_len=length, batch_size=asked.batch_size)
+    options = TextOptions(
+        text=asked.text,
+        dataset=asked.dataset,
+        tokens=asked.steps * asked.batch_size * length,
+        seq_len=length,
+        batch_size=asked.batch_size,
+    )
+    read = partial(Text(options).batches, ours.tokenizer, ours.context, ours.model.device, folds=1)
     if asked.text == "-":  # can be read only once
         held: list[Batch] = list(read())
         return lambda: held, held[:MEASURED]
@@ -256,6 +246,7 @@ def _save(folder: Path, ours: Pretrained, record: Record, curve: list[DistilLoss
     """The model with its record, the losses and their picture."""
     if ours.stored is torch.float16:  # which a CPU has loaded as float32
         ours.model.half()
-    save_checkpoint(folder, ours.model, ours.tokenizer, record)
+    save_checkpoint(folder, ours.model, ours.tokenizer)
+    record.save(folder)
     (folder / CURVE).write_text("".join(loss.line() for loss in curve), encoding="utf-8")
     plot_losses(curve, folder / PLOT)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from linscore.decoder.find import find_decoder
 from linscore.dynamics.checkpoints import checkpoint_series, modified
-from linscore.dynamics.folder import SERIES, DynamicsFolder, TokenDigest
+from linscore.dynamics.folder import SERIES, DynamicsFolder
 from linscore.dynamics.series import Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.errors import Interrupted, LinscoreError
 from linscore.files import prepare_folder
 from linscore.models.load import Pretrained, load_pretrained
+from linscore.models.release import release
+from linscore.options import PlaceOptions, TextOptions
 from linscore.progress import TokenProgress
 from linscore.scoring.report import Report
 from linscore.scoring.score import score
+from linscore.text.batch import TokenDigest
 from linscore.text.source import Text
 
 __all__ = ["run_dynamics"]
@@ -32,31 +32,14 @@ def run_dynamics(
     checkpoints: Sequence[str],
     *,
     revisions: str | None = None,
-    text: str | None = None,
-    dataset: str | None = None,
-    tokens: int | None = None,
-    seq_len: int | None = None,
-    batch_size: int | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
+    text: TextOptions | None = None,
+    place: PlaceOptions | None = None,
     out: str,
 ) -> Dynamics:
-    """Score a series of checkpoints; the arguments are those of `linscore dynamics`.
+    """Score a series of checkpoints (see `checkpoint_series`) on the same tokens.
 
     What `out` holds of the same series already is not scored again: after an interruption, or with more checkpoints,
     the command is simply repeated. Spectra are left out of the reports.
-
-    Args:
-        checkpoints: see `checkpoint_series`; `revisions` too.
-        revisions: branches or tags of a single Hub name, separated by commas.
-        text: as `read_documents` takes it; where neither it nor `dataset` is given, the built-in text.
-        dataset: as `read_dataset` takes it, in place of `text`.
-        tokens: stop after so many [all; 1,000,000 of a dataset].
-        seq_len: tokens in a sequence [the model's context, at most 2,048].
-        batch_size: sequences in a batch [4,096 tokens; GPU 16,384].
-        dtype: see `load_pretrained`.
-        device: see `load_pretrained`.
-        out: a new folder, or that of the same series.
 
     Returns:
         Everything that `out` then holds: what was there and not asked for now, then `checkpoints` as given.
@@ -67,12 +50,13 @@ def run_dynamics(
         Interrupted: by Ctrl-C; what is done is kept.
     """
     series = checkpoint_series(checkpoints, revisions)
-    source = Text(text, dataset, tokens)
-    source.check()
-    if text == "-" and len(series) > 1:
-        raise LinscoreError("--text - can be read only once: give a file to score several checkpoints")
-    settings = {"text": text, "dataset": dataset, "tokens": tokens, "seq_len": seq_len, "batch_size": batch_size}
-    job = _Job(Path(out), source, settings | {"dtype": dtype, "device": device})
+    text, place = text or TextOptions(), place or PlaceOptions()
+    read = Text(text)
+    read.source.check()
+    if len(series) > 1:
+        read.source.check_read_again(" to score several checkpoints")
+    settings = asdict(text) | asdict(place)
+    job = _Job(Path(out), read, settings)
     job.resume(series)
     try:
         for checkpoint in series:
@@ -85,8 +69,8 @@ def run_dynamics(
 class _Job:
     """The folder of a series, what it holds so far, and how a checkpoint is scored."""
 
-    def __init__(self, out: Path, source: Text, settings: dict[str, Any]) -> None:
-        self.out, self.source, self.settings = out, source, settings
+    def __init__(self, out: Path, text: Text, settings: dict[str, Any]) -> None:
+        self.out, self.text, self.settings = out, text, settings
         self.folder = DynamicsFolder(out)
         self.dynamics: Dynamics | None = None
 
@@ -101,7 +85,7 @@ class _Job:
         if self.dynamics is not None:
             _check_settings(self.settings, self.dynamics.settings, self.out)
         elif foreign := [path.name for path in self.out.iterdir() if not path.name.startswith(".")]:
-            raise LinscoreError(f"{self.out} holds {foreign[0]} but no {SERIES}: give --out a new folder")
+            raise LinscoreError(f"{self.out} holds {foreign[0]} but no {SERIES}: give `out` a new folder")
         for checkpoint in series:
             self._check_place(checkpoint)
 
@@ -117,8 +101,7 @@ class _Job:
         self.dynamics = replace(longer, scored=[*others, ScoredCheckpoint.of(checkpoint, when, report)])
         self.folder.write(self.dynamics)
         self.folder.write_report(checkpoint.step, report)
-        gc.collect()  # models hold themselves in cycles
-        torch.cuda.empty_cache()
+        release()
 
     def finish(self, series: Sequence[Checkpoint]) -> Dynamics:
         """Put the series in order, and draw it."""
@@ -139,7 +122,7 @@ class _Job:
         report, digest = self._pass(checkpoint, loaded)
         series = Dynamics(
             scored=[],
-            text=str(self.source),
+            text=str(self.text),
             tokens=report.tokens + report.nonfinite_rows,
             token_digest=digest,
             vocabulary_digest=vocabulary,
@@ -153,14 +136,14 @@ class _Job:
     def _pass(self, checkpoint: Checkpoint, loaded: Pretrained) -> tuple[Report, str]:
         """The report, and the digest of the tokens that were scored."""
         digest = TokenDigest()
-        cut = {"seq_len": self.settings["seq_len"], "batch_size": self.settings["batch_size"]}
-        with TokenProgress(self.source.expected_tokens(loaded.tokenizer), f"step {checkpoint.step:,}") as progress:
+        batches = self.text.batches(loaded.tokenizer, loaded.context, loaded.model.device)
+        with TokenProgress(self.text.expected_tokens(loaded.tokenizer), f"step {checkpoint.step:,}") as progress:
             report = score(
                 loaded.model,
-                digest.watch(self.source.batches(loaded, **cut)),
+                digest.watch(batches),
                 spectra=False,
                 name=str(checkpoint),
-                text=str(self.source),
+                text=str(self.text),
                 progress=progress.advance,
             )
         return report, str(digest)
@@ -170,34 +153,33 @@ class _Job:
         known = {} if self.dynamics is None else {one.checkpoint.step: one for one in self.dynamics.scored}
         folder, there = self.folder.report(checkpoint.step).parent, known.get(checkpoint.step)
         if there is None and folder.exists():
-            raise LinscoreError(f"{folder} exists, but {SERIES} does not list it: move it, or give another --out")
+            raise LinscoreError(f"{folder} exists, but {SERIES} does not list it: move it, or give another `out`")
         if there is not None and there.checkpoint != checkpoint:
             raise LinscoreError(
                 f"step {checkpoint.step} of the series in {self.out} is {there.checkpoint}, not {checkpoint}: give "
-                "another --out"
+                "another `out`"
             )
         if there is not None and there.modified != modified(checkpoint):
-            raise LinscoreError(f"the weights of {checkpoint} changed since it was scored: give another --out")
+            raise LinscoreError(f"the weights of {checkpoint} changed since it was scored: give another `out`")
 
 
 def _check_settings(settings: dict[str, Any], before: dict[str, Any], out: Path) -> None:
     for name, value in settings.items():
         if before.get(name) != value:
+            was, asked = _argument(name, before.get(name)), _argument(name, value)
             raise LinscoreError(
-                f"the series in {out} was scored with {_option(name, before.get(name))}, not {_option(name, value)}: "
-                "give the same, or another --out"
+                f"the series in {out} was scored with {was}, not {asked}: give the same, or another `out`"
             )
 
 
-def _option(name: str, value: object) -> str:
-    option = f"--{name.replace('_', '-')}"
-    return f"no {option}" if value is None else f"{option} {value}"
+def _argument(name: str, value: object) -> str:
+    return f"no `{name}`" if value is None else f"`{name}={value}`"
 
 
 def _check_model(checkpoint: Checkpoint, loaded: Pretrained, vocabulary: str, series: Dynamics | None) -> None:
     if series is None:
         return
-    decoder, first = find_decoder(loaded.model), series.scored[0].checkpoint
+    decoder, first = loaded.decoder, series.scored[0].checkpoint
     sizes = {"depth": (len(decoder.blocks), series.depth), "width": (decoder.width, series.width)}
     for what, (found, before) in sizes.items():
         if found != before:
@@ -210,7 +192,7 @@ def _check_tokens(checkpoint: Checkpoint, found: Dynamics, series: Dynamics | No
     if series is not None and found.token_digest != series.token_digest:
         raise LinscoreError(
             f"{checkpoint} was given other tokens than {series.scored[0].checkpoint}: the text has changed, or their "
-            "tokenizers or contexts differ; give --seq-len, or another --out"
+            "tokenizers or contexts differ; give `seq_len`, or another `out`"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +11,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, at_least
 from linscore.evaluation.perplexity import TextLoss, next_token_losses, text_loss
 from linscore.evaluation.result import Evaluation
 from linscore.evaluation.tasks import LoadedTasks, load_tasks, run_tasks
 from linscore.machine.device import choose_device
 from linscore.models.load import Pretrained, load_pretrained, read_context
+from linscore.models.release import release
+from linscore.options import EvaluateOptions, PlaceOptions, TextOptions
 from linscore.progress import TokenProgress
 from linscore.surgery.record import RECORD, Record
-from linscore.text.source import BATCH_TOKENS, DATASET_TOKENS, LONGEST, Text
+from linscore.text.source import Text, batch_of, within_context
 
 __all__ = ["run_evaluate"]
 
@@ -30,8 +31,8 @@ _FORMS = {"dropped": "dropped", "fused": "fused", "linear": "linearized"}
 
 
 @dataclass(frozen=True)
-class _Options:
-    """The options of `linscore evaluate` that every model of a run shares."""
+class _Job:
+    """What every model of a run is asked for."""
 
     text: Text | None
     tasks: LoadedTasks | None
@@ -39,76 +40,56 @@ class _Options:
     stride: int | None
     batch_size: int | None
     limit: int | None
-    dtype: str
-    device: str
+    place: PlaceOptions
 
 
 def run_evaluate(
     models: Sequence[str],
     *,
-    text: str | None = None,
-    dataset: str | None = None,
-    tasks: str | None = None,
-    task_data: Sequence[str] = (),
-    include_path: str | None = None,
-    tokens: int | None = None,
-    window: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
-    limit: int | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
+    text: TextOptions | None = None,
+    evaluating: EvaluateOptions | None = None,
+    place: PlaceOptions | None = None,
 ) -> list[Evaluation]:
-    """Evaluate models one after the other; the arguments are those of `linscore evaluate`.
+    """Evaluate models, Hub names, folders or "embedded", one after the other.
 
-    Args:
-        models: Hub names, folders or "embedded".
-        text: as `read_documents` takes it; where neither it nor `dataset` nor `tasks` is given, the built-in text.
-        dataset: as `read_dataset` takes it, in place of `text`.
-        tasks: names of lm-eval tasks, separated by commas.
-        task_data: "NAME=FILE" for tasks whose data is a local file.
-        include_path: a folder with more task configurations.
-        tokens: predict at most so many [all; 1,000,000 of a dataset].
-        window: tokens that a model is fed at a time [its context, at most 2,048].
-        stride: how far the next window is moved [half the window].
-        batch_size: windows or answers that run together [4,096 tokens; GPU 16,384].
-        limit: take only the first so many questions of each task.
-        dtype: see `load_pretrained`.
-        device: see `load_pretrained`.
+    Where neither a text nor tasks are given, on the built-in text. `task_data` are "NAME=FILE" each.
 
     Raises:
         LinscoreError: for any input that cannot be used.
     """
-    source = Text(text, dataset, DATASET_TOKENS if tokens is None and dataset is not None else tokens)
-    source.check()
-    of_text = {"--tokens": tokens, "--window": window, "--stride": stride}
-    _check(models, text, {**of_text, "--batch-size": batch_size, "--limit": limit})
-    if tasks is not None and text is None and dataset is None:
-        _refuse(of_text, "a text", "--text or --dataset")
-    of_tasks = {"--task-data": task_data or None, "--include-path": include_path, "--limit": limit}
-    if tasks is None:
-        _refuse(of_tasks, "tasks", "--tasks")
+    text, asked = text or TextOptions(), evaluating or EvaluateOptions()
+    _check(models, text, asked)
     forms = [_form(model) for model in models]
     for model in models:  # before the first of them takes its time
-        _check_window(model, read_context(model), window)
+        within_context("window", asked.window, read_context(model))
     loaded = None
-    if tasks is not None:
-        loaded = load_tasks(_names(tasks), task_data=_files(task_data), include_path=include_path)
-    predicted = source if tasks is None or text is not None or dataset is not None else None
-    options = _Options(predicted, loaded, window, stride, batch_size, limit, dtype, device)
-    return [_evaluate(model, form, options) for model, form in zip(models, forms, strict=True)]
+    if asked.tasks is not None:
+        data = _files(asked.task_data)
+        loaded = load_tasks(_names(asked.tasks), task_data=data, include_path=asked.include_path)
+    predicted = Text(text) if asked.tasks is None or text.given else None
+    about = (asked.window, asked.stride, text.batch_size, asked.limit, place or PlaceOptions())
+    job = _Job(predicted, loaded, *about)
+    return [_evaluate(model, form, job) for model, form in zip(models, forms, strict=True)]
 
 
-def _check(models: Sequence[str], text: str | None, counts: Mapping[str, int | None]) -> None:
-    if text == "-" and len(models) > 1:
-        raise LinscoreError("--text - can be read only once: give a file to evaluate several models")
-    for option, value in counts.items():
-        if value is not None and value < 1:
-            raise LinscoreError(f"{option} is {value}: give 1 or more")
+def _check(models: Sequence[str], text: TextOptions, asked: EvaluateOptions) -> None:
+    """What can be found out before any model or task is loaded."""
+    source = Text(text).source
+    source.check()
+    if len(models) > 1:
+        source.check_read_again(" to evaluate several models")
+    of_text = {"tokens": text.tokens, "window": asked.window, "stride": asked.stride}
+    for what, value in {**of_text, "batch_size": text.batch_size, "limit": asked.limit}.items():
+        at_least(what, value, 1)
+    if asked.tasks is not None and not text.given:
+        _refuse(of_text, "a text", "`text` or `dataset`")
+    if asked.tasks is None:
+        of_tasks = {"task_data": asked.task_data or None, "include_path": asked.include_path, "limit": asked.limit}
+        _refuse(of_tasks, "tasks", "`tasks`")
 
 
-def _refuse(options: Mapping[str, object], of: str, missing: str) -> None:
-    given = [option for option, value in options.items() if value is not None]
+def _refuse(arguments: Mapping[str, object], of: str, missing: str) -> None:
+    given = [f"`{name}`" for name, value in arguments.items() if value is not None]
     if given:
         raise LinscoreError(f"{', '.join(given)} belongs to {of}: give {missing} too, or leave it out")
 
@@ -116,7 +97,7 @@ def _refuse(options: Mapping[str, object], of: str, missing: str) -> None:
 def _names(tasks: str) -> list[str]:
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
-        raise LinscoreError("--tasks is empty: name tasks, such as arc_easy,boolq")
+        raise LinscoreError("`tasks` is empty: name tasks, such as arc_easy,boolq")
     return names
 
 
@@ -124,7 +105,7 @@ def _files(task_data: Sequence[str]) -> dict[str, str]:
     pairs = [one.partition("=") for one in task_data]
     for name, equals, file in pairs:
         if not (name and equals and file):
-            raise LinscoreError(f"--task-data {name + equals + file!r} is not NAME=FILE: write boolq=boolq_dev.jsonl")
+            raise LinscoreError(f"`task_data` {name + equals + file!r} is not NAME=FILE: write boolq=boolq_dev.jsonl")
     return {name: file for name, _, file in pairs}
 
 
@@ -138,39 +119,26 @@ def _form(model: str) -> str:
     return " + ".join(_FORMS[form] for form in sorted({one.form for one in record.replacements}))
 
 
-def _evaluate(name: str, form: str, options: _Options) -> Evaluation:
+def _evaluate(name: str, form: str, job: _Job) -> Evaluation:
     """One model, loaded and let go again."""
     begin = time.perf_counter()
-    where = choose_device(options.device)
+    where = choose_device(job.place.device)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    loaded = load_pretrained(name, dtype=options.dtype, device=options.device)
-    window, stride = _window(loaded, options)
-    batch_size = options.batch_size or max(1, BATCH_TOKENS[where.type] // window)
+    loaded = load_pretrained(name, dtype=job.place.dtype, device=job.place.device)
+    window = within_context("window", job.window, loaded.context)
+    stride = job.stride if job.stride is not None else max(1, window // 2)
+    batch_size = job.batch_size or batch_of(window, where)
     figures: dict[str, Any] = {}
-    if options.text is not None:
-        loss = _text_loss(loaded, options.text, window, stride, batch_size)
-        figures |= {"text": str(options.text), "window": window, "stride": stride, **_figures(loss)}
-    if options.tasks is not None:
-        figures["tasks"] = run_tasks(
-            loaded.model, loaded.tokenizer, options.tasks, batch_size=batch_size, limit=options.limit
-        )
+    if job.text is not None:
+        loss = _text_loss(loaded, job.text, window, stride, batch_size)
+        figures |= {"text": str(job.text), "window": window, "stride": stride, **_figures(loss)}
+    if job.tasks is not None:
+        figures["tasks"] = run_tasks(loaded.model, loaded.tokenizer, job.tasks, batch_size=batch_size, limit=job.limit)
     figures |= _memory(loaded.model)
     del loaded
-    gc.collect()
-    if where.type == "cuda":
-        torch.cuda.empty_cache()
+    release()
     return Evaluation(model=name, form=form, **figures, seconds=time.perf_counter() - begin)
-
-
-def _check_window(model: str, context: int, window: int | None) -> None:
-    if window is not None and 0 < context < window:
-        raise LinscoreError(f"--window {window} is longer than the context of {model}, {context} tokens: give less")
-
-
-def _window(loaded: Pretrained, options: _Options) -> tuple[int, int]:
-    window = options.window if options.window is not None else min(loaded.context or LONGEST, LONGEST)
-    return window, options.stride if options.stride is not None else max(1, window // 2)
 
 
 def _text_loss(loaded: Pretrained, text: Text, window: int, stride: int, batch_size: int) -> TextLoss:
@@ -180,7 +148,7 @@ def _text_loss(loaded: Pretrained, text: Text, window: int, stride: int, batch_s
         return text_loss(
             loaded.model,
             loaded.tokenizer,
-            text.documents(),
+            text.source.documents(),
             window=window,
             stride=stride,
             batch_size=batch_size,

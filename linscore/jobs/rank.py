@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from linscore.errors import LinscoreError
+from linscore.options import TextOptions
 from linscore.scoring.ranking import PERPLEXITY, rank
 from linscore.scoring.report import Report
 from linscore.spans import Span
 
 
-def run_rank(
-    folder: str,
-    by: str,
-    *,
-    span: int = 1,
-    text: str | None = None,
-    dataset: str | None = None,
-    tokens: int | None = None,
-) -> dict[Span, float | None]:
+def run_rank(folder: str, by: str, *, span: int = 1, text: TextOptions | None = None) -> dict[Span, float | None]:
     """The figure `by` of every block or span of `span` blocks of a scored model, the first to go first.
 
     By "perplexity" the model that was scored is loaded, and each of them left out of it on a text, by default the
@@ -25,17 +18,15 @@ def run_rank(
     Raises:
         LinscoreError: for a folder, metric or text that cannot be used.
     """
-    report = Report.load(folder)
-    if by != PERPLEXITY:
-        if (text, dataset, tokens) != (None, None, None):
-            raise LinscoreError(f"--text, --dataset and --tokens belong to --by {PERPLEXITY}: leave them out")
-        return {one.span: getattr(one, by) for one in rank(report, by, span=span)}
-    return _measured(report, span, text, dataset, tokens)
+    report, text = Report.load(folder), text or TextOptions()
+    if by == PERPLEXITY:
+        return _measured(report, span, text)
+    if text != TextOptions():
+        raise LinscoreError(f"`text`, `dataset` and `tokens` belong to `by={PERPLEXITY}`: leave them out")
+    return {one.span: getattr(one, by) for one in rank(report, by, span=span)}
 
 
-def _measured(
-    report: Report, span: int, text: str | None, dataset: str | None, tokens: int | None
-) -> dict[Span, float | None]:
+def _measured(report: Report, span: int, text: TextOptions) -> dict[Span, float | None]:
     """The perplexity without every block or span."""
     # transformers takes seconds to import, and reading a report needs none of it.
     from linscore.evaluation.perplexity import perplexity
@@ -45,11 +36,12 @@ def _measured(
     from linscore.surgery.choose import losses_without
     from linscore.text.source import Text
 
-    source = Text(text, dataset, tokens)
-    source.check()
+    read = Text(text)
+    read.source.check()
     loaded = load_pretrained(report.model)
-    check_belongs(report, loaded)
-    batches = watched(source.batches(loaded), source.expected_tokens(loaded.tokenizer), "measuring")
-    losses = losses_without(loaded.model, batches, span)
+    check_belongs(report, loaded.decoder, loaded.name)
+    batches = read.batches(loaded.tokenizer, loaded.context, loaded.model.device)
+    measured = watched(batches, read.expected_tokens(loaded.tokenizer), "measuring")
+    losses = losses_without(loaded.model, measured, span)
     order = sorted((loss, one) for one, loss in losses.items() if one is not None)
     return {one: perplexity(loss) for loss, one in order}

@@ -25,6 +25,7 @@ from linscore.dynamics.folder import SERIES
 from linscore.dynamics.series import Dynamics
 from linscore.errors import Interrupted, LinscoreError
 from linscore.models.quiet import quiet
+from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
 from linscore.pretraining.checkpoints import newest_checkpoint
 from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve, read_curve
 from linscore.pretraining.heldout import HeldoutLossCallback
@@ -34,7 +35,7 @@ from linscore.pretraining.sequences import PackedSequences
 from linscore.pretraining.text import Prepared, prepare
 from linscore.pretraining.trainer import PretrainingTrainer, StopWhenDiverged, training_arguments
 from linscore.progress import StepProgress
-from linscore.text.source import BATCH_TOKENS
+from linscore.text.source import batch_of
 
 __all__ = ["Trained", "run_train"]
 
@@ -64,43 +65,27 @@ def run_train(
     config: str,
     *,
     out: str,
-    text: str | None = None,
-    dataset: str | None = None,
-    regularizer: str | None = None,
-    weight: float | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
+    text: TextOptions | None = None,
+    regularizing: RegularizerOptions | None = None,
+    training: TrainingOptions | None = None,
+    place: PlaceOptions | None = None,
     resume: bool = False,
-    device: str = "auto",
 ) -> Trained | None:
-    """Train a decoder from nothing; the arguments are the options of `linscore train`, in place of the recipe's own.
+    """Train a decoder from nothing, by a recipe (see `read_recipe`) whose own values the options replace.
 
-    Several processes (torchrun) share each update's batch; then those that are not the first return None.
-
-    Args:
-        config: a file, or the name of a recipe that ships with linscore (see `read_recipe`).
-        out: folder of the run, not there yet.
-        text: see `Recipe`.
-        dataset: see `Recipe`.
-        regularizer: see `Recipe`.
-        weight: see `Recipe`.
-        steps: see `Recipe`.
-        seed: see `Recipe`.
-        resume: go on from the newest whole checkpoint in `out`, with the recipe that it was begun with.
-        device: "auto", or "cpu" where there is a GPU.
+    Several processes (torchrun) share each update's batch; then those that are not the first return None. `resume` goes
+    on from the newest whole checkpoint in `out`, with the recipe that it was begun with. A device is "auto", or "cpu"
+    where there is a GPU.
 
     Raises:
         LinscoreError: for any input that cannot be used, or a loss that is no longer finite, with the step and the last
             good checkpoint.
         Interrupted: by Ctrl-C, where there is a checkpoint to go on from.
     """
-    recipe = read_recipe(config).but({"regularizer": regularizer, "weight": weight, "steps": steps, "seed": seed})
-    if weight is not None and recipe.regularizer == "none":
-        raise LinscoreError(f"--weight {weight} is given, but there is no regularizer: give --regularizer")
-    if text is not None or dataset is not None:
-        recipe = replace(recipe, text=text, dataset=dataset)
+    device = (place or PlaceOptions()).device
+    recipe = _recipe(config, text or TextOptions(), regularizing or RegularizerOptions(), training or TrainingOptions())
     if device not in ("auto", "cpu"):
-        raise LinscoreError(f"--device is {device!r}: give auto or cpu, and choose among GPUs by CUDA_VISIBLE_DEVICES")
+        raise LinscoreError(f"`device` is {device!r}: give auto or cpu, and choose among GPUs by CUDA_VISIBLE_DEVICES")
     folder = Path(out)
     arguments = training_arguments(recipe, folder, device)
     first = arguments.process_index == 0
@@ -118,6 +103,16 @@ def run_train(
         trained = _finished(recipe, folder, model, prepared)
     shutil.rmtree(folder / CORPUS)
     return trained
+
+
+def _recipe(config: str, text: TextOptions, regularizing: RegularizerOptions, training: TrainingOptions) -> Recipe:
+    """The recipe with what was asked for in the place of its own."""
+    changes = {**asdict(regularizing), "steps": training.steps, "seed": training.seed}
+    recipe = read_recipe(config).but(changes)
+    if regularizing.weight is not None and recipe.regularizer == "none":
+        given = f"`weight={regularizing.weight}`"
+        raise LinscoreError(f"{given} is given, but there is no regularizer: give `regularizer`")
+    return replace(recipe, text=text.text, dataset=text.dataset) if text.given else recipe
 
 
 def _trainer(
@@ -145,7 +140,7 @@ def _trainer(
         **recipe.weights,
     )
     # From here on in this order: nothing reads weights that are not finite.
-    batches = prepared.heldout.split(max(1, BATCH_TOKENS[arguments.device.type] // recipe.seq_len))
+    batches = prepared.heldout.split(batch_of(recipe.seq_len, arguments.device))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopWhenDiverged(trainer, recipe.score_every))
     trainer.add_callback(CurveCallback(folder, tokens, show))
@@ -188,29 +183,29 @@ def _run_folder(folder: Path, recipe: Recipe, resume: bool, first: bool) -> Iter
         if kept is None and first:
             shutil.rmtree(folder)
         elif isinstance(error, KeyboardInterrupt) and kept is not None:
-            raise Interrupted(f"interrupted: go on from {kept} with --resume") from error
+            raise Interrupted(f"interrupted: go on from {kept} with `resume`") from error
         raise
 
 
 def _begin(folder: Path, recipe: Recipe) -> None:
     if folder.exists():
-        raise LinscoreError(f"{folder} exists: give --out a folder that is not there yet, or --resume its run")
+        raise LinscoreError(f"{folder} exists: give `out` a folder that is not there yet, or `resume` its run")
     try:
         folder.mkdir(parents=True)
         (folder / SETTINGS).write_text(json.dumps(_anywhere(recipe), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise LinscoreError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
+        raise LinscoreError(f"cannot write to {folder} ({error.strerror}): give another `out`") from error
 
 
 def _resume(folder: Path, recipe: Recipe) -> None:
     if (folder / MODEL).exists():
-        raise LinscoreError(f"the run in {folder} has come to its end: give another --out, without --resume")
+        raise LinscoreError(f"the run in {folder} has come to its end: give another `out`, without `resume`")
     try:
         begun = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         asked = _anywhere(recipe)
         other = next((name for name in asked if name not in FREE and begun[name] != asked[name]), None)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LinscoreError(f"{folder} holds no run to go on with: give another --out, without --resume") from error
+        raise LinscoreError(f"{folder} holds no run to go on with: give another `out`, without `resume`") from error
     if other is not None:
         raise LinscoreError(f"{folder} was begun with {other} {begun[other]}, not {asked[other]}: give the same")
     if newest_checkpoint(folder) is None:  # killed before the first: begin anew

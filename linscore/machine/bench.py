@@ -18,10 +18,11 @@ from linscore_kernels.pilot import PILOT_ROWS
 from rich.table import Table
 from rich.text import Text
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, one_of
 from linscore.machine.device import choose_device
 from linscore.machine.kernel_cases import CASES, Case
 from linscore.machine.timing import floor, interleaved, rates
+from linscore.options import PlaceOptions
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,16 @@ DEFAULTS = {"cuda": (4096, 65_536, "bfloat16"), "cpu": (768, 16_384, "float32")}
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def run_bench(
-    width: int | None = None, tokens: int | None = None, dtype: str | None = None, device: str = "auto"
-) -> Table:
-    """The table of `linscore bench`; the arguments are its options. Raises LinscoreError for those that cannot be."""
-    where = choose_device(device)
+def run_bench(width: int | None = None, tokens: int | None = None, place: PlaceOptions | None = None) -> Table:
+    """The table of `linscore bench`: random states `[tokens, width]`. Raises LinscoreError for what cannot be."""
+    place = place or PlaceOptions()
+    where = choose_device(place.device)
     usual_width, usual_tokens, usual_dtype = DEFAULTS[where.type]
-    width, tokens, dtype = width or usual_width, tokens or usual_tokens, dtype or usual_dtype
+    width, tokens = width or usual_width, tokens or usual_tokens
+    dtype = usual_dtype if place.dtype == "auto" else place.dtype
     if width < 32 or tokens < 2 * PILOT_ROWS:
-        raise LinscoreError(f"--width {width} and --tokens {tokens}: give at least 32 and {2 * PILOT_ROWS}")
-    if dtype not in DTYPES:
-        raise LinscoreError(f"unknown dtype {dtype!r}: choose {', '.join(DTYPES)}")
+        raise LinscoreError(f"`width={width}` and `tokens={tokens}`: give at least 32 and {2 * PILOT_ROWS}")
+    one_of("dtype", dtype, DTYPES)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     rows = kernel_table(width, tokens, getattr(torch, dtype), where)
     return rendered(rows, f"{name}: {tokens:,} tokens of width {width}, {dtype}")
@@ -94,7 +94,7 @@ def run_tune(device: str = "auto", progress: Callable[[str], None] = print) -> P
     """
     where = choose_device(device)
     if where.type != "cuda":
-        raise LinscoreError(f"--tune measures GPU kernels and the device is {where}: run it where the GPU is")
+        raise LinscoreError(f"`tune` measures GPU kernels and the device is {where}: run it where the GPU is")
     from linscore_kernels.tuning.parameters import TABLE  # with Triton, which not every machine has
     from linscore_kernels.tuning.tune import tune, write_table
 

@@ -15,5 +15,5 @@ def choose_device(device: str) -> torch.device:
         )
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
-        raise LinscoreError(f"device {device!r} is not there: run `linscore doctor`, or give --device cpu") from error
+        raise LinscoreError(f"device {device!r} is not there: run `linscore doctor`, or give `device=cpu`") from error
     return where

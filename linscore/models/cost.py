@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from linscore.decoder.find import Decoder, find_decoder
+from linscore.decoder.find import Decoder
 from linscore.decoder.run import probe_tokens, run
 
 
@@ -39,9 +39,19 @@ class Cost:
     flops_per_token: int  # of matrix products, convolutions and attention, measured on a text of 8 tokens
 
 
-def block_costs(model: nn.Module) -> list[Cost]:
+def sizes(before: Decoder, after: Decoder) -> dict[str, Any]:
+    """Blocks, parameters (tied ones once) and FLOP per token of all blocks, of the original and of the cut model."""
+    found = {}
+    for suffix, decoder in (("_before", before), ("", after)):
+        costs = block_costs(decoder)
+        found[f"depth{suffix}"] = len(costs)
+        found[f"parameters{suffix}"] = sum(parameter.numel() for parameter in decoder.model.parameters())
+        found[f"flops_per_token{suffix}"] = sum(cost.flops_per_token for cost in costs)
+    return found
+
+
+def block_costs(decoder: Decoder) -> list[Cost]:
     """The cost of each block, linear ones included: their difference is what replacing saves."""
-    decoder = find_decoder(model)
     flops = _measured_flops(decoder)
     parameters = [sum(p.numel() for p in block.parameters()) for block in decoder.blocks]
     return [Cost(*pair) for pair in zip(parameters, flops, strict=True)]

@@ -21,8 +21,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from linscore.decoder.find import Decoder, find_decoder
 from linscore.embedded.shipped import EMBEDDED, SHIPPED
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, one_of
 from linscore.machine.device import choose_device
 from linscore.models.linear_block import MODEL_TYPE, DamagedError, LinearizedConfig, LinearizedForCausalLM
 from linscore.models.quiet import quiet
@@ -38,6 +39,11 @@ class Pretrained(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     context: int  # longest sequence the model was made for; 0 where it does not say
     stored: torch.dtype | None  # of the checkpoint, whatever the model was loaded in; None where it does not say
+
+    @property
+    def decoder(self) -> Decoder:
+        """Where the model keeps its blocks; found anew at each call."""
+        return find_decoder(self.model)
 
 
 def load_pretrained(
@@ -164,8 +170,7 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def _dtype(dtype: str, config: object, device: torch.device) -> torch.dtype | str:
-    if dtype not in DTYPES:
-        raise LinscoreError(f"unknown dtype {dtype!r}: choose {', '.join(DTYPES)}")
+    one_of("dtype", dtype, DTYPES)
     if dtype == "auto":
         stored = getattr(config, "dtype", None)
         return torch.float32 if stored is torch.float16 and device.type == "cpu" else "auto"

@@ -92,7 +92,7 @@ def read_curve(path: Path) -> list[Line]:
         if not all(isinstance(line["step"], int) for line in lines):
             raise TypeError("a step is no number")
     except (ValueError, TypeError, KeyError) as error:
-        raise LinscoreError(f"{path} is damaged: start the training again, with another --out") from error
+        raise LinscoreError(f"{path} is damaged: start the training again, with another `out`") from error
     return lines
 
 

@@ -135,7 +135,7 @@ def read_recipe(config: str | Path) -> Recipe:
     path = shipped if shipped.is_file() and not Path(config).is_file() else Path(config)
     if not path.is_file():
         names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-        raise LinscoreError(f"--config {config} is no file: give one, or one of {names}")
+        raise LinscoreError(f"`config={config}` is no file: give one, or one of {names}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

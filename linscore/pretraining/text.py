@@ -18,7 +18,7 @@ from linscore.pretraining.sequences import consecutive
 from linscore.pretraining.token_store import TokenizedCorpus, standard_library, tokenize, train_tokenizer
 from linscore.progress import TokenProgress
 from linscore.text.documents import Document, read_documents
-from linscore.text.source import Text
+from linscore.text.source import Source
 
 __all__ = ["Prepared", "prepare"]
 
@@ -87,7 +87,7 @@ def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
 
 
 def _documents(recipe: Recipe) -> Iterator[Document]:
-    return standard_library() if _is_default(recipe) else Text(recipe.text, recipe.dataset).documents()
+    return standard_library() if _is_default(recipe) else Source(recipe.text, recipe.dataset).documents()
 
 
 def _most_tokens(recipe: Recipe) -> int | None:

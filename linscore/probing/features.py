@@ -66,7 +66,7 @@ def text_features(
         LinscoreError: a text is empty, a state is not finite, or `pool` or `batch_size` is out of range.
     """
     if batch_size is not None and batch_size < 1:
-        raise LinscoreError(f"--batch-size is {batch_size}: give 1 or more")
+        raise LinscoreError(f"`batch_size` is {batch_size}: give 1 or more")
     check_pool(pool)
     whole = text_ids(tokenizer, texts)
     ids = [tokens[:longest] for tokens in whole]
@@ -137,7 +137,7 @@ def check_pool(pool: str) -> None:
         LinscoreError: if it is not.
     """
     if pool not in POOLED:
-        raise LinscoreError(f"--pool is {pool!r}: give {' or '.join(POOLED)}")
+        raise LinscoreError(f"`pool` is {pool!r}: give {' or '.join(POOLED)}")
 
 
 def _check_finite(states: Tensor) -> None:
@@ -145,5 +145,5 @@ def _check_finite(states: Tensor) -> None:
         if not of_layer.isfinite().all():
             raise LinscoreError(
                 f"some texts have states that are not finite (NaN or infinity) in layer {layer}: check the weights, or "
-                "try another --dtype"
+                "try another `dtype`"
             )

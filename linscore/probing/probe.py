@@ -100,12 +100,12 @@ def check_classes(labels: Sequence[str]) -> dict[str, int]:
     """
     classes = dict(Counter(labels).most_common())
     if len(classes) < 2:
-        raise LinscoreError(f"every label is {labels[0]!r}: a probe needs two classes or more, check --label-field")
+        raise LinscoreError(f"every label is {labels[0]!r}: a probe needs two classes or more, check `label_field`")
     rarest = min(classes, key=classes.__getitem__)
     if classes[rarest] < FOLDS:
         raise LinscoreError(
             f"class {rarest!r} has {classes[rarest]} of {len(labels)} texts, but {FOLDS} folds need {FOLDS} of each of "
-            f"the {len(classes)} classes: give more, leave the class out, or check --label-field"
+            f"the {len(classes)} classes: give more, leave the class out, or check `label_field`"
         )
     return classes
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from linscore.probing.features import POOLED
 from linscore.probing.probe import Probing
-from linscore.terminal import bar, number, ranges
+from linscore.terminal import bar, number, ranges, warning
 
 __all__ = ["probe_table"]
 
@@ -27,9 +27,7 @@ def probe_table(probing: Probing) -> RenderableType:
         table.add_row(str(one.layer), *map(number, figures), bar(one.accuracy))
     spread = f"±: standard deviation over {probing.folds} folds"
     notes = f"{probing.data}; always the most frequent class: {number(probing.majority)}; {spread}"
-    return Group(
-        table, Text(notes, style="dim"), *(Text.assemble(("warning: ", "yellow"), w) for w in _doubts(probing))
-    )
+    return Group(table, Text(notes, style="dim"), *map(warning, _doubts(probing)))
 
 
 def _doubts(probing: Probing) -> list[str]:

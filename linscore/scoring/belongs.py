@@ -5,30 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from linscore.decoder.find import find_decoder, weight_sample
+from linscore.decoder.find import Decoder, weight_sample
 from linscore.errors import LinscoreError
-from linscore.models.load import Pretrained
 from linscore.scoring.report import Report
 
 SAME = 0.005  # median relative difference of a few weights of one model, loaded in different dtypes
 
 
-def check_belongs(report: Report, loaded: Pretrained) -> None:
-    """Make sure that a report is of this model.
+def check_belongs(report: Report, decoder: Decoder, name: str) -> None:
+    """Make sure that a report is of the model called `name`.
 
     Raises:
         LinscoreError: if it was scored on a model of another shape, or on other weights.
     """
-    decoder = find_decoder(loaded.model)
     have, need = (report.depth, report.width), (len(decoder.blocks), decoder.width)
     if have != need:
         raise LinscoreError(
-            f"--moments were scored on a model of {have[0]} blocks, width {have[1]} ({report.model}), but "
-            f"{loaded.name} has {need[0]}, width {need[1]}: score {loaded.name} first"
+            f"`moments` were scored on a model of {have[0]} blocks, width {have[1]} ({report.model}), but "
+            f"{name} has {need[0]}, width {need[1]}: score {name} first"
         )
     if not _alike(report.weight_sample, weight_sample(decoder)):
         raise LinscoreError(
-            f"--moments were scored on other weights ({report.model}) than those of {loaded.name}: score it first"
+            f"`moments` were scored on other weights ({report.model}) than those of {name}: score it first"
         )
 
 

@@ -7,7 +7,10 @@ blocks that had taken it give it back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from linscore_kernels import NONFINITE
@@ -15,14 +18,16 @@ from torch import Tensor
 
 from linscore.decoder.find import Decoder
 from linscore.decoder.run import run, watch
-from linscore.decoder.states import BlockStates, SubBlocks
+from linscore.decoder.states import BlockStates
+from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
+from linscore.options import ScoreOptions
+from linscore.scoring.names import MomentsName
 from linscore.scoring.span_states import Pair, SpanStates
-from linscore.spans import Span
 from linscore.statistics.moments import Moments
+from linscore.text.batch import Batch, read_batch
 from linscore.text.folds import FoldDealer
 
-Batch = Tensor | Mapping[str, Tensor]
 Rows = dict[int, Tensor | None]  # fold → positions in the flattened batch; None: all of them
 
 
@@ -31,54 +36,32 @@ class Collector:
 
     Args:
         decoder: from `find_decoder`.
-        folds: cross-validation folds; they follow the text, never the batch.
-        blocks: indices of the blocks to score; all by default.
-        sub_blocks: from `find_sub_blocks`, to score attention and MLP apart too.
-        spans: each scored as one map, also beyond `blocks`; a single block among them is scored as one of `blocks`.
-        fuse: spans whose map may be fused into the MLP projection before them, from its p inputs: 8·p·(p + d) bytes
-            a span and fold.
-        fuse_output: the same from the projection's d outputs: 16·d² bytes a span and fold.
-        skip_first: positions at the start of each sequence that do not count (attention sinks live there).
-        skip_tokens: token ids whose positions do not count.
-        precision: "fast" or "exact"; `backend`: "triton" or "eager" (see `Moments`).
+        options: what is scored, and how.
+        changes: fields of `ScoreOptions` that replace those of `options`.
 
     Attributes:
-        moments: "block.3" pairs what enters and what leaves block 3, "block.3.mlp" its MLP's input and contribution;
-            "state.4" pairs the state entering block 4 with itself, kept where no scored block begins with it, because
-            CKA needs the Gram matrix of what leaves block 3. "span.3-5", "fuse.3-5.intermediate" (x: what enters the
-            MLP projection of block 2, δ: what blocks 3 to 5 add, float32) and "fuse.3-5.output": see `SpanStates`.
+        moments: by their names, see `MomentsName`: "block.3" pairs what enters and what leaves block 3, "block.3.mlp"
+            its MLP's input and contribution; "state.4" pairs the state entering block 4 with itself, kept where no
+            scored block begins with it, because CKA needs the Gram matrix of what leaves block 3. "span.3-5",
+            "fuse.3-5.intermediate" (x: what enters the MLP projection of block 2, δ: what blocks 3 to 5 add, float32)
+            and "fuse.3-5.output": see `SpanStates`.
         tokens: rows that were meant to count. `nonfinite_rows`: those of them left out of every block.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        *,
-        folds: int = 2,
-        blocks: Collection[int] | None = None,
-        sub_blocks: SubBlocks | None = None,
-        spans: Collection[Span] = (),
-        fuse: Collection[Span] = (),
-        fuse_output: Collection[Span] = (),
-        skip_first: int = 0,
-        skip_tokens: Collection[int] = (),
-        precision: str = "fast",
-        backend: str | None = None,
-    ) -> None:
+    def __init__(self, decoder: Decoder, options: ScoreOptions | None = None, **changes: Any) -> None:
+        self.options = replace(options or ScoreOptions(), **changes)
+        self._skip_tokens = torch.tensor(sorted(self.options.skip_tokens), dtype=torch.long)
+        spans, blocks = self.options.spans, self.options.blocks
         depth = len(decoder.blocks)
         single = {span.first for span in spans if span.first == span.last}
         self.indices = sorted(single | set(range(depth) if blocks is None else blocks))
         if not self.indices or not 0 <= self.indices[0] <= self.indices[-1] < depth:
             raise LinscoreError(f"blocks {self.indices} are not all there: this decoder has blocks 0 to {depth - 1}")
-        if skip_first < 0:
-            raise LinscoreError(f"skip_first is {skip_first}: give the number of positions to leave out, 0 or more")
-        self.decoder, self.sub_blocks = decoder, sub_blocks
-        self.spans = SpanStates(decoder, spans, fuse, fuse_output)
-        self.skip_first, self.skip_tokens = skip_first, torch.tensor(sorted(skip_tokens), dtype=torch.long)
-        self.folds, self.precision, self.backend = folds, precision, backend
+        self.decoder = decoder
+        self.spans = SpanStates(decoder, spans, self.options.fuse, self.options.fuse_output)
+        self.sub_blocks = find_sub_blocks(decoder) if self.options.sub_blocks else None
         self.moments: dict[str, Moments] = {}
         self.tokens = self.nonfinite_rows = 0
-        self._dealer = FoldDealer(folds)
 
     def add(self, batch: Batch) -> int:
         """Run one batch: `input_ids` `[B, T]`, or a dict of them with `attention_mask` `[B, T]` and `folds` `[B]`.
@@ -97,7 +80,7 @@ class Collector:
         if lost and not self.tokens and bool((spoilt == counting).all()):
             raise LinscoreError(
                 f"not one token came out of {next(iter(lost))} finite (NaN or infinity): check the weights, or try "
-                "another --dtype"
+                "another `dtype`"
             )
         if lost:
             back = {
@@ -117,18 +100,23 @@ class Collector:
 
         def take(index: int, states: BlockStates) -> None:
             for pair in self._pairs(index, states):
-                for fold, rows in rows_of(pair.name).items():
+                for fold, rows in rows_of(str(pair.name)).items():
                     status = self._moments(pair).update(
                         pair.x, pair.y, delta=pair.delta, fold=fold, rows=rows, sign=sign
                     )
                     bad = (status == NONFINITE).nonzero()[:, 0].cpu()
                     if len(bad):
-                        where = lost.setdefault(pair.name, torch.zeros(ids.shape, dtype=torch.bool))
+                        where = lost.setdefault(str(pair.name), torch.zeros(ids.shape, dtype=torch.bool))
                         where.view(-1)[bad if rows is None else rows[bad]] = True
 
         with self.spans.collecting(), watch(self.decoder, take, self._watched, self.sub_blocks):
             run(self.decoder, ids, mask)
         return lost
+
+    @cached_property
+    def _dealer(self) -> FoldDealer:
+        """Deals the sequences of batches that do not say their folds."""
+        return FoldDealer(self.options.folds)
 
     @property
     def _watched(self) -> set[int]:
@@ -142,46 +130,44 @@ class Collector:
 
     def _block_pairs(self, index: int, states: BlockStates) -> Iterator[Pair]:
         x, y = states.x.flatten(0, 1), states.y.flatten(0, 1)
-        yield Pair(f"block.{index}", x, y)
+        yield Pair(MomentsName.block(index), x, y)
         if index + 1 not in self.indices:
-            yield Pair(f"state.{index + 1}", y, y)
+            yield Pair(MomentsName.state(index + 1), y, y)
         if states.attention is not None and states.mlp is not None and states.mlp_input is not None:
-            yield Pair(f"block.{index}.attention", x, delta=states.attention.flatten(0, 1))
-            yield Pair(f"block.{index}.mlp", states.mlp_input.flatten(0, 1), delta=states.mlp.flatten(0, 1))
+            yield Pair(MomentsName.block(index, "attention"), x, delta=states.attention.flatten(0, 1))
+            mlp_input, mlp = states.mlp_input.flatten(0, 1), states.mlp.flatten(0, 1)
+            yield Pair(MomentsName.block(index, "mlp"), mlp_input, delta=mlp)
 
     def _moments(self, pair: Pair) -> Moments:
-        if pair.name not in self.moments:
+        name = str(pair.name)
+        if name not in self.moments:
             other = pair.delta if pair.y is None else pair.y
             assert other is not None
-            self.moments[pair.name] = Moments(
+            self.moments[name] = Moments(
                 pair.x.shape[-1],
                 width_delta=other.shape[-1],
-                folds=self.folds,
-                precision=self.precision,
-                backend=self.backend,
+                folds=self.options.folds,
+                precision=self.options.precision,
+                backend=self.options.backend,
                 device=pair.x.device,
             )
-        return self.moments[pair.name]
+        return self.moments[name]
 
     def _read(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Token ids `[B, T]`, mask, and the fold of each sequence."""
-        parts = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
-        ids, mask, folds = parts.get("input_ids"), parts.get("attention_mask"), parts.get("folds")
-        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
-            raise LinscoreError("a batch must be a tensor of token ids [B, T], or a dict that holds one as input_ids")
-        if mask is not None and mask.shape != ids.shape:
-            raise LinscoreError(f"attention_mask is {tuple(mask.shape)}, input_ids {tuple(ids.shape)}: give one shape")
+        """Token ids `[B, T]`, mask, and the fold of each sequence, on the CPU."""
+        ids, mask, folds = read_batch(batch)
+        count = self.options.folds
         if folds is None:
             folds = torch.tensor([self._dealer.next() for _ in range(len(ids))], dtype=torch.long)
-        elif folds.shape != ids.shape[:1] or not 0 <= folds.min() <= folds.max() < self.folds:
-            raise LinscoreError(f"folds must give each of the {len(ids)} sequences a fold from 0 to {self.folds - 1}")
+        elif folds.shape != ids.shape[:1] or not 0 <= folds.min() <= folds.max() < count:
+            raise LinscoreError(f"folds must give each of the {len(ids)} sequences a fold from 0 to {count - 1}")
         return ids.cpu(), None if mask is None else mask.cpu(), folds.cpu()
 
     def _counting(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Which positions `[B, T]` count: no padding, none of the first k, no token that is to be left out."""
         real = torch.ones_like(ids) if mask is None else (mask != 0).long()
-        counting = (real == 1) & (real.cumsum(1) > self.skip_first)
-        return counting & ~torch.isin(ids, self.skip_tokens) if len(self.skip_tokens) else counting
+        counting = (real == 1) & (real.cumsum(1) > self.options.skip_first)
+        return counting & ~torch.isin(ids, self._skip_tokens) if len(self._skip_tokens) else counting
 
 
 def _rows_by_fold(counting: Tensor, folds: Tensor) -> Rows:

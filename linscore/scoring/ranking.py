@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Literal, overload
 
 from linscore.errors import LinscoreError
+from linscore.options import BY
 from linscore.scoring.report import BlockReport, Report, SpanReport
+from linscore.spans import Span
 
 # Figures that are small where a block does little; of all others the largest comes first.
 SMALLEST_FIRST = ("block_influence", "angular_distance", "delta_ratio", "relative_error", "norm_delta")
@@ -21,7 +23,7 @@ PERPLEXITY = "perplexity"  # with the span left out: the loss is measured, nothi
 def rank(report: Report, by: str = ..., span: Literal[1] = 1) -> list[BlockReport]: ...
 @overload
 def rank(report: Report, by: str = ..., span: int = 1) -> list[BlockReport] | list[SpanReport]: ...
-def rank(report: Report, by: str = "linearity_heldout", span: int = 1) -> Sequence[BlockReport | SpanReport]:
+def rank(report: Report, by: str = BY, span: int = 1) -> Sequence[BlockReport | SpanReport]:
     """The blocks of `report`, or its spans of `span` blocks, ordered by the figure `by`; those that lack it come last.
 
     Raises:
@@ -32,7 +34,7 @@ def rank(report: Report, by: str = "linearity_heldout", span: int = 1) -> Sequen
     if by not in names:
         raise LinscoreError(f"unknown metric {by!r}: choose one of {', '.join(names)}")
     if all(getattr(one, by) is None for one in scored):
-        raise LinscoreError(f"no block has {by} (with --folds 1 there is nothing held out): choose another metric")
+        raise LinscoreError(f"no block has {by} (with `folds=1` there is nothing held out): choose another metric")
     sign = 1 if by in SMALLEST_FIRST else -1
 
     def key(one: BlockReport | SpanReport) -> float:
@@ -40,6 +42,16 @@ def rank(report: Report, by: str = "linearity_heldout", span: int = 1) -> Sequen
         return math.inf if value is None else sign * value
 
     return sorted(scored, key=key)
+
+
+def ranked(report: Report, by: str, span: int) -> dict[Span, float]:
+    """The figure `by` of every span of a report that has it, the best first.
+
+    Raises:
+        LinscoreError: as `rank`.
+    """
+    ranking = ((one.span, getattr(one, by)) for one in rank(report, by, span))
+    return {span: figure for span, figure in ranking if figure is not None}
 
 
 def metric_names(scored: BlockReport | SpanReport) -> list[str]:

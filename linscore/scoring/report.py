@@ -119,7 +119,7 @@ class Report:
         if (path.parent / MOMENTS).exists():
             check_moments(path.parent / MOMENTS)
         if not path.is_file():
-            raise LinscoreError(f"no {REPORT} in {folder}: score a model first with `linscore score --out {folder}`")
+            raise LinscoreError(f"no {REPORT} in {folder}: score a model into it first")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             data["warnings"] = [ScoreWarning(**warning) for warning in data["warnings"]]

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from linscore.decoder.find import Decoder
-from linscore.decoder.mlp_output import find_projection, in_out_weight
+from linscore.decoder.mlp_output import check_wide, find_projection
 from linscore.decoder.states import BlockStates, first_tensor
 from linscore.errors import LinscoreError
+from linscore.scoring.names import Fused, MomentsName
 from linscore.spans import Span
 
 
 class Pair(NamedTuple):
     """Rows of x against those of y or of δ, `[B·T, d]`, and the name of their moments; x of a fusion is `[B·T, p]`."""
 
-    name: str
+    name: MomentsName
     x: Tensor
     y: Tensor | None = None
     delta: Tensor | None = None
@@ -47,12 +48,13 @@ class SpanStates:
     ) -> None:
         self.spans = {span for span in spans if len(span.blocks) > 1}
         self.fuse, self.fuse_output = set(fuse), set(fuse_output)
+        self._forms: dict[Fused, set[Span]] = {"intermediate": self.fuse, "output": self.fuse_output}
         self._every = sorted(self.spans | self.fuse | self.fuse_output)
         _check(decoder, {*spans, *self._every}, self.fuse | self.fuse_output)
         self.blocks = {index for span in self._every for index in (span.first, span.last)}
         self.projection = find_projection(decoder) if self.fuse or self.fuse_output else None
         if self.projection is not None and self.fuse:
-            _check_width(decoder, self.projection)
+            check_wide(decoder, self.projection)
         self._decoder = decoder
         self._held: dict[tuple[str, Span], Tensor] = {}
 
@@ -73,10 +75,10 @@ class SpanStates:
         for span in [span for span in self._every if span.last == index]:
             x, y = self._held.pop(("state", span)), _rows(states.y)
             if span in self.spans:
-                yield Pair(f"span.{span}", x, y)
-            for kind, asked in (("intermediate", self.fuse), ("output", self.fuse_output)):
+                yield Pair(MomentsName.across(span), x, y)
+            for form, asked in self._forms.items():
                 if span in asked:
-                    yield Pair(f"fuse.{span}.{kind}", self._held.pop((kind, span)), delta=_delta(x, y))
+                    yield Pair(MomentsName.fused(span, form), self._held.pop((form, span)), delta=_delta(x, y))
 
     def _keeper(self, first: int) -> Callable[..., None]:
         """A hook for the projection of the block before `first`."""
@@ -102,15 +104,6 @@ def _check(decoder: Decoder, spans: Collection[Span], fused: Collection[Span]) -
         raise LinscoreError(f"spans {', '.join(missing)} are not all there: this decoder has blocks 0 to {depth - 1}")
     if any(span.first == 0 for span in fused):
         raise LinscoreError("block 0 has no MLP before it that a map could be fused into: fuse spans from block 1 on")
-
-
-def _check_width(decoder: Decoder, projection: str) -> None:
-    narrow = min(in_out_weight(block.get_submodule(projection)).shape[0] for block in decoder.blocks)
-    if narrow < decoder.width:  # moments hold no δ wider than x
-        raise LinscoreError(
-            f"{decoder.name}: {projection} has {narrow} inputs, fewer than the {decoder.width} features of the "
-            "residual stream: collect for fuse-output instead"
-        )
 
 
 def _rows(states: Tensor) -> Tensor:

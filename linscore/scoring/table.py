@@ -11,7 +11,7 @@ from rich.text import Text
 from linscore.scoring.report import Report, ScoreWarning
 from linscore.spans import Span
 from linscore.statistics.figures import BlockMetrics
-from linscore.terminal import BAR, bar, number, ranges
+from linscore.terminal import BAR, bar, number, ranges, warning
 
 
 def score_table(report: Report) -> RenderableType:
@@ -35,8 +35,8 @@ def score_table(report: Report) -> RenderableType:
     table.add_section()
     for span in report.spans:
         table.add_row(*_row(str(span.span), span, heldout))
-    warnings = [_warning(warning) for warning in report.warnings]
-    return Group(table, Text("bars: linearity without residual", style="dim"), *warnings)
+    doubts = [warning(_concerning(doubt)) for doubt in report.warnings]
+    return Group(table, Text("bars: linearity without residual", style="dim"), *doubts)
 
 
 def _row(label: str, block: BlockMetrics, heldout: bool) -> Sequence[str]:
@@ -55,11 +55,12 @@ def _row(label: str, block: BlockMetrics, heldout: bool) -> Sequence[str]:
     )
 
 
-def _warning(warning: ScoreWarning) -> Text:
-    blocks, spans = warning.blocks or [], warning.spans or []
+def _concerning(doubt: ScoreWarning) -> str:
+    """A doubt, behind the blocks and spans that it concerns."""
+    blocks, spans = doubt.blocks or [], doubt.spans or []
     where = [f"block{'s' * (len(blocks) > 1)} {ranges(blocks)}"] if blocks else []
     where += [f"span{'s' * (len(spans) > 1)} {', '.join(spans)}"] if spans else []
-    return Text.assemble(("warning: ", "yellow"), " and ".join(where) + ": " * bool(where) + warning.message)
+    return " and ".join(where) + ": " * bool(where) + doubt.message
 
 
 def rank_table(figures: Mapping[Span, float | None], by: str) -> RenderableType:

@@ -27,9 +27,7 @@ def find_warnings(
             )
         )
     if folds == 1:
-        found.append(
-            ScoreWarning("single_fold", "one fold: nothing is held out, in-sample scores only; give --folds 2")
-        )
+        found.append(ScoreWarning("single_fold", "one fold: nothing is held out, in-sample scores only; give 2 folds"))
     if nonfinite_rows:
         found.append(
             ScoreWarning("nonfinite_rows", f"{nonfinite_rows:,} tokens turned NaN or infinite: left out of every block")
@@ -64,13 +62,13 @@ _CHECKS: list[tuple[str, Callable[[BlockMetrics], bool], str]] = [
         "cutoff_sensitivity",
         lambda block: block.cutoff_sensitivity > SENSITIVITY,
         f"a ten times higher cut-off of the solve moves the score without residual by more than {SENSITIVITY}: use "
-        "--precision exact, or more tokens",
+        "exact precision, or more tokens",
     ),
     (
         "rounding",
         lambda block: (block.rounding_share or 0.0) > ROUNDING,
         f"16-bit rounding of the residual stream is more than {ROUNDING:.1%} of what the block adds: scores without "
-        "residual are that much too low; use --dtype float32",
+        "residual are that much too low; score in float32",
     ),
     (
         "heavy_rows",
@@ -80,6 +78,6 @@ _CHECKS: list[tuple[str, Callable[[BlockMetrics], bool], str]] = [
     (
         "out_of_range",
         _outside,
-        "an in-sample score lies outside [0, 1]: the moments are not exact enough, use --precision exact and report it",
+        "an in-sample score lies outside [0, 1]: the moments are not exact enough, use exact precision and report it",
     ),
 ]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from linscore.errors import LinscoreError
+from linscore.options import ScoreOptions
 from linscore.statistics.affine import fit_map, squared_error
 from linscore.statistics.centered import Centered, centered, splits
 from linscore.statistics.moments import Moments
@@ -67,6 +68,33 @@ class BlockMetrics(Linearity):
     rows: int
     heavy_rows: int
     without_heavy: Linearity | None
+
+
+def linearity(
+    x: Tensor, y: Tensor, *, folds: int = ScoreOptions.folds, precision: str = ScoreOptions.precision
+) -> BlockMetrics:
+    """Every figure of two tensors in one call (paper: section 3.1): how much of `y` is an affine map of `x`.
+
+        linscore.linearity(x, y).linearity_heldout
+
+    What is too large for memory goes to `Moments` piece by piece, and its moments to `block_metrics`.
+
+    Args:
+        x: `[..., d]`, any float dtype and device: states, one a row.
+        y: the same states one step later, of the same shape.
+        folds: the rows are held out in so many runs, in their order; 1 leaves the held-out figures empty.
+        precision: "fast" or "exact" (see `Moments`); float64 is exact in any case.
+
+    Raises:
+        LinscoreError: for shapes that differ, or fewer than two finite rows.
+    """
+    if x.ndim < 2 or x.shape != y.shape:
+        raise LinscoreError(f"x and y must be [..., d] of one shape, not {list(x.shape)} and {list(y.shape)}")
+    moments = Moments(x.shape[-1], folds=folds, precision=precision, device=x.device)
+    runs = zip(*(states.flatten(0, -2).tensor_split(folds) for states in (x, y)), strict=True)
+    for fold, (x_run, y_run) in enumerate(runs):
+        moments.update(x_run, y_run, fold=fold)
+    return block_metrics(moments)
 
 
 def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bool = True) -> BlockMetrics:

@@ -77,7 +77,7 @@ def check_moments(path: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    again = "score the model again with `linscore score --out DIR`"
+    again = "score the model again"
     if not Path(path).is_file():
         raise LinscoreError(f"{path} is not there: {again}")
     try:

@@ -7,18 +7,17 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from linscore.decoder.find import find_decoder
+from linscore.decoder.find import Decoder, find_decoder
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import perplexity
-from linscore.scoring.collect import Batch
-from linscore.scoring.ranking import PERPLEXITY, rank
+from linscore.options import BY, ScoreOptions
+from linscore.scoring.ranking import PERPLEXITY, ranked
 from linscore.scoring.report import Report
-from linscore.scoring.score import score
+from linscore.scoring.score import score_decoder
 from linscore.spans import Span, runs
-from linscore.surgery.drop import drop
+from linscore.surgery.drop import drop_blocks
 from linscore.surgery.left_out import left_out_losses
-
-BY = "linearity_heldout"
+from linscore.text.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def choose_from(report: Report, count: int, *, by: str = BY, span: int = 1) -> C
         LinscoreError: where the report has no such figure, no such spans, or not so many of them.
     """
     scored: dict[str, str | int | None] = {"model": report.model, "text": report.text, "tokens": report.tokens}
-    return _choice(_first(_ranked(report, by, span), count, span, by), by, scored)
+    return _choice(_first(ranked(report, by, span), count, span, by), by, scored)
 
 
 def choose(
@@ -77,15 +76,28 @@ def choose(
     Raises:
         LinscoreError: as `score`, `drop` and `choose_from`.
     """
+    return choose_blocks(find_decoder(model), batches, count, by=by, span=span, sequential=sequential)
+
+
+def choose_blocks(
+    decoder: Decoder,
+    batches: Iterable[Batch] | Callable[[], Iterable[Batch]],
+    count: int,
+    *,
+    by: str,
+    span: int,
+    sequential: bool,
+) -> Choice:
+    """The same for a decoder that was found already."""
     read = batches if callable(batches) else lambda: batches
     if not sequential:
-        return _choice(_first(_measured(model, read(), by, span), count, span, by), by)
-    left = list(range(len(find_decoder(model).blocks)))
+        return _choice(_first(_measured(decoder, read(), by, span), count, span, by), by)
+    left = list(range(len(decoder.blocks)))
     gone: list[int] = []
     figures: dict[str, float] = {}
     _check_count(count, span, len(left), by)
     while len(gone) < count:
-        cut = drop(model, gone) if gone else model
+        cut = find_decoder(drop_blocks(decoder, gone)) if gone else decoder
         ((found, figure),) = _first(_measured(cut, read(), by, span), span, span, by).items()
         taken = [left[index] for index in found.blocks]
         figures[",".join(map(str, runs(taken)))] = figure
@@ -96,17 +108,18 @@ def choose(
 
 def losses_without(model: PreTrainedModel, batches: Iterable[Batch], span: int = 1) -> dict[Span | None, float]:
     """Loss in nats per token with each span of `span` consecutive blocks left out, and with none of them (None)."""
-    return left_out_losses(model, batches, _spans(len(find_decoder(model).blocks), span))
+    decoder = find_decoder(model)
+    return left_out_losses(decoder, batches, _spans(len(decoder.blocks), span))
 
 
-def _measured(model: PreTrainedModel, batches: Iterable[Batch], by: str, span: int) -> dict[Span, float]:
-    """The figure of every span of a model, the best first."""
+def _measured(decoder: Decoder, batches: Iterable[Batch], by: str, span: int) -> dict[Span, float]:
+    """The figure of every span of a decoder, the best first."""
+    spans = _spans(len(decoder.blocks), span)
     if by == PERPLEXITY:
-        losses = losses_without(model, batches, span)
+        losses = left_out_losses(decoder, batches, spans)
         order = sorted((loss, key) for key, loss in losses.items() if key is not None)
         return {key: perplexity(loss) for loss, key in order}
-    spans = _spans(len(find_decoder(model).blocks), span)
-    return _ranked(score(model, batches, spans=spans), by, span)
+    return ranked(score_decoder(decoder, batches, ScoreOptions(spans=spans)), by, span)
 
 
 def _spans(depth: int, length: int) -> list[Span]:
@@ -114,12 +127,6 @@ def _spans(depth: int, length: int) -> list[Span]:
     if not 1 <= length <= depth:
         raise LinscoreError(f"spans of {length} blocks cannot be had of {depth}: give a length from 1 to {depth}")
     return [Span(first, first + length - 1) for first in range(depth - length + 1)]
-
-
-def _ranked(report: Report, by: str, span: int) -> dict[Span, float]:
-    """The figure of every span of a report, the best first."""
-    ranking = ((one.span, getattr(one, by)) for one in rank(report, by, span))
-    return {span: figure for span, figure in ranking if figure is not None}
 
 
 def _first(figures: Mapping[Span, float], count: int, span: int, by: str) -> dict[Span, float]:

@@ -5,8 +5,6 @@ h_j replaces h_i for the blocks i … j−1 that go: a survivor reads what the s
 
 import copy
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -14,12 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from linscore.decoder.find import Decoder, find_decoder
-from linscore.decoder.run import probe_tokens, states_on
-from linscore.decoder.states import entering_state
+from linscore.decoder.run import bypass, probe_tokens, states_on
 from linscore.errors import LinscoreError
 from linscore.surgery.structure import check_structure, cut_config, original_name
 
-__all__ = ["bypass", "drop"]
+__all__ = ["drop", "drop_blocks"]
 
 MODES = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
 
@@ -40,7 +37,13 @@ def drop(model: nn.Module, blocks: Collection[int]) -> PreTrainedModel:
     """
     if not isinstance(model, PreTrainedModel):
         raise LinscoreError(f"{type(model).__name__} is no transformers model: drop its blocks by hand")
-    decoder = find_decoder(model)
+    return drop_blocks(find_decoder(model), blocks)
+
+
+def drop_blocks(decoder: Decoder, blocks: Collection[int]) -> PreTrainedModel:
+    """The same for a decoder that was found already."""
+    model = decoder.model
+    assert isinstance(model, PreTrainedModel)
     _check_plain(model, decoder.name)
     survivors = _survivors(decoder, blocks)
     cut = _empty(model, survivors)
@@ -50,20 +53,6 @@ def drop(model: nn.Module, blocks: Collection[int]) -> PreTrainedModel:
         cut.generation_config = copy.deepcopy(model.generation_config)
     _check_states(decoder, cut, survivors)
     return cut
-
-
-@contextmanager
-def bypass(decoder: Decoder, blocks: Collection[int]) -> Iterator[None]:
-    """Runs these blocks without effect, for as long as the context lasts: what enters them leaves them."""
-
-    def hand_through(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        x = entering_state(args, kwargs)
-        return x if isinstance(output, Tensor) else (x, *output[1:])
-
-    with ExitStack() as hooks:
-        for index in blocks:
-            hooks.callback(decoder.blocks[index].register_forward_hook(hand_through, with_kwargs=True).remove)
-        yield
 
 
 def _check_plain(model: PreTrainedModel, name: str) -> None:

@@ -22,17 +22,17 @@ from transformers import PreTrainedModel
 
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.mlp_output import find_projection, in_out_weight
-from linscore.errors import LinscoreError
-from linscore.spans import Span
+from linscore.errors import LinscoreError, one_of
+from linscore.scoring.names import Fused, MomentsName
+from linscore.spans import Span, after
 from linscore.statistics.centered import Centered
 from linscore.statistics.maps import FittedMap, fit
 from linscore.statistics.moments import Moments
 from linscore.statistics.ridge import Regression
 from linscore.surgery.drop import drop
 
-On = Literal["auto", "intermediate", "output"]
 # What can stand for what, the best first: the output's moments follow from those of the intermediate activation.
-FORMS = {
+FORMS: dict[str, tuple[Fused, ...]] = {
     "auto": ("intermediate", "output"),
     "intermediate": ("intermediate",),
     "output": ("output", "intermediate"),
@@ -54,7 +54,7 @@ def fit_fusion(
     span: Span | int,
     moments: Mapping[str, Moments],
     *,
-    on: On = "auto",
+    on: str = "auto",
     ridge: float | Literal["auto"] | None = "auto",
 ) -> Fusion:
     """The best change of the projection before a span of blocks.
@@ -69,8 +69,7 @@ def fit_fusion(
     Raises:
         LinscoreError: where there are no such moments, or no projection that could take the map.
     """
-    if on not in FORMS:
-        raise LinscoreError(f"unknown form {on!r}: choose one of {', '.join(FORMS)}")
+    one_of("on", on, FORMS)
     span = Span(span, span) if isinstance(span, int) else span
     decoder = find_decoder(model)
     projection = projection_before(decoder, span)
@@ -105,7 +104,7 @@ def fuse(model: nn.Module, fusions: Mapping[int, Fusion] | Mapping[Span, Fusion]
     cut = drop(model, gone)
     decoder = find_decoder(cut)
     for span, fusion in spans.items():
-        kept = span.first - 1 - sum(index < span.first for index in gone)
+        kept = after(span.first, gone) - 1
         _add(decoder.blocks[kept].get_submodule(path), fusion, span)
     return cut
 
@@ -132,11 +131,11 @@ def _check_not_first(span: Span) -> None:
         raise LinscoreError("block 0 has no MLP before it that could stand for it: drop it, or linearize it")
 
 
-def _form(span: Span, moments: Mapping[str, Moments], on: On) -> str:
+def _form(span: Span, moments: Mapping[str, Moments], on: str) -> Fused:
     """Which of the two forms the moments allow."""
-    there = [form for form in FORMS[on] if f"fuse.{span}.{form}" in moments]
+    there = [form for form in FORMS[on] if str(MomentsName.fused(span, form)) in moments]
     if there:
-        return there[0] if on == "auto" else on
+        return there[0] if on == "auto" else FORMS[on][0]
     raise LinscoreError(
         f"these moments hold nothing to fuse blocks {span} by: collect them with `linscore score --for "
         f"{'fuse-output' if on == 'output' else 'fuse'}{',spans' if span.first < span.last else ''}`, or give a text "
@@ -144,10 +143,10 @@ def _form(span: Span, moments: Mapping[str, Moments], on: On) -> str:
     )
 
 
-def _regression(projection: nn.Module, span: Span, moments: Mapping[str, Moments], on: str) -> Regression:
+def _regression(projection: nn.Module, span: Span, moments: Mapping[str, Moments], on: Fused) -> Regression:
     """Of δ on m or M; about zero where there is no bias to take the means."""
-    own = moments.get(f"fuse.{span}.{on}")
-    found = own or moments[f"fuse.{span}.intermediate"]
+    own = moments.get(str(MomentsName.fused(span, on)))
+    found = own or moments[str(MomentsName.fused(span, "intermediate"))]
     weight, bias = _parameters(projection, found.device)
     width = weight.shape[1] if own is not None and on == "output" else weight.shape[0]
     if (found.d, found.width_delta) != (width, weight.shape[1]):

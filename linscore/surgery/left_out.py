@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from linscore.decoder.find import find_decoder
-from linscore.decoder.run import evaluating
+from linscore.decoder.find import Decoder
+from linscore.decoder.run import bypass, evaluating
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import next_token_losses
-from linscore.scoring.collect import Batch
 from linscore.spans import Span
-from linscore.surgery.drop import bypass
+from linscore.text.batch import Batch, read_batch
 
 __all__ = ["left_out_losses"]
 
 
-def left_out_losses(
-    model: PreTrainedModel, batches: Iterable[Batch], spans: Sequence[Span]
-) -> dict[Span | None, float]:
+def left_out_losses(decoder: Decoder, batches: Iterable[Batch], spans: Sequence[Span]) -> dict[Span | None, float]:
     """The mean loss of the next token, with the blocks of each span doing nothing.
 
     Args:
-        model: a decoder with its language-model head; runs without gradients and dropout, and keeps the mode it is in.
+        decoder: with its language-model head; runs without gradients and dropout, and keeps the mode it is in.
         batches: [batch, seq] integers, or such under "input_ids", packed; read once, every span is tried on each.
         spans: of the decoder's blocks.
 
@@ -36,16 +32,16 @@ def left_out_losses(
     Raises:
         LinscoreError: a span is not there, or the batches hold no token to predict.
     """
-    decoder = find_decoder(model)
     missing = [str(span) for span in spans if span.last >= len(decoder.blocks)]
     if missing:
         last = len(decoder.blocks) - 1
         raise LinscoreError(f"{decoder.name} has no blocks {', '.join(missing)}: choose from 0 to {last}")
     totals: dict[Span | None, float] = dict.fromkeys([None, *spans], 0.0)
     tokens = 0
+    model: Any = decoder.model
     with torch.no_grad(), evaluating(model):
         for batch in batches:
-            rows = batch if isinstance(batch, Tensor) else batch["input_ids"]
+            rows = read_batch(batch).input_ids
             tokens += rows[:, 1:].numel()
             for span in totals:
                 with bypass(decoder, () if span is None else span.blocks):

@@ -15,7 +15,7 @@ from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.run import probe_tokens, run
 from linscore.errors import LinscoreError
 from linscore.models.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement
-from linscore.spans import Span
+from linscore.spans import Span, after
 from linscore.statistics.affine import AffineMap
 from linscore.statistics.maps import FittedMap
 from linscore.surgery.drop import drop
@@ -50,7 +50,7 @@ def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
     decoder = find_decoder(linear)
     lengths = _output_lengths(decoder)
     for span, fitted in spans.items():
-        index = span.first - sum(other < span.first for other in gone)
+        index = after(span.first, gone)
         decoder.blocks[index] = replacement(
             decoder.blocks[index],
             _factors(fitted),

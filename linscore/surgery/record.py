@@ -82,6 +82,10 @@ class Record:
         """The text of the file."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
+    def save(self, folder: str | Path) -> None:
+        """Write `linscore.json` beside the weights in `folder`."""
+        (Path(folder) / RECORD).write_text(self.to_json(), encoding="utf-8")
+
     def summary(self) -> str:
         """What was done to which blocks, and what is left, a line each."""
         lines = [one.summary() for one in self.replacements]

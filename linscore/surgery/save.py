@@ -7,17 +7,15 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from linscore.models.quiet import quiet
-from linscore.surgery.record import RECORD, Record
 
 __all__ = ["save_checkpoint"]
 
 
-def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Record) -> None:
-    """Writes weights as safetensors, configuration, tokenizer, and `record` as `linscore.json`.
+def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Writes weights as safetensors, configuration and tokenizer; its record goes beside them (`Record.save`).
 
     With linear blocks in the model, also the code with which programs other than linscore load it.
     """
     with quiet():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / RECORD).write_text(record.to_json(), encoding="utf-8")

@@ -200,5 +200,9 @@ def text_of(record: object, where: str) -> str:
         return ""
     if not isinstance(text, str):
         raise LinscoreError(f'{where} has no "text": give {_RECORD} that is a string')
-    # JSON can spell half a surrogate pair, which no tokenizer takes.
+    return whole_characters(text)
+
+
+def whole_characters(text: str) -> str:
+    """The text without half surrogate pairs, which JSON can spell and no tokenizer takes."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

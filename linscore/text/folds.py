@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from linscore.errors import LinscoreError
-
 LONGEST_PASSAGE = 16  # sequences
 
 
@@ -20,8 +18,6 @@ class FoldDealer:
     """Deals the sequences of a stream whose documents are not known, passage by passage, to the emptiest fold."""
 
     def __init__(self, folds: int) -> None:
-        if folds < 1:
-            raise LinscoreError(f"folds is {folds}: give 1 (no held-out scores) or more")
         self.sequences = [0] * folds
         self._fold, self._left = 0, 0
 

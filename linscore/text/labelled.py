@@ -6,29 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from linscore.errors import LinscoreError
-from linscore.text.records import Row, read_dataset_rows, read_rows
+from linscore.text.documents import whole_characters
+from linscore.text.records import Row
+from linscore.text.source import Source
 
-__all__ = ["LabelledTexts", "Preferences", "Source", "labelled_texts", "preferences"]
-
-
-class Source(NamedTuple):
-    """What the user names: a file (`--data`) or a dataset (`--dataset`)."""
-
-    data: str | None
-    dataset: str | None
-
-    def __str__(self) -> str:
-        return str(self.data if self.dataset is None else self.dataset)
-
-    def rows(self) -> list[Row]:
-        """Its rows.
-
-        Raises:
-            LinscoreError: where both or neither are given, or there are none to be read.
-        """
-        if (self.data is None) == (self.dataset is None):
-            raise LinscoreError("give --data FILE or --dataset NAME, one of them")
-        return read_dataset_rows(self.dataset) if self.dataset is not None else read_rows(str(self.data), "--data")
+__all__ = ["LabelledTexts", "Preferences", "labelled_texts", "preferences"]
 
 
 class LabelledTexts(NamedTuple):
@@ -58,7 +40,7 @@ def labelled_texts(source: Source, *, text_field: str = "text", label_field: str
     """
     rows = source.rows()
     fields = _fields(text_field)
-    _check_columns(rows, [*fields, label_field], source, "--text-field and --label-field")
+    _check_columns(rows, [*fields, label_field], source, "`text_field` and `label_field`")
     texts = [_joined(row, fields, f"{source}, row {n}") for n, row in enumerate(rows, 1)]
     return LabelledTexts(texts, [_label(row, label_field, f"{source}, row {n}") for n, row in enumerate(rows, 1)])
 
@@ -71,7 +53,7 @@ def preferences(source: Source, *, chosen_field: str = "chosen", rejected_field:
     """
     rows = source.rows()
     columns = [_fields(chosen_field), _fields(rejected_field)]
-    _check_columns(rows, [*columns[0], *columns[1]], source, "--chosen-field and --rejected-field")
+    _check_columns(rows, [*columns[0], *columns[1]], source, "`chosen_field` and `rejected_field`")
     return Preferences(
         *([_joined(row, fields, f"{source}, row {n}") for n, row in enumerate(rows, 1)] for fields in columns)
     )
@@ -81,11 +63,11 @@ def _fields(columns: str) -> list[str]:
     return [column.strip() for column in columns.split(",")]
 
 
-def _check_columns(rows: Sequence[Row], fields: Sequence[str], source: Source, options: str) -> None:
+def _check_columns(rows: Sequence[Row], fields: Sequence[str], source: Source, arguments: str) -> None:
     missing = next((field for field in fields if field not in rows[0]), None)
     if missing is not None:
         raise LinscoreError(
-            f"{source} has no column {missing!r} but {', '.join(map(str, rows[0]))}: give {options} out of these"
+            f"{source} has no column {missing!r} but {', '.join(map(str, rows[0]))}: give {arguments} out of these"
         )
 
 
@@ -97,8 +79,7 @@ def _text(row: dict[str, Any], field: str, where: str) -> str:
     text = row.get(field)
     if not isinstance(text, str):
         raise LinscoreError(f"{where}: its {field!r} is no text but {text!r}: mend it or leave the row out")
-    # JSON can spell half a surrogate pair, which no tokenizer takes.
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return whole_characters(text)
 
 
 def _label(row: dict[str, Any], field: str, where: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, at_least
 from linscore.text.documents import Document
 from linscore.text.folds import passage_length
 
@@ -57,12 +57,12 @@ def pack(
     Raises:
         LinscoreError: an option is out of range, or the text does not give every fold a sequence.
     """
-    for option, value, least in (("--seq-len", seq_len, 2), ("--folds", folds, 1), ("--tokens", tokens, 1)):
-        if value is not None and value < least:
-            raise LinscoreError(f"{option} is {value}: give {least} or more")
+    at_least("seq_len", seq_len, 2)
+    at_least("folds", folds, 1)
+    at_least("tokens", tokens, 1)
     limit = None if tokens is None else max(1, tokens // seq_len)
     if limit is not None and limit < folds:
-        raise LinscoreError(_too_few(f"--tokens {tokens}", limit, seq_len, folds, "more --tokens"))
+        raise LinscoreError(_too_few(f"`tokens={tokens}`", limit, seq_len, folds, "more `tokens`"))
     return itertools.islice(_packed(documents, tokenizer, seq_len, folds), limit)
 
 
@@ -87,8 +87,8 @@ def _packed(
 def _too_few(what: str, sequences: int, seq_len: int, folds: int, more: str) -> str:
     given = f"{what} gives {sequences} sequence{'s' * (sequences != 1)} of {seq_len} tokens"
     if folds == 1:
-        return f"{given}, but at least 1 is needed: give {more} or a smaller --seq-len"
-    return f"{given}, but {folds} folds need at least {folds}: give {more}, or a smaller --seq-len"
+        return f"{given}, but at least 1 is needed: give {more} or a smaller `seq_len`"
+    return f"{given}, but {folds} folds need at least {folds}: give {more}, or a smaller `seq_len`"
 
 
 class _Packer:
@@ -156,8 +156,7 @@ def batches(sequences: Iterable[Sequence], batch_size: int) -> Iterator[dict[str
     Yields:
         `{"input_ids": [B, seq_len] int64, "folds": [B] int64}`.
     """
-    if batch_size < 1:
-        raise LinscoreError(f"--batch-size is {batch_size}: give 1 or more")
+    at_least("batch_size", batch_size, 1)
     queues: dict[int, list[Sequence]] = {}
     for sequence in sequences:
         queue = queues.setdefault(sequence.fold, [])

@@ -16,30 +16,24 @@ __all__ = ["Row", "read_dataset_rows", "read_rows"]
 Row = dict[str, Any]
 
 
-def read_rows(path: str | Path, option: str) -> list[Row]:
+def read_rows(path: str | Path) -> list[Row]:
     """The rows of a `.jsonl`, `.json` (a list of objects), `.parquet` or `.csv` file (UTF-8, with a header).
 
     MultiRC as its authors publish it, questions and answers within passages, becomes one row for each answer, with
     `paragraph`, `question`, `answer` and `label`, as the Hub has it.
-
-    Args:
-        path: the file.
-        option: of the command line that names it, for errors.
 
     Raises:
         LinscoreError: the file cannot be read, or holds no rows.
     """
     path = Path(path)
     if not path.is_file():
-        raise LinscoreError(f"{option} {path} is no file: give jsonl, json, parquet or csv")
+        raise LinscoreError(f"{path} is no file: give jsonl, json, parquet or csv")
     try:
         rows = _read(path)
     except (OSError, ValueError, RecursionError, csv.Error) as error:  # pyarrow's errors derive from the first two
-        raise LinscoreError(
-            f"{option} {path} cannot be read ({reason(error)}): give jsonl, json, parquet or csv"
-        ) from error
+        raise LinscoreError(f"{path} cannot be read ({reason(error)}): give jsonl, json, parquet or csv") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise LinscoreError(f"{option} {path} holds no rows: give one JSON object per line, or a list of objects")
+        raise LinscoreError(f"{path} holds no rows: give one JSON object per line, or a list of objects")
     return [flat for row in rows for flat in _flattened(row)]
 
 

@@ -1,20 +1,24 @@
-"""What the user names to read: a text, a dataset, or the text that ships with linscore, as batches of tokens."""
+"""What the user names to read: a text, labelled rows, a dataset, or the text that ships with linscore."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from linscore.embedded.shipped import EMBEDDED_TEXT
-from linscore.errors import LinscoreError
-from linscore.models.load import Pretrained
+from linscore.errors import LinscoreError, at_least
+from linscore.options import LabelledOptions, TextOptions
 from linscore.text.documents import Document, read_documents
 from linscore.text.hub import read_dataset
 from linscore.text.packing import batches, pack
+from linscore.text.records import Row, read_dataset_rows, read_rows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 DATASET_TOKENS = 1_000_000  # a streamed dataset may have no end
 LONGEST = 2048  # tokens: longer contexts cost more and say little more about a block
@@ -23,12 +27,18 @@ SAMPLE = 20_000  # characters whose tokens are counted to guess the rest
 
 
 @dataclass(frozen=True)
-class Text:
-    """A path, or a name of `datasets`, and how many tokens of it at most; the built-in text where neither is given."""
+class Source:
+    """A path, or the name of a dataset; the built-in text where neither is given.
+
+    Attributes:
+        path: file or folder, or "-" for standard input.
+        dataset: a name of `datasets`, see `read_dataset`.
+        argument: what the path is called in errors.
+    """
 
     path: str | None = None
     dataset: str | None = None
-    tokens: int | None = None
+    argument: str = "text"
 
     def __str__(self) -> str:
         return self.dataset or self.path or "Python standard-library files that ship with linscore"
@@ -40,11 +50,16 @@ class Text:
             LinscoreError: where path and dataset are both given, or the path cannot be read.
         """
         if self.path is not None and self.dataset is not None:
-            raise LinscoreError("--text and --dataset are both given: give one")
+            raise LinscoreError(f"`{self.argument}` and `dataset` are both given: give one")
         if self.path == "":
-            raise LinscoreError("--text is empty: give a file, a folder or -, or leave it out")
+            raise LinscoreError(f"`{self.argument}` is empty: give a file, a folder or -, or leave it out")
         if self.dataset is None and self.path != "-":
             self.documents()
+
+    def check_read_again(self, what_for: str = "") -> None:
+        """Raise LinscoreError for standard input, which can be read only once."""
+        if self.path == "-":
+            raise LinscoreError(f"`{self.argument}=-` can be read only once: give a file{what_for}")
 
     def documents(self) -> Iterator[Document]:
         """Its documents, from the first at each call.
@@ -56,41 +71,91 @@ class Text:
             return read_dataset(self.dataset)
         return read_documents(EMBEDDED_TEXT if self.path is None else self.path)
 
+    def rows(self) -> list[Row]:
+        """Its rows with named columns; there are none that ship with linscore.
+
+        Raises:
+            LinscoreError: where both or neither are given, or there are none to be read.
+        """
+        if (self.path is None) == (self.dataset is None):
+            raise LinscoreError(f"give `{self.argument}` or `dataset`, one of them")
+        return read_dataset_rows(self.dataset) if self.dataset is not None else read_rows(str(self.path))
+
+
+def labelled_source(options: LabelledOptions) -> Source:
+    """Where labelled texts come from."""
+    return Source(options.data, options.dataset, "data")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text for models: where it comes from, how much of it, and how it is cut."""
+
+    options: TextOptions = field(default_factory=TextOptions)
+
+    @property
+    def source(self) -> Source:
+        """Where it comes from."""
+        return Source(self.options.text, self.options.dataset)
+
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens at most; None: all."""
+        given = self.options.tokens
+        return DATASET_TOKENS if given is None and self.options.dataset is not None else given
+
+    def __str__(self) -> str:
+        return str(self.source)
+
     def batches(
-        self, loaded: Pretrained, *, seq_len: int | None = None, batch_size: int | None = None, folds: int = 2
+        self, tokenizer: PreTrainedTokenizerBase, context: int, device: torch.device, *, folds: int = 2
     ) -> Iterator[dict[str, Tensor]]:
-        """Packed sequences of one fold each (see `linscore.text.tokens.batches`).
+        """Packed sequences of one fold each (see `linscore.text.packing.batches`).
 
         Args:
-            loaded: says the tokenizer, the context and the device.
-            seq_len: tokens in a sequence; by default the model's context, but no more than 2,048.
-            batch_size: sequences in a batch; by default 4,096 tokens, on a GPU 16,384.
+            tokenizer: of the model.
+            context: the longest sequence that the model was made for; 0 where it does not say.
+            device: where the model runs: more tokens make a batch on a GPU.
             folds: cross-validation folds.
 
         Raises:
-            LinscoreError: for any of these that cannot be used.
+            LinscoreError: for options that cannot be used.
         """
-        if batch_size is not None and batch_size < 1:
-            raise LinscoreError(f"--batch-size is {batch_size}: give 1 or more")
-        if seq_len is not None and 0 < loaded.context < seq_len:
-            raise LinscoreError(
-                f"--seq-len {seq_len} is longer than the context of {loaded.name}, {loaded.context} tokens: give less"
-            )
-        seq_len = seq_len if seq_len is not None else min(loaded.context or LONGEST, LONGEST)
-        tokens = DATASET_TOKENS if self.tokens is None and self.dataset is not None else self.tokens
-        sequences = pack(self.documents(), loaded.tokenizer, seq_len=seq_len, folds=folds, tokens=tokens)
-        return batches(sequences, batch_size or max(1, BATCH_TOKENS[loaded.model.device.type] // seq_len))
+        at_least("batch_size", self.options.batch_size, 1)
+        seq_len = within_context("seq_len", self.options.seq_len, context)
+        sequences = pack(self.source.documents(), tokenizer, seq_len=seq_len, folds=folds, tokens=self.tokens)
+        return batches(sequences, self.options.batch_size or batch_of(seq_len, device))
 
     def expected_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """About how many tokens there are: of a local text its size, times the rate of its first document."""
-        if self.dataset is not None:
-            return DATASET_TOKENS if self.tokens is None else self.tokens
-        if self.path == "-":
+        if self.options.dataset is not None or self.options.text == "-":
             return self.tokens
-        where = Path(self.path or EMBEDDED_TEXT)
+        where = Path(self.options.text or EMBEDDED_TEXT)
         files = [path for path in where.rglob("*") if path.is_file()] if where.is_dir() else [where]
         first = next(iter(read_documents(where)), "")
         piece = (first if isinstance(first, str) else next(iter(first), ""))[:SAMPLE]
         rate = len(tokenizer.encode(piece, add_special_tokens=False)) / max(1, len(piece.encode()))
         found = int(sum(path.stat().st_size for path in files) * rate)
         return found if self.tokens is None else min(found, self.tokens)
+
+
+def within_context(what: str, length: int | None, context: int, longest: int = LONGEST) -> int:
+    """The length of a sequence, by default the context but no more than `longest`.
+
+    Args:
+        what: the argument, for the error.
+        length: what was asked for.
+        context: the longest sequence that the model was made for; 0 where it does not say.
+        longest: by default.
+
+    Raises:
+        LinscoreError: for more than the context.
+    """
+    if length is not None and 0 < context < length:
+        raise LinscoreError(f"`{what}={length}` is longer than the context of the model, {context} tokens: give less")
+    return length if length is not None else min(context or longest, longest)
+
+
+def batch_of(length: int, device: torch.device) -> int:
+    """How many sequences of a length make a batch, by default."""
+    return max(1, BATCH_TOKENS[device.type] // length)

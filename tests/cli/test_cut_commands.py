@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from asked import asked
 from commands import TEXT, embedded, refused
 from tiny_models import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,7 +20,7 @@ def scored(tmp_path_factory):
     from linscore.jobs.score import run_score
 
     folder = tmp_path_factory.mktemp("scores") / "embedded"
-    run_score(tokens=3000, seq_len=100, device="cpu", blocks="2-5", collect_for="fuse,spans", out=str(folder))
+    asked(run_score)(tokens=3000, seq_len=100, device="cpu", blocks="2-5", collect_for="fuse,spans", out=str(folder))
     return folder
 
 

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from asked import asked
 from series import SEQ_LEN, saved
 
 from linscore.dynamics import folder as dynamics_folder
 from linscore.jobs.dynamics import run_dynamics
+
+run_dynamics = asked(run_dynamics)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from asked import asked
 from series import SEQ_LEN, content, saved
 from tiny_models import DEPTH
 
@@ -13,6 +14,8 @@ from linscore.errors import Interrupted, LinscoreError
 from linscore.jobs.dynamics import run_dynamics
 from linscore.models.load import load_pretrained
 from linscore.scoring.report import Report
+
+run_dynamics = asked(run_dynamics)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_picture")
 

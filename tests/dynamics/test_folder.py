@@ -1,12 +1,15 @@
 """The folder of a series: what it holds, and what is left alone there."""
 
 import pytest
+from asked import asked
 from series import SEQ_LEN, content
 
 from linscore.dynamics.series import Dynamics
 from linscore.errors import LinscoreError
 from linscore.jobs.dynamics import run_dynamics
 from linscore.scoring.report import Report
+
+run_dynamics = asked(run_dynamics)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_picture")
 

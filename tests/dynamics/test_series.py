@@ -10,6 +10,7 @@ from series import SEQ_LEN
 from stacked import stacked_states
 
 from linscore.models.load import load_pretrained
+from linscore.options import TextOptions
 from linscore.text.source import Text
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_picture")
@@ -24,7 +25,9 @@ def test_every_figure_of_every_block_equals_the_stacked_states(runs, text, done)
     assert found["checkpoints"] == [str(runs / "checkpoint-9"), str(runs / "checkpoint-10")]
     for place, name in enumerate(found["checkpoints"]):
         loaded = load_pretrained(name, device="cpu")
-        batches = list(Text(text).batches(loaded, seq_len=SEQ_LEN))
+        batches = list(
+            Text(TextOptions(text=text, seq_len=SEQ_LEN)).batches(loaded.tokenizer, loaded.context, loaded.model.device)
+        )
         ids = torch.cat([batch["input_ids"] for batch in batches])
         folds = torch.cat([batch["folds"] for batch in batches]).repeat_interleave(SEQ_LEN)
         assert found["tokens"] == ids.numel()

@@ -7,6 +7,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
+from asked import asked
 from oracles import svd_scores
 from stacked import stacked_states
 from tiny_models import DEPTH, tiny
@@ -20,6 +21,8 @@ from linscore.finetuning.fine_tune import Finetuning, accuracy, fine_tune
 from linscore.jobs.finetune_delta import run_finetune_delta
 from linscore.models.load import load_with_head
 from linscore.text.labelled import LabelledTexts, Preferences
+
+run_finetune_delta = asked(run_finetune_delta)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,6 +1,7 @@
 """What the distillation job refuses, in one line, leaving all as it was."""
 
 import pytest
+from asked import asked
 from distil_job import job
 from tiny_models import tiny
 from transformers import AutoTokenizer
@@ -9,6 +10,8 @@ from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import LinscoreError
 from linscore.jobs import distil as distil_job
 from linscore.jobs.distil import run_distil
+
+run_distil = asked(run_distil)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+from asked import asked
 from distil_job import FILES, interrupt_at, job, names, weights
 
 from linscore.errors import LinscoreError
 from linscore.jobs.distil import run_distil
 from linscore.surgery.record import Record
+
+run_distil = asked(run_distil)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from asked import asked
 from cut_models import doing_nothing
 from linear_models import zero_map
 from rich.console import Console
@@ -22,6 +23,8 @@ from linscore.jobs.evaluate import run_evaluate
 from linscore.models.load import load_pretrained
 from linscore.surgery.record import Record, Replacement
 from linscore.surgery.save import save_checkpoint
+
+run_evaluate = asked(run_evaluate)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONTEXT = 48
@@ -52,7 +55,8 @@ def saved(folder, what, done=None):
         what.save_pretrained(folder)
         tokenizer().save_pretrained(folder)
     else:
-        save_checkpoint(folder, what, tokenizer(), done)
+        save_checkpoint(folder, what, tokenizer())
+        done.save(folder)
     return str(folder)
 
 

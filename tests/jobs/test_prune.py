@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from asked import asked
 from commands import TEXT, embedded, refused
 from cut_models import doing_nothing, logits
 from tiny_models import tiny
@@ -18,7 +19,7 @@ def scored(tmp_path_factory):
     from linscore.jobs.score import run_score
 
     folder = tmp_path_factory.mktemp("scores") / "embedded"
-    run_score(tokens=4000, seq_len=100, device="cpu", out=str(folder))
+    asked(run_score)(tokens=4000, seq_len=100, device="cpu", out=str(folder))
     return folder
 
 

@@ -1,9 +1,12 @@
 """What `linscore score` collects for spans and fusions."""
 
 import pytest
+from asked import asked
 
 from linscore import LinscoreError
 from linscore.jobs.score import run_score
+
+run_score = asked(run_score)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from asked import asked
 from labelled import CONTEXT, ROWS, written
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
@@ -19,6 +20,8 @@ from linscore.errors import LinscoreError
 from linscore.jobs.probe import run_probe
 from linscore.probing.probe import probe_layers
 from linscore.probing.table import probe_table
+
+run_probe = asked(run_probe)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,5 +1,6 @@
 """The distillation job on a tiny decoder."""
 
+from asked import asked
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linscore.embedded.shipped import EMBEDDED_MODEL
@@ -8,6 +9,8 @@ from linscore.jobs.distil import run_distil
 from linscore.surgery.record import Record
 from linscore.surgery.save import save_checkpoint
 
+run_distil = asked(run_distil)
+
 PROJECTION = "model.layers.0.mlp.down_proj.weight"
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "linscore.json", "losses.jsonl", "losses.png"}
 
@@ -15,7 +18,8 @@ FILES = {"config.json", "model.safetensors", "tokenizer.json", "linscore.json", 
 def save(folder, model, original, replacement):
     record = Record("drop", str(original), [replacement], 3, 2, 1, 1, 1, 1)
     folder.mkdir()
-    save_checkpoint(folder, model, AutoTokenizer.from_pretrained(EMBEDDED_MODEL), record)
+    save_checkpoint(folder, model, AutoTokenizer.from_pretrained(EMBEDDED_MODEL))
+    record.save(folder)
 
 
 def job(place, student="fused", out="out", **changes):

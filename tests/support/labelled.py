@@ -3,7 +3,8 @@
 import csv
 import json
 
-from linscore.text.labelled import Source, labelled_texts
+from linscore.text.labelled import labelled_texts
+from linscore.text.source import Source
 
 CONTEXT = 6
 

@@ -5,6 +5,7 @@ import torch
 from cut_models import doing_nothing
 from tiny_models import FAMILIES, VOCABULARY, tiny
 
+from linscore.decoder.find import find_decoder
 from linscore.errors import LinscoreError
 from linscore.spans import Span
 from linscore.surgery.left_out import left_out_losses
@@ -30,7 +31,7 @@ def mean_loss(model, batches):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_is_that_of_a_model_whose_blocks_are_idle(family):
     model, batches = tiny(family), packed()
-    found = left_out_losses(model, batches, SPANS)
+    found = left_out_losses(find_decoder(model), batches, SPANS)
     assert list(found) == [None, *SPANS]
     for span, loss in found.items():
         with doing_nothing(model, [] if span is None else list(span.blocks)):
@@ -41,15 +42,15 @@ def test_the_loss_is_that_of_a_model_whose_blocks_are_idle(family):
 def test_batches_are_read_once_and_the_model_stays_as_it_is():
     model = tiny("gpt2").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    once = left_out_losses(model, iter(packed()), SPANS)
+    once = left_out_losses(find_decoder(model), iter(packed()), SPANS)
     assert model.training
     assert not any(block._forward_hooks for block in model.transformer.h)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert once == left_out_losses(tiny("gpt2"), [batch["input_ids"] for batch in packed()], SPANS)
+    assert once == left_out_losses(find_decoder(tiny("gpt2")), [batch["input_ids"] for batch in packed()], SPANS)
 
 
 def test_spans_that_are_not_there_and_empty_batches_are_refused():
     with pytest.raises(LinscoreError, match="no blocks 2-3, 7: choose from 0 to 2"):
-        left_out_losses(tiny("llama"), packed(), [Span(1, 1), Span(2, 3), Span(7, 7)])
+        left_out_losses(find_decoder(tiny("llama")), packed(), [Span(1, 1), Span(2, 3), Span(7, 7)])
     with pytest.raises(LinscoreError, match="no token to predict"):
-        left_out_losses(tiny("llama"), [], SPANS)
+        left_out_losses(find_decoder(tiny("llama")), [], SPANS)

@@ -6,8 +6,9 @@ import pytest
 
 from linscore.errors import LinscoreError
 from linscore.text import records as rows
-from linscore.text.labelled import Source, preferences
+from linscore.text.labelled import preferences
 from linscore.text.records import read_dataset_rows, read_rows
+from linscore.text.source import Source
 
 MULTIRC = {
     "idx": 7,

@@ -1,0 +1,46 @@
+"""What prune, linearize and fuse share: which blocks go, and what is printed of a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from linscore.cli.options import Command, new_folder, takes
+from linscore.options import CutOptions, PlaceOptions, TextOptions
+
+if TYPE_CHECKING:
+    from linscore.jobs.cut import Cut
+
+_LISTS = "With a comma or a dash, the blocks themselves: 2,5-7, or 5, for block 5 alone."
+
+
+def cutting(flag: str, more: str = "") -> Callable[[Command], Command]:
+    """The options of a command that cuts; `flag` names the blocks."""
+
+    def decorate(command: Command) -> Command:
+        meaning = f"A plain number N: the N first blocks of the ranking. {_LISTS}{more}"
+        for options in (
+            takes(PlaceOptions(), "place"),
+            new_folder,
+            takes(TextOptions(), "text", only=("text", "dataset", "tokens", "seq_len")),
+            takes(CutOptions(), "cut", required="blocks", flag=flag, changed={"blocks": meaning}),
+            click.argument("model"),
+        ):
+            command = options(command)
+        return command
+
+    return decorate
+
+
+def say(line: str) -> None:
+    """A line beside the result."""
+    click.echo(line, err=True)
+
+
+def show(cut: Cut) -> None:
+    """What was done, what it saves, and what to do next."""
+    click.echo(cut.record.summary())
+    click.echo(f"model    {cut.out}")
+    click.echo(f"next     linscore evaluate {cut.record.model} {cut.out}")

@@ -1,0 +1,14 @@
+"""`linscore doctor`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+def doctor() -> None:
+    """Show GPU, versions and backend, what is missing and how to get it."""
+    from linscore.machine.doctor import findings
+
+    for what, how in findings():
+        click.echo(f"{what:<17} {how}")

@@ -1,0 +1,39 @@
+"""`linscore dynamics`."""
+
+from __future__ import annotations
+
+import click
+
+from linscore.cli.options import as_json, result_folder, takes
+from linscore.options import PlaceOptions, TextOptions
+
+
+@click.command()
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.option("--revisions", metavar="LIST", help="Of one Hub name: branches or tags such as step1000,step4000.")
+@takes(TextOptions(), "text")
+@result_folder("Where the series goes; repeat the command to go on with it.", required=True)
+@takes(PlaceOptions(), "place")
+@as_json
+def dynamics(
+    checkpoints: tuple[str, ...],
+    revisions: str | None,
+    text: TextOptions,
+    place: PlaceOptions,
+    out: str,
+    as_json: bool,
+) -> None:
+    """Score a series of checkpoints on the same tokens: how linearity moves while a model learns.
+
+    A folder of checkpoints, as transformers' Trainer leaves it, stands for all of them.
+    """
+    from linscore.dynamics.table import dynamics_table
+    from linscore.jobs.dynamics import run_dynamics
+    from linscore.terminal import show
+
+    series = run_dynamics(checkpoints, revisions=revisions, text=text, place=place, out=out)
+    if as_json:
+        click.echo(series.to_json(), nl=False)
+        return
+    show(dynamics_table(series))
+    click.echo(f"series   {out}/dynamics.json\npicture  {out}/dynamics.png")

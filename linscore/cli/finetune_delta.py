@@ -1,0 +1,45 @@
+"""`linscore finetune-delta`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from linscore.cli.options import as_json, result_folder, takes
+from linscore.options import (
+    FINETUNE_TEXT,
+    FINETUNE_TRAINING,
+    FinetuneOptions,
+    LabelledOptions,
+    PlaceOptions,
+)
+
+
+@click.command("finetune-delta")
+@click.argument("model", default="embedded")
+@takes(LabelledOptions(), "labelled")
+@takes(FinetuneOptions(), "finetuning")
+@takes(FINETUNE_TRAINING, "training", only=("learning_rate",))
+@takes(
+    FINETUNE_TEXT,
+    "scored",
+    only=("tokens", "batch_size"),
+    changed={"tokens": "Scored at most.", "batch_size": "Examples in an update."},
+)
+@takes(PlaceOptions(), "place", only=("device",))
+@result_folder("A new folder for finetune.json.")
+@as_json
+def finetune_delta(model: str, as_json: bool, **asked: Any) -> None:
+    """Score the blocks before and after fine-tuning a classification or reward head, over several seeds."""
+    from linscore.finetuning.table import finetune_table
+    from linscore.jobs.finetune_delta import run_finetune_delta
+    from linscore.machine.allocator import keep_freed_memory
+    from linscore.terminal import show
+
+    keep_freed_memory()
+    result = run_finetune_delta(model, **asked)
+    if as_json:
+        click.echo(result.to_json(), nl=False)
+    else:
+        show(finetune_table(result))

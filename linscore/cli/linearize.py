@@ -1,0 +1,24 @@
+"""`linscore linearize`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from linscore.cli.cut import cutting, say, show
+from linscore.cli.options import takes
+from linscore.options import MapOptions
+
+
+@click.command()
+@cutting("--replace", " 5-7 is one map for three blocks.")
+@takes(MapOptions(), "form")
+def linearize(model: str, **asked: Any) -> None:
+    """Put affine maps in the place of blocks and spans of MODEL, and save the result.
+
+    It loads with linscore.load, and with AutoModelForCausalLM where trust_remote_code is given.
+    """
+    from linscore.jobs.linearize import run_linearize
+
+    show(run_linearize(model, say=say, **asked))

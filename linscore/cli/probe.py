@@ -1,0 +1,32 @@
+"""`linscore probe`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from linscore.cli.options import as_json, result_folder, takes
+from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, ProbeOptions, TextOptions
+
+
+@click.command()
+@click.argument("model", default="embedded")
+@takes(LabelledOptions(), "labelled")
+@takes(ProbeOptions(), "probing")
+@takes(TextOptions(), "reading", only=("batch_size",), changed={"batch_size": "Texts in a batch."})
+@takes(PROBE_TRAINING, "training", only=("seed",), changed={"seed": "Of the cross-validation folds."})
+@result_folder("A new folder for probe.json and probe.png.")
+@takes(PlaceOptions(), "place")
+@as_json
+def probe(model: str, as_json: bool, **asked: Any) -> None:
+    """Read a label off every layer's states with a logistic regression, cross-validated."""
+    from linscore.jobs.probe import run_probe
+    from linscore.probing.table import probe_table
+    from linscore.terminal import show
+
+    probing = run_probe(model, **asked)
+    if as_json:
+        click.echo(probing.to_json(), nl=False)
+    else:
+        show(probe_table(probing))

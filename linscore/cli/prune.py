@@ -1,0 +1,18 @@
+"""`linscore prune`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from linscore.cli.cut import cutting, show
+
+
+@click.command()
+@cutting("--drop")
+def prune(model: str, **asked: Any) -> None:
+    """Drop blocks of MODEL and save what is left as a plain Hugging Face checkpoint."""
+    from linscore.jobs.prune import run_prune
+
+    show(run_prune(model, **asked))

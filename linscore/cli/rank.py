@@ -1,0 +1,32 @@
+"""`linscore rank`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from linscore.cli.options import takes
+from linscore.options import BY, CutOptions, TextOptions
+
+
+@click.command()
+@click.argument("folder", metavar="DIR")
+@takes(CutOptions(by=BY), "ranking", only=("by", "span"))
+@takes(TextOptions(), "text", only=("text", "dataset", "tokens"))
+@click.option("--json", "as_json", is_flag=True, help='Print blocks, best first, as JSON: [3, 1, …] or ["3-5", …].')
+def rank(folder: str, ranking: CutOptions, text: TextOptions, as_json: bool) -> None:
+    """Order the blocks of a scored model, or spans of them, what looks easiest to do without first.
+
+    --by perplexity measures, on --text: it loads the model and leaves out one block, or span, after the other.
+    """
+    from linscore.jobs.rank import run_rank
+    from linscore.scoring.table import rank_table
+    from linscore.terminal import show
+
+    by = ranking.by or BY
+    figures = run_rank(folder, by, span=ranking.span, text=text)
+    if as_json:
+        click.echo(json.dumps([one.first if ranking.span == 1 else str(one) for one in figures]))
+    else:
+        show(rank_table(figures, by))

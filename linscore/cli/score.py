@@ -1,0 +1,37 @@
+"""`linscore score`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from linscore.cli.options import as_json, result_folder, takes
+from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOptions
+
+
+@click.command()
+@click.argument("model", default="embedded")
+@takes(TextOptions(), "text")
+@takes(PlaceOptions(), "place")
+@takes(ScoreOptions(), "scoring", only=("folds", "skip_first", "precision", "sub_blocks"))
+@takes(SelectOptions(), "selected")
+@result_folder("Where the results go [default: scores/MODEL].")
+@as_json
+def score(model: str, out: str | None, as_json: bool, **asked: Any) -> None:
+    """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore."""
+    from linscore.jobs.score import run_score
+    from linscore.machine.allocator import keep_freed_memory
+    from linscore.scoring.table import score_table
+    from linscore.terminal import show
+
+    keep_freed_memory()
+    report, paths = run_score(model, out=out, **asked)
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+        return
+    show(score_table(report))
+    click.echo(f"report   {paths[0]}\nmoments  {paths[1]}")
+    click.echo(f"next     linscore rank {paths[0].parent} --by block_influence")
+    if model == "embedded":
+        click.echo("         linscore score MODEL --text FILE   (MODEL: a Hub name or a folder)")

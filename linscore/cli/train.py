@@ -1,0 +1,43 @@
+"""`linscore train`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from linscore.cli.options import new_folder, resume, takes
+from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
+
+
+@click.command()
+@click.option("--config", required=True, metavar="FILE", help="A recipe in YAML, or 1M, 10M, 150M, 650M, embedded.")
+@new_folder
+@takes(TextOptions(), "text", only=("text", "dataset"))
+@takes(RegularizerOptions(), "regularizing")
+@takes(TrainingOptions(), "training", only=("steps", "seed"))
+@resume
+@takes(PlaceOptions(), "place", only=("device",), changed={"device": "auto, or cpu where there is a GPU."})
+def train(config: str, **asked: Any) -> None:
+    """Train a decoder from nothing, on Python's standard library unless a text is given.
+
+    Options take the place of what the recipe says. Several processes: torchrun --nproc-per-node N --no-python linscore
+    train …
+    """
+    from linscore.jobs.train import run_train
+    from linscore.machine.allocator import keep_freed_memory
+    from linscore.terminal import number
+
+    keep_freed_memory()
+    trained = run_train(config, **asked)
+    if trained is None:
+        return
+    last = trained.dynamics.scored[-1]
+    names = ("linearity_heldout", "linearity_no_residual_heldout", "cosine")
+    score, without, cosine = (number(last.mean(name)) for name in names)
+    click.echo(f"trained    {trained.parameters:,} parameters on {trained.tokens:,} tokens of {trained.text}")
+    click.echo(f"loss       {trained.heldout_loss:.4f} nats per held-out token")
+    click.echo(f"linearity  {score} held out, {without} without residual, cosine {cosine} (means over the blocks)")
+    click.echo(f"model      {trained.out}/model")
+    click.echo(f"curve      {trained.out}/curve.png, {trained.out}/linearity/dynamics.png")
+    click.echo(f"next       linscore score {trained.out}/model")

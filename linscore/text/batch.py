@@ -1,0 +1,60 @@
+"""A batch of tokens: the one place where it is read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from linscore.errors import LinscoreError
+
+Batch = Tensor | Mapping[str, Tensor]  # token ids [B, T], or a dict with `input_ids`, `attention_mask`, `folds`
+
+
+class Tokens(NamedTuple):
+    """What a batch holds, on the device that it came on."""
+
+    input_ids: Tensor  # [B, T] integers
+    mask: Tensor | None  # [B, T], nonzero for tokens and 0 for padding; None: nothing is padded
+    folds: Tensor | None  # [B], where the batch says them
+
+    @property
+    def real(self) -> Tensor:
+        """Which positions `[B, T]` are no padding, bool."""
+        return torch.ones_like(self.input_ids, dtype=torch.bool) if self.mask is None else self.mask != 0
+
+
+def read_batch(batch: Batch) -> Tokens:
+    """The parts of a batch.
+
+    Raises:
+        LinscoreError: for a batch that holds no token ids `[B, T]`, or a mask of another shape.
+    """
+    parts = {"input_ids": batch} if isinstance(batch, Tensor) else batch
+    ids, mask = parts.get("input_ids"), parts.get("attention_mask")
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+        raise LinscoreError("a batch must be a tensor of token ids [B, T], or a dict that holds one as input_ids")
+    if mask is not None and mask.shape != ids.shape:
+        raise LinscoreError(f"attention_mask is {tuple(mask.shape)}, input_ids {tuple(ids.shape)}: give one shape")
+    return Tokens(ids, mask, parts.get("folds"))
+
+
+class TokenDigest:
+    """SHA-256 of the batches that pass by."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches."""
+        for batch in batches:
+            parts: Mapping[str, Tensor] = {"input_ids": batch} if isinstance(batch, Tensor) else batch
+            for name in sorted(parts):
+                self._digest.update(parts[name].numpy(force=True).tobytes())
+            yield batch
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest()
