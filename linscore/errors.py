@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from linscore_kernels.errors import LinscoreError
 
-class LinscoreError(ValueError):
-    """Bad input: a path, a model, a text, an option or a file that cannot be used as given."""
+__all__ = ["Interrupted", "LinscoreError", "reason"]
 
 
 class Interrupted(KeyboardInterrupt):

@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from linscore_kernels.errors import LinscoreError
 from linscore_kernels.pilot import Pilot
+
+
+def y_or_delta(y: Tensor | None, delta: Tensor | None) -> tuple[Tensor, bool]:
+    """Y or δ, and whether it is δ."""
+    if y is not None and delta is None:
+        return y, False
+    if delta is not None and y is None:
+        return delta, True
+    raise LinscoreError("pass either y or delta: the other one follows from it")
 
 
 def check_arguments(
@@ -16,53 +26,55 @@ def check_arguments(
     dtypes: tuple[torch.dtype, ...],
     width_delta: int | None = None,
 ) -> None:
-    """What both backends ask of x and of y or δ, `other`; raises ValueError that says what to do.
+    """What both backends ask of x and of y or δ, `other`; raises LinscoreError that says what to do.
 
     `width_delta` is the width of a given δ, where it may be narrower than x.
     """
     if precision not in ("fast", "exact"):
-        raise ValueError(f'precision must be "fast" or "exact", not {precision!r}')
+        raise LinscoreError(f'precision must be "fast" or "exact", not {precision!r}')
     for name, tensor in (("x", x), ("y or delta", other)):
         if tensor.dtype not in dtypes:
-            raise ValueError(f"{name} is {tensor.dtype}: convert it to {' or '.join(map(str, dtypes))}")
+            raise LinscoreError(f"{name} is {tensor.dtype}: convert it to {' or '.join(map(str, dtypes))}")
         if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device} and x on {x.device}; move one of them")
+            raise LinscoreError(f"{name} is on {tensor.device} and x on {x.device}; move one of them")
     _check_shapes(x, other, width_delta)
     if not len(x) or (rows is not None and not len(rows)):
-        raise ValueError("no rows: skip empty batches")
+        raise LinscoreError("no rows: skip empty batches")
     if rows is not None and (rows.dtype is not torch.int64 or rows.ndim != 1 or rows.device != x.device):
-        raise ValueError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
+        raise LinscoreError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
 
 
 def _check_shapes(x: Tensor, other: Tensor, width_delta: int | None) -> None:
     narrower = width_delta is not None and x.ndim == 2 and width_delta < x.shape[1]
     if x.ndim != 2 or other.shape != (len(x), width_delta if narrower else x.shape[1]):
         wanted = f"delta must be [n, {width_delta}], as wide as the pilot's" if narrower else "both must be [n, d]"
-        raise ValueError(f"y or delta has shape {tuple(other.shape)} beside x {tuple(x.shape)}; {wanted}")
+        raise LinscoreError(f"y or delta has shape {tuple(other.shape)} beside x {tuple(x.shape)}; {wanted}")
 
 
 def check_pilot(x: Tensor, pilot: Pilot, delta_given: bool) -> None:
-    """Raises ValueError unless the pilot has the width and the device of `x`, and of δ at most where δ is given."""
+    """Raises LinscoreError unless the pilot has the width and the device of `x`, and of δ at most where δ is given."""
     if pilot.center_x.shape != x.shape[1:] or pilot.center_x.device != x.device:
         where = f"{tuple(pilot.center_x.shape)} on {pilot.center_x.device}"
-        raise ValueError(f"the pilot's centre is {where}; choose it from rows of x and move it with pilot.to(x.device)")
+        raise LinscoreError(
+            f"the pilot's centre is {where}; choose it from rows of x and move it with pilot.to(x.device)"
+        )
     if pilot.width_delta != x.shape[1] and not (delta_given and pilot.width_delta < x.shape[1]):
         widths = f"{pilot.width_delta} columns of δ and x {x.shape[1]}"
-        raise ValueError(f"the pilot has {widths}: only a given delta may have fewer")
+        raise LinscoreError(f"the pilot has {widths}: only a given delta may have fewer")
 
 
 def check_map(x: Tensor, b: Tensor, mean_x: Tensor, mean_delta: Tensor) -> None:
-    """Raises ValueError unless B and both means have the width of `x`."""
+    """Raises LinscoreError unless B and both means have the width of `x`."""
     d = x.shape[1]
     if b.shape != (d, d) or not mean_x.shape == mean_delta.shape == (d,):
         shapes = ", ".join(str(list(t.shape)) for t in (b, mean_x, mean_delta))
-        raise ValueError(f"b must be [{d}, {d}] and mean_x and mean_delta [{d}], as x is wide, not {shapes}")
+        raise LinscoreError(f"b must be [{d}, {d}] and mean_x and mean_delta [{d}], as x is wide, not {shapes}")
 
 
 def check_second(x: Tensor, second: Tensor, width_delta: int) -> None:
-    """Raises ValueError unless `second` can take the second moments of `x` and a δ of `width_delta` columns."""
+    """Raises LinscoreError unless `second` can take the second moments of `x` and a δ of `width_delta` columns."""
     shape = (x.shape[1], x.shape[1] + width_delta)
     if second.shape != shape or second.dtype is not torch.float64 or second.stride(1) != 1:
-        raise ValueError(f"second must be {list(shape)} float64 with contiguous rows, not {tuple(second.shape)}")
+        raise LinscoreError(f"second must be {list(shape)} float64 with contiguous rows, not {tuple(second.shape)}")
     if second.device != x.device:
-        raise ValueError(f"second is on {second.device} and x on {x.device}; move one of them")
+        raise LinscoreError(f"second is on {second.device} and x on {x.device}; move one of them")

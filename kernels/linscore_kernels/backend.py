@@ -1,4 +1,4 @@
-"""Which backend computes the moments: Triton on CUDA tensors, plain torch ("eager") elsewhere, unless told."""
+"""Which backend computes an operation: Triton on CUDA tensors, plain torch ("eager") elsewhere, unless told."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from types import ModuleType
 
 import torch
 
+from linscore_kernels.errors import LinscoreError
+
 BACKENDS = ("triton", "eager")
 VARIABLE = "LINSCORE_BACKEND"
 
@@ -16,18 +18,18 @@ VARIABLE = "LINSCORE_BACKEND"
 def choose_backend(device: torch.device | str, wanted: str | None = None) -> str:
     """The backend's name for tensors on `device`: `wanted`, else $LINSCORE_BACKEND, else what fits the device.
 
-    Raises ValueError for an unknown name, and where Triton is asked for and cannot run.
+    Raises LinscoreError for an unknown name, and where Triton is asked for and cannot run.
     """
     name = wanted or os.environ.get(VARIABLE) or "auto"
     on_gpu = torch.device(device).type == "cuda"
     if name == "auto":
         return "triton" if on_gpu and has_triton() else "eager"
     if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}: choose auto, {' or '.join(BACKENDS)}")
+        raise LinscoreError(f"unknown backend {name!r}: choose auto, {' or '.join(BACKENDS)}")
     if name == "triton" and not has_triton():
-        raise ValueError("the triton backend needs the triton package: pip install triton, or choose eager")
+        raise LinscoreError("the triton backend needs the triton package: pip install triton, or choose eager")
     if name == "triton" and not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"the triton backend runs on CUDA tensors, these are on {device}: choose eager")
+        raise LinscoreError(f"the triton backend runs on CUDA tensors, these are on {device}: choose eager")
     return name
 
 
@@ -36,8 +38,6 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def load_backend(name: str) -> ModuleType:
-    """The module with `token_stats`, `gram`, `accumulate`, `residual_norms` and `operand_shape`."""
-    return importlib.import_module(
-        {"triton": "linscore_kernels.second_moments.triton", "eager": "linscore_kernels.second_moments.eager"}[name]
-    )
+def load_backend(operation: str, device: torch.device, wanted: str) -> ModuleType:
+    """The module that computes an operation, the folder of that name, for tensors on `device`; "" is no wish."""
+    return importlib.import_module(f"linscore_kernels.{operation}.{choose_backend(device, wanted or None)}")

@@ -1,4 +1,4 @@
-"""Where a kernel runs: the device of its tensors, or the interpreter that runs it on the CPU."""
+"""What every launch shares: where a kernel runs, how its tensors lie in memory, what the interpreter needs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ import torch
 import triton
 from torch import Tensor
 
+from linscore_kernels.errors import LinscoreError
+
 # Passed explicitly because FP fusion's default changes in Triton 3.10.
 OPTIONS = {"enable_fp_fusion": True}
+COLUMN_ALIGN = 16  # rows of whole tiles have a multiple of so many columns: 32 bytes, for descriptors (16) and loads
 
 
 def interpreted() -> bool:
     """Whether TRITON_INTERPRET=1 was set when Triton's kernels were defined."""
     return bool(triton.knobs.runtime.interpret)
+
+
+def check_device(tensor: Tensor) -> None:
+    """Raises LinscoreError where Triton has no kernels for the device of `tensor`."""
+    if not (tensor.is_cuda or interpreted()):
+        raise LinscoreError(
+            f"Triton has no kernels for {tensor.device}: use the eager backend, or set TRITON_INTERPRET=1"
+        )
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager:
@@ -35,3 +46,28 @@ def multiprocessors(tensor: Tensor) -> int:
     if not tensor.is_cuda:
         return 132
     return torch.cuda.get_device_properties(tensor.device).multi_processor_count
+
+
+def aligned(size: int, step: int) -> int:
+    """`size` rounded up to a multiple of `step`."""
+    return -(-size // step) * step  # and not triton.cdiv, so that a symbolic size passes
+
+
+def whole_rows(tensor: Tensor, columns: int = 1) -> Tensor:
+    """`tensor` `[n, d]` if each row lies in one piece, of a multiple of `columns`, else a copy padded with zeros.
+
+    With COLUMN_ALIGN rows also begin at multiples of 16 bytes, as descriptors ask, and no vector load has to be masked,
+    which would spill.
+    """
+    d, (row, step) = tensor.shape[1], tensor.stride()
+    boundary = min(16, columns * tensor.element_size())
+    if step == 1 and d % columns == row % columns == tensor.data_ptr() % boundary == 0:
+        return tensor
+    whole = tensor.new_zeros(len(tensor), aligned(d, columns))
+    whole[:, :d] = tensor
+    return whole
+
+
+def rounds_by_hand(dtype: torch.dtype) -> bool:
+    """Whether `tiles.store_rounded` has to round to `dtype` by hand."""
+    return interpreted() and dtype is torch.bfloat16

@@ -79,3 +79,29 @@ def add_up(parts: list[Sums]) -> Sums:
     """The sums of several chunks as one."""
     n, sum_x, sum_delta, scalars = (torch.stack([part[i] for part in parts]).sum(0) for i in range(4))
     return Sums(n, sum_x, sum_delta, scalars, torch.cat([part.status for part in parts]))
+
+
+def centre(n: Tensor | int, sum_x: Tensor, sum_y: Tensor, second: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of `n` rows about any origin, centred on their mean: the rank-1 correction.
+
+    C_xx = Σxxᵀ − s_x s_xᵀ/n      C_xy = Σxyᵀ − s_x s_yᵀ/n      t_y = Σ‖y‖² − ‖s_y‖²/n
+
+    Args:
+        n: how many rows.
+        sum_x: s_x `[d]`.
+        sum_y: s_y `[e]`, of y or δ.
+        second: `[d, d + e]`, Σxxᵀ (of which the upper triangle is read) beside Σxyᵀ.
+        q: Σ‖y‖².
+
+    Returns:
+        C_xx `[d, d]`, symmetric; C_xy `[d, e]`; t_y.
+    """
+    d = len(sum_x)
+    c_xx = mirrored(second[:, :d] - torch.outer(sum_x, sum_x) / n)
+    return c_xx, second[:, d:] - torch.outer(sum_x, sum_y) / n, q - sum_y.square().sum() / n
+
+
+def mirrored(matrix: Tensor) -> Tensor:
+    """The symmetric matrix whose upper triangle is that of `matrix`."""
+    upper = matrix.triu()
+    return upper + upper.triu(1).T

@@ -13,7 +13,8 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from linscore_kernels import Pilot, accumulate
+from linscore_kernels import SCALARS, Pilot, accumulate
+from linscore_kernels.sums import centre
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -166,13 +167,14 @@ def _batch_moments(x: Tensor, y: Tensor, rows: Tensor | None) -> _BatchMoments:
     precision, backend = ("exact", "eager") if double else ("fast", None)
     pilot = Pilot.without_waiting(x, y)
     sums = accumulate(x, y, None, second, pilot=pilot, precision=precision, backend=backend)
-    upper = (second[:, :d] - torch.outer(sums.sum_x, sums.sum_x) / count).triu()
+    q_delta = sums.scalars[SCALARS.index("q_delta")]
+    c_xx, c_xdelta, t_delta = centre(count, sums.sum_x, sums.sum_delta, second, q_delta)
     whole = torch.where(sums.n == count, 1.0, math.nan)  # rows that are not finite were left out
     dtype = torch.float64 if double else torch.float32
     return _BatchMoments(
-        c_xx=(whole * (upper + upper.triu(1).T)).to(dtype),
-        c_xdelta=(second[:, d:] - torch.outer(sums.sum_x, sums.sum_delta) / count).to(dtype),
-        t_delta=(sums.scalars[0] - sums.sum_delta.square().sum() / count).to(dtype),
+        c_xx=(whole * c_xx).to(dtype),
+        c_xdelta=c_xdelta.to(dtype),
+        t_delta=t_delta.to(dtype),
         mean_x=(sums.sum_x / count + pilot.center_x).to(dtype),
         mean_delta=(sums.sum_delta / count + pilot.center_delta).to(dtype),
         rows=count,

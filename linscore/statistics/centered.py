@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from linscore_kernels import SCALARS, Pilot
+from linscore_kernels.sums import mirrored
 from torch import Tensor
 
 from linscore.errors import LinscoreError
@@ -37,13 +38,13 @@ class Centered:
             light = Centered.of(cell, pilot).c_xx if cell.n > 0 else None
             whole = Centered.of(cell.copy().add(heavy), pilot)
             return replace(whole, c_xx_light=light)
+        # `linscore_kernels.sums.centre` divides after the product: another last bit, and reports keep theirs.
         n, d = cell.n.item(), len(cell.sum_x)
-        upper = (cell.second[:, :d] - torch.outer(cell.sum_x / n, cell.sum_x)).triu()
         return Centered(
             n=n,
             mean_x=cell.sum_x / n + pilot.center_x.double(),
             mean_delta=cell.sum_delta / n + pilot.center_delta.double(),
-            c_xx=upper + upper.triu(1).T,
+            c_xx=mirrored(cell.second[:, :d] - torch.outer(cell.sum_x / n, cell.sum_x)),
             c_xd=cell.second[:, d:] - torch.outer(cell.sum_x / n, cell.sum_delta),
             t_delta=(cell.scalars[SCALARS.index("q_delta")] - cell.sum_delta @ cell.sum_delta / n).item(),
         )

@@ -1,8 +1,9 @@
-"""Additive second moments of one block, kept by fold, with the heavy rows apart (design: sections 1 and 2).
+"""Additive second moments of one block, kept by fold, with the heavy rows apart.
 
 δ = y − x is formed first, per element, never as the difference of two Grams: in a trained decoder it is 1 to 10 % of x.
 The sums are float64 about a pilot centre that the first rows fix, so they add up over batches, folds, processes and
-files. Rows far from the centre (attention sinks) are summed apart, as float64 products.
+files. Rows far from the centre (attention sinks) are summed apart, as float64 products (docs/decisions.md: moments
+about a pilot centre, heavy rows).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from linscore_kernels import HEAVY, NONFINITE, Pilot, accumulate, choose_backend
+from linscore_kernels import NONFINITE, Pilot, choose_backend
+from linscore_kernels.second_moments.heavy_rows import accumulate_apart
 from torch import Tensor
 
 from linscore.errors import LinscoreError
@@ -52,15 +54,19 @@ class Moments:
             raise LinscoreError(f"width_delta ({width_delta}) cannot be: choose from 1 to {d}, the width of x")
         if precision not in PRECISIONS:
             raise LinscoreError(f"unknown precision {precision!r}: choose {' or '.join(PRECISIONS)}")
-        try:
-            self.backend = choose_backend(device, backend)
-        except ValueError as error:
-            raise LinscoreError(str(error)) from error
+        if backend is not None:
+            choose_backend(device, backend)  # refuses one that cannot run there
+        self._wanted = backend
         self.d, self.width_delta, self.folds = d, width_delta, folds
         self.precision, self.device = precision, torch.device(device)
         self.pilot: Pilot | None = None
         self.light: list[Cell | None] = [None] * folds
         self.heavy: list[Cell | None] = [None] * folds
+
+    @property
+    def backend(self) -> str:
+        """Which backend computes updates on this device, "triton" or "eager"."""
+        return choose_backend(self.device, self._wanted)
 
     def update(
         self,
@@ -92,18 +98,23 @@ class Moments:
         if pilot is None:  # no row, or not one finite row so far
             return torch.full((n,), NONFINITE, dtype=torch.uint8, device=self.device)
         double = x.dtype is torch.float64
-        precision, backend = ("exact", "eager") if double else (self.precision, self.backend)
         cell = self._cell(self.light, fold)
-        sums = accumulate(
-            x, y, delta, cell.second, pilot=pilot, rows=rows, precision=precision, sign=sign, backend=backend
+        light, heavy = accumulate_apart(
+            x,
+            y,
+            delta,
+            cell.second,
+            lambda: self._cell(self.heavy, fold).second,
+            pilot=pilot,
+            rows=rows,
+            precision="exact" if double else self.precision,
+            sign=sign,
+            backend="eager" if double else self.backend,
         )
-        cell.add_sums(sums, sign)
-        heavy = (sums.status == HEAVY).nonzero()[:, 0]
-        if len(heavy):
-            cell, rows = self._cell(self.heavy, fold), heavy if rows is None else rows[heavy]
-            every, exact = pilot.without_limits(), {"precision": "exact", "backend": "eager"}
-            cell.add_sums(accumulate(x, y, delta, cell.second, pilot=every, rows=rows, sign=sign, **exact), sign)
-        return sums.status
+        cell.add_sums(light, sign)
+        if heavy is not None:
+            self._cell(self.heavy, fold).add_sums(heavy, sign)
+        return light.status
 
     def merge(self, other: Moments) -> Moments:
         """Add the moments of other rows of the same block, in place; returns self.
@@ -128,9 +139,15 @@ class Moments:
         return self
 
     def to(self, device: torch.device | str) -> Moments:
-        """Move everything to `device`, where later updates are computed; returns self."""
+        """Move everything to `device`, where later updates are computed; returns self.
+
+        A backend that was named stays; by default it is again what fits the device.
+
+        Raises:
+            LinscoreError: where the backend that was named cannot run on `device`; nothing is moved then.
+        """
+        choose_backend(device, self._wanted)
         self.device = torch.device(device)
-        self.backend = choose_backend(device)
         self.pilot = self.pilot and self.pilot.to(self.device)
         self.light, self.heavy = ([cell and cell.to(device) for cell in cells] for cells in (self.light, self.heavy))
         return self

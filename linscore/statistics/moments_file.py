@@ -108,7 +108,7 @@ def _tensors(moments: Moments) -> dict[str, Tensor]:
 
 def _moments(name: str, head: dict[str, Any], tensors: dict[str, Tensor]) -> Moments:
     widths = head["d"], head["width_delta"]
-    moments = Moments(*widths, folds=head["folds"], precision=head["precision"], backend="eager")
+    moments = Moments(*widths, folds=head["folds"], precision=head["precision"])
     for kind, cells in (("light", moments.light), ("heavy", moments.heavy)):
         for fold in range(moments.folds):
             if f"{name}.{kind}.{fold}.n" in tensors:

@@ -8,13 +8,12 @@ A program takes a few rows with all their columns, so that every reduction ends 
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from linscore_kernels.launching import OPTIONS, interpreted, on_device
-from linscore_kernels.second_moments.token_stats_kernel import _store_single
+from linscore_kernels.launching import OPTIONS, on_device, rounds_by_hand, whole_rows
+from linscore_kernels.tiles import store_rounded
 
 WIDEST = 4096  # columns that a program holds at once, of one row
 TILE = 2048  # elements of several rows: rows that are not aligned would spill with more
@@ -25,6 +24,13 @@ Neighbour = tuple[Tensor | None, Tensor | None]  # a state and the floats of the
 def _inverse(norm_x, norm_y, SHORTEST: tl.constexpr):
     both = (norm_x > SHORTEST) & (norm_y > SHORTEST)
     return tl.where(both, 1.0 / tl.where(both, norm_x * norm_y, 1.0), 0.0)
+
+
+@triton.jit
+def _load(ptr, start_row, within, stride, column, mask):
+    """Entries of rows `start_row` + `within` as float32; offsets in a tile are 32 bit, to keep them in registers."""
+    offset = (within * stride)[:, None] + column[None, :]
+    return tl.load(ptr + start_row * stride + offset, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -42,11 +48,8 @@ def _distances_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # Offsets within a tile are 32 bit, which keeps them in registers.
     start_row, within = tl.program_id(0).to(tl.int64) * BLOCK_ROWS, tl.arange(0, BLOCK_ROWS)
     row = start_row + within
-    x_ptr += start_row * x_stride
-    y_ptr += start_row * y_stride
     weight = tl.load(weight_ptr + row, mask=row < n, other=0.0)
     square_x = tl.zeros((BLOCK_ROWS,), tl.float32)
     square_y = tl.zeros((BLOCK_ROWS,), tl.float32)
@@ -55,8 +58,8 @@ def _distances_kernel(
     for start in range(0, d, BLOCK):
         column = start + tl.arange(0, BLOCK)
         mask = (weight != 0.0)[:, None] & (column < d)[None, :]
-        x = tl.load(x_ptr + ((within * x_stride)[:, None] + column[None, :]), mask=mask, other=0.0).to(tl.float32)
-        y = tl.load(y_ptr + ((within * y_stride)[:, None] + column[None, :]), mask=mask, other=0.0).to(tl.float32)
+        x = _load(x_ptr, start_row, within, x_stride, column, mask)
+        y = _load(y_ptr, start_row, within, y_stride, column, mask)
         square_x += tl.sum(x * x, 1)
         square_y += tl.sum(y * y, 1)
         square_apart += tl.sum((y - x) * (y - x), 1)
@@ -112,42 +115,33 @@ def _gradient_kernel(
     BLOCK: tl.constexpr,
     BY_HAND: tl.constexpr,  # round to bfloat16 by hand
 ):
-    # Offsets within a tile are 32 bit, which keeps them in registers.
     start_row, within = tl.program_id(0).to(tl.int64) * BLOCK_ROWS, tl.arange(0, BLOCK_ROWS)
     row = start_row + within
-    state_ptr += start_row * state_stride
     out_ptr += start_row * d
     inside = row < n
     weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
     along = tl.zeros((BLOCK_ROWS,), tl.float32)
     if previous_ptr is not None:
-        previous_ptr += start_row * previous_stride
         near_p, apart_p, along_p = _factors(previous_figures_ptr, row, n, weight, upstream_ptr, inside, 1, SHORTEST)
         along += along_p
     if following_ptr is not None:
-        following_ptr += start_row * following_stride
         near_f, apart_f, along_f = _factors(following_figures_ptr, row, n, weight, upstream_ptr, inside, 0, SHORTEST)
         along += along_f
-    if grad_ptr is not None:
-        grad_ptr += start_row * grad_stride
     for start in range(0, d, BLOCK):
         column = start + tl.arange(0, BLOCK)
         keep = inside[:, None] & (column < d)[None, :]
         mask = keep & (weight != 0.0)[:, None]
-        h = tl.load(state_ptr + ((within * state_stride)[:, None] + column[None, :]), mask=mask, other=0.0).to(
-            tl.float32
-        )
+        h = _load(state_ptr, start_row, within, state_stride, column, mask)
         total = along[:, None] * h
         if previous_ptr is not None:
-            pointers = previous_ptr + ((within * previous_stride)[:, None] + column[None, :])
-            total += apart_p[:, None] * (near_p[:, None] * h - tl.load(pointers, mask=mask, other=0.0).to(tl.float32))
+            m = _load(previous_ptr, start_row, within, previous_stride, column, mask)
+            total += apart_p[:, None] * (near_p[:, None] * h - m)
         if following_ptr is not None:
-            pointers = following_ptr + ((within * following_stride)[:, None] + column[None, :])
-            total += apart_f[:, None] * (near_f[:, None] * h - tl.load(pointers, mask=mask, other=0.0).to(tl.float32))
+            m = _load(following_ptr, start_row, within, following_stride, column, mask)
+            total += apart_f[:, None] * (near_f[:, None] * h - m)
         if grad_ptr is not None:
-            pointers = grad_ptr + ((within * grad_stride)[:, None] + column[None, :])
-            total += tl.load(pointers, mask=keep, other=0.0).to(tl.float32)
-        _store_single(out_ptr + ((within * d)[:, None] + column[None, :]), total, keep, BY_HAND)
+            total += _load(grad_ptr, start_row, within, grad_stride, column, keep)
+        store_rounded(out_ptr + ((within * d)[:, None] + column[None, :]), total, keep, BY_HAND)
 
 
 def tile_shape(d: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -158,7 +152,7 @@ def tile_shape(d: int) -> tuple[dict[str, int], dict[str, int]]:
 
 def launch_distances(x: Tensor, y: Tensor, figures: Tensor, weight: Tensor, shortest: float) -> Tensor:
     """D and Q `[2]` float32 of a pair h_{i−1}, h_i `[n, d]`; fills in `figures` `[3, n]`. Norms ≤ `shortest` are 0."""
-    x, y = _whole_rows(x), _whole_rows(y)
+    x, y = whole_rows(x), whole_rows(y)
     (n, d), (shape, options) = x.shape, tile_shape(x.shape[1])
     terms = weight.new_empty(2, n)
     if n:
@@ -193,7 +187,7 @@ def launch_gradient(
     """Write the gradient in `state` `[n, d]` of its distances from both neighbours, plus `grad`, to `out`."""
     (n, d), (shape, options) = state.shape, tile_shape(state.shape[1])
     (previous, previous_figures), (following, following_figures) = neighbours
-    read = [None if t is None else _whole_rows(t) for t in (state, grad, previous, following)]
+    read = [None if t is None else whole_rows(t) for t in (state, grad, previous, following)]
     state_, grad, previous, following = read
     if n:
         with on_device(out):
@@ -211,13 +205,8 @@ def launch_gradient(
                 d,
                 *(0 if t is None else t.stride(0) for t in read),
                 SHORTEST=shortest,
-                BY_HAND=interpreted() and out.dtype is torch.bfloat16,
+                BY_HAND=rounds_by_hand(out.dtype),
                 **shape,
                 **options,
                 **OPTIONS,
             )
-
-
-def _whole_rows(tensor: Tensor) -> Tensor:
-    """`tensor`, or a copy whose columns lie next to each other."""
-    return tensor if tensor.stride(1) == 1 else tensor.contiguous()

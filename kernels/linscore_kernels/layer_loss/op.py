@@ -14,18 +14,17 @@ their cosine is 0 and so is its gradient. Tokens of weight 0 may hold anything, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from linscore_kernels.backend import choose_backend
+from linscore_kernels.errors import LinscoreError
+from linscore_kernels.layer_loss import eager
+from linscore_kernels.layer_loss.eager import SHORTEST
 
-__all__ = ["SHORTEST", "layer_distances", "layer_gradient"]
-
-SHORTEST = 1e-8  # as torch.nn.functional.cosine_similarity
-BLOCK = 1 << 19  # elements of a state that the eager passes take at once: few enough for the last-level cache
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -41,7 +40,7 @@ def layer_distances(states: Sequence[Tensor], weight: Tensor, *, backend: str | 
         `[2]`, D and Q; `[L, 3, n]`, the floats that `layer_gradient` takes. Both in the dtype of `weight`.
 
     Raises:
-        ValueError: for states or weights that do not fit together.
+        LinscoreError: for states or weights that do not fit together.
     """
     sums, figures = _layer_distances(list(states), weight, backend or "")
     return sums, figures
@@ -72,7 +71,7 @@ def layer_gradient(
         `[n, d]`, dtype of `state`: float32 arithmetic, rounded once.
 
     Raises:
-        ValueError: for tensors that do not fit together.
+        LinscoreError: for tensors that do not fit together.
     """
     neighbours = *(previous or (None, None)), *(following or (None, None))
     gradient: Tensor = _layer_gradient(state, weight, upstream, grad, *neighbours, backend or "")
@@ -82,7 +81,7 @@ def layer_gradient(
 @torch.library.custom_op("linscore::layer_distances", mutates_args=())
 def _layer_distances(states: list[Tensor], weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     if len(states) < 2:
-        raise ValueError(f"{len(states)} states: distances need at least two")
+        raise LinscoreError(f"{len(states)} states: distances need at least two")
     _check(states, weight)
     figures = weight.new_empty(len(states) - 1, 3, len(weight))
     if _by_triton(states[0], backend):
@@ -90,8 +89,7 @@ def _layer_distances(states: list[Tensor], weight: Tensor, backend: str) -> tupl
 
         pairs = zip(states, states[1:], figures, strict=False)
         return torch.stack([launch_distances(*pair, weight, SHORTEST) for pair in pairs]).sum(0), figures
-    parts = [_block_distances([s[rows] for s in states], weight[rows], figures[:, :, rows]) for rows in _blocks(states)]
-    return torch.stack(parts).sum(0), figures
+    return eager.distances(states, weight, figures), figures
 
 
 @_layer_distances.register_fake
@@ -143,14 +141,7 @@ def _layer_gradient(
 
         launch_gradient(state, weight, upstream, grad, neighbours, out, SHORTEST)
         return out
-    factors = [
-        (neighbour, _factors(figures, weight, upstream, own))
-        for (neighbour, figures), own in zip(neighbours, (1, 0), strict=True)
-        if neighbour is not None and figures is not None
-    ]
-    for rows in _blocks([state]):
-        part = [(neighbour[rows], factor[:, rows]) for neighbour, factor in factors]
-        _block_gradient(state[rows], None if grad is None else grad[rows], part, weight[rows], out[rows])
+    eager.gradient(state, weight, upstream, grad, neighbours, out)
     return out
 
 
@@ -166,79 +157,12 @@ def _by_triton(state: Tensor, backend: str) -> bool:
 def _check(states: list[Tensor], weight: Tensor) -> None:
     first = states[0]
     if first.ndim != 2:
-        raise ValueError(f"states are {tuple(first.shape)}: they must be [n, d]")
+        raise LinscoreError(f"states are {tuple(first.shape)}: they must be [n, d]")
     wrong = [state.dtype for state in states if state.dtype not in DTYPES]
     if wrong:
-        raise ValueError(f"states are {wrong[0]}: convert them to float32, float16, bfloat16 or float64")
+        raise LinscoreError(f"states are {wrong[0]}: convert them to float32, float16, bfloat16 or float64")
     if any(state.shape != first.shape for state in states):
-        raise ValueError(f"states differ in shape: all must be {tuple(first.shape)}, as the first")
+        raise LinscoreError(f"states differ in shape: all must be {tuple(first.shape)}, as the first")
     wanted = torch.float64 if first.dtype is torch.float64 else torch.float32
     if weight.shape != first.shape[:1] or weight.dtype is not wanted:
-        raise ValueError(f"weight is {tuple(weight.shape)} {weight.dtype}: it must be [{len(first)}] {wanted}")
-
-
-def _blocks(states: Sequence[Tensor]) -> Iterator[slice]:
-    n, d = states[0].shape
-    step = max(1, BLOCK // max(d, 1)) if states[0].device.type == "cpu" else max(n, 1)
-    return (slice(start, start + step) for start in range(0, n, step))
-
-
-def _block_distances(states: list[Tensor], weight: Tensor, figures: Tensor) -> Tensor:
-    """D and Q `[2]` of a few rows; fills in their `figures` `[L, 3, rows]`."""
-    sums = weight.new_zeros(2)
-    y = states[0].to(weight.dtype)
-    buffer, norm_y = torch.empty_like(y), torch.linalg.vector_norm(y, dim=1)
-    for state, (norm_previous, norm, product) in zip(states[1:], figures, strict=True):
-        x, norm_x, y = y, norm_y, state.to(weight.dtype)
-        norm_y = torch.linalg.vector_norm(y, dim=1)
-        apart = torch.linalg.vector_norm(torch.sub(y, x, out=buffer), dim=1)
-        norm_previous.copy_(norm_x)
-        norm.copy_(norm_y)
-        torch.sum(torch.mul(x, y, out=buffer), dim=1, out=product)
-        terms = torch.stack((_distance(norm_x, norm_y, product, apart), apart.square()))
-        sums += (terms * weight).masked_fill_(weight == 0, 0).sum(1)
-    return sums
-
-
-def _distance(norm_x: Tensor, norm_y: Tensor, product: Tensor, apart: Tensor) -> Tensor:
-    """1 − cos: from three norms where neighbours are near, which keeps its digits, else from the inner product."""
-    inverse = _inverse(norm_x, norm_y)
-    longer = (norm_y - norm_x).abs()
-    near = (apart.square() < norm_x * norm_y) & (inverse > 0)
-    return torch.where(near, (apart - longer) * (apart + longer) * inverse / 2, 1 - product * inverse)
-
-
-def _inverse(norm_x: Tensor, norm_y: Tensor) -> Tensor:
-    """1/(‖x‖‖y‖), or 0 where either counts as zero."""
-    both = (norm_x > SHORTEST) & (norm_y > SHORTEST)
-    return torch.where(both, 1 / (norm_x * norm_y), 0)
-
-
-def _factors(figures: Tensor, weight: Tensor, upstream: Tensor, own: int) -> Tensor:
-    """−κ, κ being 1 where h and m are near, and the factors of m − κh and of h, `[3, n, 1]`; `figures[own]` is ‖h‖."""
-    norm_x, norm_y, product = figures
-    cosine, mse = weight * upstream[0] * _inverse(norm_x, norm_y), 2 * weight * upstream[1]
-    ratio = product / figures[own].square().clamp_min(SHORTEST**2)
-    near = norm_x.square() + norm_y.square() - 2 * product < norm_x * norm_y
-    along = torch.where(near, cosine * (ratio - 1), cosine * ratio + mse)
-    return torch.stack((-near.to(weight.dtype), -(cosine + mse), along))[:, :, None]
-
-
-def _block_gradient(
-    state: Tensor, grad: Tensor | None, neighbours: list[tuple[Tensor, Tensor]], weight: Tensor, out: Tensor
-) -> None:
-    """Write the gradient in a few rows to `out`."""
-    h = state.to(weight.dtype)
-    total = out if out.dtype is weight.dtype else torch.empty_like(h)
-    buffer = torch.empty_like(h)
-    along = torch.stack([factor[2] for _, factor in neighbours]).sum(0) if neighbours else h.new_zeros(())
-    torch.mul(h, along, out=total)
-    for neighbour, (minus_near, apart, _) in neighbours:
-        total.addcmul_(torch.addcmul(neighbour.to(h.dtype), h, minus_near, out=buffer), apart)
-    idle = weight == 0
-    if idle.device.type != "cpu" or idle.any():  # a GPU is not waited for
-        total.masked_fill_(idle[:, None], 0)
-    if grad is not None:
-        total.add_(grad)
-    if total is not out:
-        out.copy_(total)
+        raise LinscoreError(f"weight is {tuple(weight.shape)} {weight.dtype}: it must be [{len(first)}] {wanted}")

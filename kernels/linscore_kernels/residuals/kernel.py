@@ -23,9 +23,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from linscore_kernels.launching import OPTIONS, capability, interpreted, on_device
-from linscore_kernels.second_moments.token_stats_kernel import COLUMN_ALIGN, aligned
+from linscore_kernels.launching import (
+    COLUMN_ALIGN,
+    OPTIONS,
+    aligned,
+    capability,
+    interpreted,
+    on_device,
+    whole_rows,
+)
 from linscore_kernels.second_moments.torch_products import float32_product
+from linscore_kernels.tiles import halves
 from linscore_kernels.tuning.parameters import Launch, launch_for, torch_is_faster
 
 GROUP = 8  # rows of tiles that run together, so that their operands meet in L2
@@ -59,6 +67,51 @@ def _squares(
     return tl.sum(residual * residual, 1)
 
 
+@triton.jit
+def _tile_squares(
+    product, x_ptr, other_ptr, unit_ptr, bias_ptr, x_row, other_row, first_column, width,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HALVES: tl.constexpr, DELTA_GIVEN: tl.constexpr,
+):  # fmt: skip
+    if HALVES:
+        HALF: tl.constexpr = BLOCK_N // 2
+        low, high = halves(product, BLOCK_M, BLOCK_N)
+        squares = _squares(
+            low, x_ptr, other_ptr, unit_ptr, bias_ptr, x_row, other_row, first_column, width, HALF, DELTA_GIVEN
+        )
+        tl.debug_barrier()  # or the loads of both halves are issued first, and spill
+        squares += _squares(
+            high, x_ptr, other_ptr, unit_ptr, bias_ptr, x_row, other_row, first_column + HALF, width, HALF, DELTA_GIVEN
+        )
+    else:
+        squares = _squares(
+            product, x_ptr, other_ptr, unit_ptr, bias_ptr, x_row, other_row, first_column, width, BLOCK_N, DELTA_GIVEN
+        )
+    return squares
+
+
+@triton.jit
+def _product(
+    left, right, x_ptr, x_row, row_start, column_start, width, right_stride,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """A tile of xB."""
+    k, column = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_N)
+    product = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(tl.cdiv(width, BLOCK_K)):
+        start = step * BLOCK_K
+        if left is not None:
+            a = left.load([row_start, start])
+            b = right.load([start, column_start])
+        else:
+            a = tl.load(x_ptr + start + (x_row[:, None] + k[None, :]), mask=(k < width - start)[None, :], other=0.0)
+            corner = start.to(tl.int64) * right_stride + column_start
+            b = tl.load(right + corner + (k[:, None] * right_stride + column[None, :]))
+        if UPCAST:  # the interpreter multiplies bfloat16 as integers
+            a, b = a.to(tl.float32), b.to(tl.float32)
+        product = tl.dot(a, b, product)
+    return product
+
+
 @triton.jit(do_not_specialize=["n"])
 def _residual_norms_kernel(
     left,  # x [n, width] 16 bit: descriptor with blocks [BLOCK_M, BLOCK_K]; None: read through x_ptr
@@ -87,41 +140,18 @@ def _residual_norms_kernel(
     within = tl.program_id(0) % (GROUP * column_tiles)
     row_start, column_tile = (first + within % group) * BLOCK_M, within // group
     column_start = column_tile * BLOCK_N
-    k, column = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_N)
     # Offsets within a tile are 32 bit, which keeps them in registers; rows past the last repeat it and are not stored.
     row = tl.minimum(tl.arange(0, BLOCK_M), n - 1 - row_start)
     x_row, other_row = row * x_stride, row * other_stride
     x_ptr += row_start.to(tl.int64) * x_stride
     other_ptr += row_start.to(tl.int64) * other_stride
-
-    product = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(tl.cdiv(width, BLOCK_K)):
-        start = step * BLOCK_K
-        if left is not None:
-            a = left.load([row_start, start])
-            b = right.load([start, column_start])
-        else:
-            a = tl.load(x_ptr + start + (x_row[:, None] + k[None, :]), mask=(k < width - start)[None, :], other=0.0)
-            corner = start.to(tl.int64) * right_stride + column_start
-            b = tl.load(right + corner + (k[:, None] * right_stride + column[None, :]))
-        if UPCAST:  # the interpreter multiplies bfloat16 as integers
-            a, b = a.to(tl.float32), b.to(tl.float32)
-        product = tl.dot(a, b, product)
-
-    if HALVES:
-        HALF: tl.constexpr = BLOCK_N // 2
-        low, high = tl.split(tl.permute(tl.reshape(product, (BLOCK_M, 2, HALF)), (0, 2, 1)))
-        squares = _squares(
-            low, x_ptr, other_ptr, unit_ptr, bias_ptr, x_row, other_row, column_start, width, HALF, DELTA_GIVEN
-        )
-        tl.debug_barrier()  # or the loads of both halves are issued first, and spill
-        squares += _squares(
-            high, x_ptr, other_ptr, unit_ptr, bias_ptr, x_row, other_row, column_start + HALF, width, HALF, DELTA_GIVEN
-        )
-    else:
-        squares = _squares(
-            product, x_ptr, other_ptr, unit_ptr, bias_ptr, x_row, other_row, column_start, width, BLOCK_N, DELTA_GIVEN
-        )
+    product = _product(
+        left, right, x_ptr, x_row, row_start, column_start, width, right_stride, BLOCK_M, BLOCK_N, BLOCK_K, UPCAST
+    )
+    squares = _tile_squares(
+        product, x_ptr, other_ptr, unit_ptr, bias_ptr, x_row, other_row, column_start, width,
+        BLOCK_M, BLOCK_N, HALVES, DELTA_GIVEN,
+    )  # fmt: skip
     row = row_start + tl.arange(0, BLOCK_M)
     tl.store(out_ptr + column_tile.to(tl.int64) * n + row, squares, mask=row < n)
 
@@ -161,7 +191,7 @@ def launch_residual_norms(
 
     `launch` replaces the one that is chosen otherwise.
     """
-    d, x, other = x.shape[1], _whole_rows(x), _whole_rows(other)
+    d, x, other = x.shape[1], whole_rows(x, COLUMN_ALIGN), whole_rows(other, COLUMN_ALIGN)
     if launch is None and torch_is_faster(capability(x), d, "residual"):
         return torch_norms(x, other, fitted, delta_given=delta_given)
     launch = launch or launch_for(capability(x), d, "residual")
@@ -193,17 +223,6 @@ def launch_residual_norms(
             **OPTIONS,
         )
     return squares.sum(0, dtype=torch.float64).sqrt().float()
-
-
-def _whole_rows(tensor: Tensor) -> Tensor:
-    """`tensor` `[n, d]` if its rows are aligned and of whole COLUMN_ALIGN columns, else a copy padded with zeros.
-
-    Descriptors ask for the first, and masks within a vector load would spill.
-    """
-    d, (row, step) = tensor.shape[1], tensor.stride()
-    if step == 1 and d % COLUMN_ALIGN == row % COLUMN_ALIGN == tensor.data_ptr() % 16 == 0:
-        return tensor
-    return pad(tensor, (0, aligned(d, COLUMN_ALIGN) - d)).contiguous()
 
 
 def torch_norms(x: Tensor, other: Tensor, fitted: RoundedMap, *, delta_given: bool) -> Tensor:

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from linscore_kernels.errors import LinscoreError
 from linscore_kernels.pilot import Pilot
-from linscore_kernels.second_moments.op import accumulate
-from linscore_kernels.sums import HEAVY, NONFINITE
+from linscore_kernels.second_moments.heavy_rows import accumulate_apart
+from linscore_kernels.sums import NONFINITE, SCALARS, Sums, add_up, centre
 
 
 class CenteredGram(NamedTuple):
@@ -35,7 +36,7 @@ def centered_gram(
     """Centred Gram matrices of `x` and `y` `[n, d]` (float32, float16 or bfloat16), rows being tokens.
 
     With `normalize`, C_xx is divided by t_x and C_xy by √(t_x t_y), the products of the paper's X̃ and Ỹ (section 3.1);
-    t_x and t_y are the traces before that. Raises ValueError on other shapes and where a row is not finite.
+    t_x and t_y are the traces before that. Raises LinscoreError on other shapes and where a row is not finite.
     """
     c_xx, c_xy, t_x, t_y = _centered_gram(x, y, normalize, precision, backend or "")
     return CenteredGram(c_xx, c_xy, t_x, t_y, x.shape[0])
@@ -46,13 +47,13 @@ def _centered_gram(
     x: Tensor, y: Tensor, normalize: bool, precision: str, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if x.ndim != 2 or x.shape != y.shape or not len(x):
-        raise ValueError(f"x and y must be [n, d] of one shape with n ≥ 1, not {tuple(x.shape)} and {tuple(y.shape)}")
+        raise LinscoreError(
+            f"x and y must be [n, d] of one shape with n ≥ 1, not {tuple(x.shape)} and {tuple(y.shape)}"
+        )
     second = torch.zeros(x.shape[1], 2 * x.shape[1], dtype=torch.float64, device=x.device)
-    n, sum_x, sum_y, q_y = _sums(x, y, second, precision, backend)
-    upper = (second[:, : x.shape[1]] - torch.outer(sum_x, sum_x) / n).triu()
-    c_xx = upper + upper.triu(1).T
-    c_xy = second[:, x.shape[1] :] - torch.outer(sum_x, sum_y) / n
-    t_x, t_y = c_xx.trace(), q_y - sum_y.square().sum() / n
+    sums = _sums(x, y, second, precision, backend)
+    c_xx, c_xy, t_y = centre(sums.n, sums.sum_x, sums.sum_delta, second, sums.scalars[SCALARS.index("q_delta")])
+    t_x = c_xx.trace()
     if normalize:
         c_xx, c_xy = c_xx / t_x, c_xy / (t_x * t_y).sqrt()
     return c_xx, c_xy, t_x, t_y
@@ -65,17 +66,14 @@ def _(x, y, normalize, precision, backend):  # type: ignore[no-untyped-def] # no
     return tuple(x.new_empty(shape, dtype=torch.float64) for shape in shapes)
 
 
-def _sums(x: Tensor, y: Tensor, second: Tensor, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """n, Σx̂, Σŷ and Σ‖ŷ‖² about a pilot centre; second moments go to `second`, heavy rows as float64 products."""
+def _sums(x: Tensor, y: Tensor, second: Tensor, precision: str, backend: str) -> Sums:
+    """The sums about a pilot centre, with y in the place of δ; second moments go to `second`."""
     pilot = Pilot.choose(x, None, y)
     if pilot is None:
-        raise ValueError("x or y has no finite row")
-    sums = accumulate(x, None, y, second, pilot=pilot, precision=precision, backend=backend)
-    if (sums.status == NONFINITE).any():
-        raise ValueError("x or y holds NaN or infinite values: leave those rows out")
-    parts, heavy = [sums], (sums.status == HEAVY).nonzero()[:, 0]
-    if len(heavy):
-        every = pilot.without_limits()
-        parts.append(accumulate(x, None, y, second, pilot=every, rows=heavy, precision="exact", backend="eager"))
-    n, sum_x, sum_y, scalars = (torch.stack([part[i] for part in parts]).sum(0) for i in range(4))
-    return n, sum_x, sum_y, scalars[0]
+        raise LinscoreError("x or y has no finite row")
+    light, heavy = accumulate_apart(
+        x, None, y, second, lambda: second, pilot=pilot, precision=precision, backend=backend
+    )
+    if (light.status == NONFINITE).any():
+        raise LinscoreError("x or y holds NaN or infinite values: leave those rows out")
+    return add_up([light] if heavy is None else [light, heavy])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from linscore_kernels.arguments import check_arguments
 from linscore_kernels.pilot import Pilot
-from linscore_kernels.second_moments.eager_products import Products, matmul
+from linscore_kernels.second_moments.eager_products import Products
 from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Sums, TokenStats, reduce
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -70,7 +70,7 @@ def accumulate(
     # A state paired with itself has no δ to multiply.
     products = Products(buffer, other.shape[1] if delta_given or other is not x else 0)
     parts = []
-    for start, stop in _spans(0, n, CHUNK):
+    for start, stop in spans(0, n, CHUNK):
         stats = _token_stats(x, other, rows, (start, stop), delta_given, pilot, buffer[:, : stop - start])
         parts.append(stats[1:])  # the buffer takes the next chunk
         products.add(*stats.operands)
@@ -81,39 +81,15 @@ def accumulate(
     return reduce(stats, other.shape[1])
 
 
-def residual_norms(
-    x: Tensor,
-    other: Tensor,
-    *,
-    delta_given: bool,
-    b: Tensor,
-    mean_x: Tensor,
-    mean_delta: Tensor,
-    rows: Tensor | None = None,
-    precision: str = "fast",
-) -> Tensor:
-    """‖δ − (x − μ_x)B − μ_δ‖ of the (picked) rows `[n]`, in float32, or float64 at `precision` "exact"."""
-    check_arguments(x, other, rows, precision, DTYPES)
-    dtype = torch.float32 if precision == "fast" else torch.float64
-    b, mean_x, mean_delta = b.to(dtype), mean_x.to(dtype), mean_delta.to(dtype)
-    norms = []
-    for start, stop in _spans(0, len(x) if rows is None else len(rows), CHUNK):
-        pair = _pick(x, other, rows, start, stop)
-        x_part, other_part = pair.x.to(dtype), pair.other.to(dtype)
-        residual = other_part - mean_delta if delta_given else other_part - x_part - mean_delta
-        residual -= matmul(x_part - mean_x, b)
-        norms.append(torch.linalg.vector_norm(residual, dim=1))
-    return torch.cat(norms)
-
-
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
     """Some rows of x `[n, d]`, and of y or a given δ `[n, ≤ d]`, as they are stored."""
 
     x: Tensor
     other: Tensor
 
 
-def _spans(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+def spans(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+    """(first, stop) of chunks of at most `step` rows."""
     return ((first, min(first + step, stop)) for first in range(start, stop, step))
 
 
@@ -122,13 +98,14 @@ def _rows_at_once(d: int) -> int:
     return max(256, min(CHUNK, (3 << 17) // d // 128 * 128))
 
 
-def _pick(x: Tensor, other: Tensor, rows: Tensor | None, start: int, stop: int) -> _Pair:
+def pick(x: Tensor, other: Tensor, rows: Tensor | None, start: int, stop: int) -> Pair:
+    """The (picked) rows from `start` to `stop`, where they lie if they are a run, else gathered."""
     if rows is None:
-        return _Pair(x[start:stop], other[start:stop])
+        return Pair(x[start:stop], other[start:stop])
     picked = rows[start:stop]
     if len(picked) > 1 and (picked.diff() == 1).all():  # a run is read where it lies
-        return _pick(x, other, None, int(picked[0]), int(picked[-1]) + 1)
-    return _Pair(x.index_select(0, picked), other.index_select(0, picked))
+        return pick(x, other, None, int(picked[0]), int(picked[-1]) + 1)
+    return Pair(x.index_select(0, picked), other.index_select(0, picked))
 
 
 def _token_stats(
@@ -143,15 +120,15 @@ def _token_stats(
     """The same for a span of checked rows; `operands` `[2, n, d]` takes x̂ and δ̂ and names the arithmetic's dtype."""
     parts = []
     pilot = replace(pilot, center_delta=_widened(pilot.center_delta, x.shape[1]))
-    for start, stop in _spans(*span, _rows_at_once(x.shape[1])):
-        pair, part = _pick(x, other, rows, start, stop), operands[:, start - span[0] : stop - span[0]]
+    for start, stop in spans(*span, _rows_at_once(x.shape[1])):
+        pair, part = pick(x, other, rows, start, stop), operands[:, start - span[0] : stop - span[0]]
         parts.append(_token_stats_at_once(pair, delta_given, pilot, part))
     figures, status, sums = zip(*parts, strict=True)
     return TokenStats(operands, torch.cat(figures, 1), torch.cat(status), torch.stack(sums).sum(0))
 
 
 def _token_stats_at_once(
-    pair: _Pair, delta_given: bool, pilot: Pilot, operands: Tensor
+    pair: Pair, delta_given: bool, pilot: Pilot, operands: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fill in the operands of a few rows; their figures, status and sums."""
     x_hat, delta_hat = operands

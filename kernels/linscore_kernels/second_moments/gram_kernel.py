@@ -20,6 +20,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from linscore_kernels.launching import OPTIONS, interpreted, multiprocessors, on_device
+from linscore_kernels.tiles import halves
 from linscore_kernels.tuning.parameters import Launch
 
 # What a partial tile costs to write and merge, in tokens of its own product: 16 B per entry at 3.3 TB/s against
@@ -69,6 +70,20 @@ def _store_tile(tile, out, row, column, columns_left, d, columns, BLOCK_M: tl.co
 
 
 @triton.jit
+def _store_sums(
+    sums, out, row, column, columns_left, d, columns,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HALVES: tl.constexpr,
+):  # fmt: skip
+    if HALVES:
+        HALF: tl.constexpr = BLOCK_N // 2
+        low, high = halves(sums, BLOCK_M, BLOCK_N)
+        _store_tile(low, out, row, column, columns_left, d, columns, BLOCK_M, HALF)
+        _store_tile(high, out, row, column + HALF, columns_left - HALF, d, columns, BLOCK_M, HALF)
+    else:
+        _store_tile(sums, out, row, column, columns_left, d, columns, BLOCK_M, BLOCK_N)
+
+
+@triton.jit
 def _gram_kernel(
     left,  # [parts · rows, width] descriptor with blocks [BLOCK_K, BLOCK_M], or pointer
     right,  # the same operands with blocks [BLOCK_K, BLOCK_N]
@@ -113,14 +128,7 @@ def _gram_kernel(
     columns = d + width_delta
     out = out_ptr + tl.program_id(1).to(tl.int64) * d * columns
     column, columns_left = right_column + of_delta * d, tl.where(of_delta == 1, width_delta, d) - right_column
-    if HALVES:
-        pair = tl.permute(tl.reshape(sums, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1))
-        low, high = tl.split(pair)
-        _store_tile(low, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N // 2)
-        column += BLOCK_N // 2
-        _store_tile(high, out, left_column, column, columns_left - BLOCK_N // 2, d, columns, BLOCK_M, BLOCK_N // 2)
-    else:
-        _store_tile(sums, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N)
+    _store_sums(sums, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N, HALVES)
 
 
 @lru_cache(maxsize=64)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linscore_kernels.arguments import check_map, check_pilot, check_second
-from linscore_kernels.backend import choose_backend, load_backend
+from linscore_kernels.arguments import check_pilot, check_second, y_or_delta
+from linscore_kernels.backend import load_backend
 from linscore_kernels.pilot import Pilot
 from linscore_kernels.sums import FIGURES, SCALARS, Sums, TokenStats
 
@@ -39,9 +39,9 @@ def token_stats(
         backend: "triton" or "eager"; by default $LINSCORE_BACKEND, else what fits the device.
 
     Raises:
-        ValueError: for arguments that do not fit together.
+        LinscoreError: for arguments that do not fit together.
     """
-    other, given = _other(y, delta)
+    other, given = y_or_delta(y, delta)
     return TokenStats(*_token_stats(x, other, rows, *_flat(pilot), given, precision, backend or ""))
 
 
@@ -70,49 +70,8 @@ def accumulate(
     Adds `sign` times the second moments of the light rows, about the pilot's centre, to `second` `[d, d + e]` float64
     and returns their other sums; the arguments are those of `token_stats`.
     """
-    other, given = _other(y, delta)
+    other, given = y_or_delta(y, delta)
     return Sums(*_accumulate(x, other, second, rows, *_flat(pilot), given, precision, sign, backend or ""))
-
-
-def residual_norms(
-    x: Tensor,
-    y: Tensor | None = None,
-    delta: Tensor | None = None,
-    *,
-    b: Tensor,
-    mean_x: Tensor,
-    mean_delta: Tensor,
-    rows: Tensor | None = None,
-    precision: str = "fast",
-    backend: str | None = None,
-) -> Tensor:
-    """‖δ − (x − μ_x)B − μ_δ‖ of each row: what a fitted map misses of this token (paper: Figure 9).
-
-    Args:
-        x: `[n, d]`; it, y, delta, rows, precision and backend are as in `token_stats`.
-        y: `[n, d]`, or None.
-        delta: `[n, d]`, or None.
-        b: `[d, d]`; with 16-bit x at "fast" Triton rounds it to the dtype of x.
-        mean_x: `[d]`.
-        mean_delta: `[d]`.
-        rows: int64 indices.
-        precision: "fast" or "exact".
-        backend: "triton" or "eager".
-
-    Returns:
-        `[n]` float32, float64 at "exact"; a row that is not finite has no finite norm.
-    """
-    other, given = _other(y, delta)
-    return _residual_norms(x, other, rows, b, mean_x, mean_delta, given, precision, backend or "")
-
-
-def _other(y: Tensor | None, delta: Tensor | None) -> tuple[Tensor, bool]:
-    """Y or δ, and whether it is δ."""
-    if y is not None and delta is None:
-        return y, False
-    if delta is not None and y is None:
-        return delta, True
-    raise ValueError("pass either y or delta: the other one follows from it")
 
 
 def _flat(pilot: Pilot) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
@@ -120,8 +79,8 @@ def _flat(pilot: Pilot) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
     return *centers, *scales, pilot.limit_x, pilot.limit_delta
 
 
-def _backend(device: torch.device, name: str) -> ModuleType:
-    return load_backend(choose_backend(device, name or None))
+def _backend(device: torch.device, wanted: str) -> ModuleType:
+    return load_backend("second_moments", device, wanted)
 
 
 @torch.library.custom_op("linscore::token_stats", mutates_args=())
@@ -195,29 +154,3 @@ def _(x: Tensor, other: Tensor, _second: Tensor, rows: Tensor | None, *_rest: An
     shapes = ((), (d,), (other.shape[1],), (len(SCALARS),))
     sums = (x.new_empty(shape, dtype=torch.float64) for shape in shapes)
     return *sums, x.new_empty(n, dtype=torch.uint8)
-
-
-@torch.library.custom_op("linscore::residual_norms", mutates_args=())
-def _residual_norms(
-    x: Tensor,
-    other: Tensor,
-    rows: Tensor | None,
-    b: Tensor,
-    mean_x: Tensor,
-    mean_delta: Tensor,
-    delta_given: bool,
-    precision: str,
-    backend: str,
-) -> Tensor:
-    check_map(x, b, mean_x, mean_delta)
-    fitted = {"b": b, "mean_x": mean_x, "mean_delta": mean_delta}
-    compute = _backend(x.device, backend)
-    norms: Tensor = compute.residual_norms(x, other, delta_given=delta_given, rows=rows, precision=precision, **fitted)
-    return norms
-
-
-@_residual_norms.register_fake
-def _(x: Tensor, _other: Tensor, rows: Tensor | None, *rest: Any) -> Tensor:
-    precision, _ = rest[-2:]
-    n = (x if rows is None else rows).shape[0]
-    return x.new_empty(n, dtype=torch.float32 if precision == "fast" else torch.float64)

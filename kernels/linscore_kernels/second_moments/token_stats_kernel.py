@@ -17,12 +17,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from linscore_kernels.launching import OPTIONS, capability, interpreted, on_device
+from linscore_kernels.launching import (
+    COLUMN_ALIGN,
+    OPTIONS,
+    aligned,
+    capability,
+    on_device,
+    rounds_by_hand,
+)
 from linscore_kernels.pilot import Pilot
 from linscore_kernels.sums import FIGURES, TokenStats
+from linscore_kernels.tiles import store_rounded
 
 ROW_ALIGN = 128  # operand rows are padded with zeros to a multiple of every BLOCK_K, so that no loop masks tokens
-COLUMN_ALIGN = 16  # and columns to this: 32 bytes, enough for descriptors (16 bytes) and for vector loads
 TILE = 4096  # elements that a program holds at once: 16 per thread at 8 warps
 WIDEST = 8192  # columns of one program, where registers allow; wider rows are shared, each program taking all the norms
 ROWS = 16  # rows per program at least: its column sums are then a small part of what it writes
@@ -32,11 +39,11 @@ SPLIT_LARGEST = 32768.0
 
 
 @triton.jit
-def _load(x_ptr, other_ptr, x_row, other_row, x_step, other_step, column, width_delta, mask):
+def _load(x_rows, other_rows, x_step, other_step, column, width_delta, mask):
     wide = column.to(tl.int64)[None, :]
-    x = tl.load(x_ptr + x_row[:, None] + wide * x_step, mask=mask, other=0.0).to(tl.float32)
+    x = tl.load(x_rows + wide * x_step, mask=mask, other=0.0).to(tl.float32)
     mask = mask & (column < width_delta)[None, :]
-    other = tl.load(other_ptr + other_row[:, None] + wide * other_step, mask=mask, other=0.0).to(tl.float32)
+    other = tl.load(other_rows + wide * other_step, mask=mask, other=0.0).to(tl.float32)
     return x, other
 
 
@@ -69,44 +76,79 @@ def _store_split(pointers, value, part, mask):
 
 
 @triton.jit
-def _store_single(pointers, value, mask, BY_HAND: tl.constexpr):
-    if BY_HAND:  # the interpreter truncates to bfloat16, GPUs round to the nearest, ties to even
-        bits = value.to(tl.uint32, bitcast=True)
-        value = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.float32, bitcast=True)
-    tl.store(pointers, value.to(pointers.dtype.element_ty), mask=mask)
+def _row_figures(
+    x_rows, other_rows, x_step, other_step, center_ptr, scale_ptr, d, width_delta, inside,
+    BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr, DELTA_GIVEN: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """‖x‖², ‖y‖², ‖δ‖², ‖x̂‖², ‖δ̂‖², Σ(power of two below)², the largest operand, and 1 where a value is not finite."""
+    square_x = tl.zeros((BLOCK_ROWS,), tl.float32)
+    square_y = tl.zeros((BLOCK_ROWS,), tl.float32)
+    square_delta = tl.zeros((BLOCK_ROWS,), tl.float32)
+    distance_x = tl.zeros((BLOCK_ROWS,), tl.float32)
+    distance_delta = tl.zeros((BLOCK_ROWS,), tl.float32)
+    rounding = tl.zeros((BLOCK_ROWS,), tl.float32)
+    peak = tl.zeros((BLOCK_ROWS,), tl.float32)
+    broken = tl.zeros((BLOCK_ROWS,), tl.int32)
+    for start in range(0, d, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        mask = inside[:, None] & (column < d)[None, :]
+        x, other = _load(x_rows, other_rows, x_step, other_step, column, width_delta, mask)
+        y, delta = (x + other, other) if DELTA_GIVEN else (other, other - x)
+        x_hat, delta_hat = _center(x, delta, center_ptr, column, d, width_delta, mask)
+        square_x += tl.sum(x * x, 1)
+        square_y += tl.sum(y * y, 1)
+        square_delta += tl.sum(delta * delta, 1)
+        distance_x += tl.sum(x_hat * x_hat, 1)
+        distance_delta += tl.sum(delta_hat * delta_hat, 1)
+        power = _ulp(other)
+        rounding += tl.sum(power * power, 1)
+        # v − v is 0 unless v is infinite or NaN
+        sound = (x - x == 0.0) & (other - other == 0.0)
+        broken = tl.maximum(broken, tl.max(tl.where(sound, 0, 1), 1))
+        if SPLIT:
+            x_hat, delta_hat = _scale(x_hat, delta_hat, scale_ptr, column, d, width_delta)
+        peak = tl.maximum(peak, tl.max(tl.maximum(tl.abs(x_hat), tl.abs(delta_hat)), 1))
+    return square_x, square_y, square_delta, distance_x, distance_delta, rounding, peak, broken
 
 
+@triton.jit
+def _store_figures(figures_ptr, row, n, mask, square_x, square_y, square_delta, distance_delta, rounding):
+    """In the order of FIGURES."""
+    figures = figures_ptr + row
+    tl.store(figures, tl.sqrt_rn(square_x), mask=mask)
+    tl.store(figures + n, tl.sqrt_rn(square_y), mask=mask)
+    tl.store(figures + 2 * n.to(tl.int64), tl.sqrt_rn(square_delta), mask=mask)
+    tl.store(figures + 3 * n.to(tl.int64), distance_delta, mask=mask)
+    tl.store(figures + 4 * n.to(tl.int64), rounding, mask=mask)
+
+
+@triton.jit
+def _store_operands(
+    store, x_hat, delta_hat, scale_ptr, column, d, width_delta, part, keep, SPLIT: tl.constexpr, BY_HAND: tl.constexpr
+):
+    """Write x̂ and δ̂, `part` entries apart, or scaled and in two parts each."""
+    if SPLIT:
+        x_hat, delta_hat = _scale(x_hat, delta_hat, scale_ptr, column, d, width_delta)
+        _store_split(store, x_hat, part, keep)
+        _store_split(store + 2 * part, delta_hat, part, keep)
+    else:
+        store_rounded(store, x_hat, keep, BY_HAND)
+        store_rounded(store + part, delta_hat, keep, BY_HAND)
+
+
+# x [*, d] and other, y or a given δ [*, e], have any strides; rows [n] int64, or None, picks rows of both.
+# center [d + e] float32 is c_x, c_δ, scale likewise; e is at most d, and d where y is given.
+# operands [parts, padded, width]: x̂, δ̂ or x_hi, x_lo, δ_hi, δ_lo; an entry above `largest` overflows their dtype.
+# figures [5, n] float32, status [n] uint8, sums [programs, 2, width] float32: Σx̂, Σδ̂.
+# ulp_factor is eps²/12 of the stored dtype. BY_HAND: see store_rounded.
 @triton.jit(do_not_specialize=["n"])
 def _token_stats_kernel(
-    x_ptr,  # [*, d] float32, float16 or bfloat16, any strides
-    other_ptr,  # [*, e] y, or δ where it is given
-    rows_ptr,  # [n] int64 or None: which rows of the inputs
-    center_ptr,  # [d + e] float32: c_x, c_δ
-    scale_ptr,  # [d + e] float32
-    operands_ptr,  # [parts, padded, width]: x̂, δ̂ or x_hi, x_lo, δ_hi, δ_lo
-    figures_ptr,  # [5, n] float32: ‖x‖, ‖y‖, ‖δ‖, ‖δ̂‖², rounding
-    status_ptr,  # [n] uint8
-    sums_ptr,  # [programs, 2, width] float32: Σx̂, Σδ̂
-    n,
-    padded,
-    d,
-    width_delta,  # e: at most d, and d where y is given
-    width,
-    x_stride,
-    x_step,
-    other_stride,
-    other_step,
-    limit_x,
-    limit_delta,
-    largest,  # an operand above overflows its dtype
-    ulp_factor,  # eps²/12 of the stored dtype
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ITERATIONS: tl.constexpr,
-    DELTA_GIVEN: tl.constexpr,
-    SPLIT: tl.constexpr,
-    BY_HAND: tl.constexpr,  # round to bfloat16 by hand
-):
+    x_ptr, other_ptr, rows_ptr, center_ptr, scale_ptr, operands_ptr, figures_ptr, status_ptr, sums_ptr,
+    n, padded, d, width_delta, width, x_stride, x_step, other_stride, other_step,
+    limit_x, limit_delta, largest, ulp_factor,
+    BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr, ITERATIONS: tl.constexpr,
+    DELTA_GIVEN: tl.constexpr, SPLIT: tl.constexpr, BY_HAND: tl.constexpr,
+):  # fmt: skip
     part = padded.to(tl.int64) * width
     own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     sum_x = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
@@ -115,65 +157,29 @@ def _token_stats_kernel(
         row = (tl.program_id(0).to(tl.int64) * ITERATIONS + iteration) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         inside = row < n
         position = row if rows_ptr is None else tl.load(rows_ptr + row, mask=inside, other=0)
-        x_row, other_row = position * x_stride, position * other_stride
-
-        square_x = tl.zeros((BLOCK_ROWS,), tl.float32)
-        square_y = tl.zeros((BLOCK_ROWS,), tl.float32)
-        square_delta = tl.zeros((BLOCK_ROWS,), tl.float32)
-        distance_x = tl.zeros((BLOCK_ROWS,), tl.float32)
-        distance_delta = tl.zeros((BLOCK_ROWS,), tl.float32)
-        rounding = tl.zeros((BLOCK_ROWS,), tl.float32)
-        peak = tl.zeros((BLOCK_ROWS,), tl.float32)
-        broken = tl.zeros((BLOCK_ROWS,), tl.int32)
-        for start in range(0, d, BLOCK):
-            column = start + tl.arange(0, BLOCK)
-            mask = inside[:, None] & (column < d)[None, :]
-            x, other = _load(x_ptr, other_ptr, x_row, other_row, x_step, other_step, column, width_delta, mask)
-            y, delta = (x + other, other) if DELTA_GIVEN else (other, other - x)
-            x_hat, delta_hat = _center(x, delta, center_ptr, column, d, width_delta, mask)
-            square_x += tl.sum(x * x, 1)
-            square_y += tl.sum(y * y, 1)
-            square_delta += tl.sum(delta * delta, 1)
-            distance_x += tl.sum(x_hat * x_hat, 1)
-            distance_delta += tl.sum(delta_hat * delta_hat, 1)
-            power = _ulp(other)
-            rounding += tl.sum(power * power, 1)
-            # v − v is 0 unless v is infinite or NaN
-            sound = (x - x == 0.0) & (other - other == 0.0)
-            broken = tl.maximum(broken, tl.max(tl.where(sound, 0, 1), 1))
-            if SPLIT:
-                x_hat, delta_hat = _scale(x_hat, delta_hat, scale_ptr, column, d, width_delta)
-            peak = tl.maximum(peak, tl.max(tl.maximum(tl.abs(x_hat), tl.abs(delta_hat)), 1))
-
+        x_rows, other_rows = x_ptr + (position * x_stride)[:, None], other_ptr + (position * other_stride)[:, None]
+        square_x, square_y, square_delta, distance_x, distance_delta, rounding, peak, broken = _row_figures(
+            x_rows, other_rows, x_step, other_step, center_ptr, scale_ptr, d, width_delta, inside,
+            BLOCK_ROWS, BLOCK, DELTA_GIVEN, SPLIT,
+        )  # fmt: skip
         total = square_x + square_y + square_delta + distance_x + distance_delta
         near = (tl.sqrt_rn(distance_x) <= limit_x) & (tl.sqrt_rn(distance_delta) <= limit_delta)
         near = near & (peak <= largest) & (total < float("inf"))  # a NaN fails each of these
-        light = inside & near & (broken == 0)
         first = row < tl.where(tl.program_id(1) == 0, n, 0)  # of the programs that share these rows, one writes
         tl.store(status_ptr + row, tl.where(broken == 0, tl.where(near, 0, 1), 2).to(tl.uint8), mask=first)
-        figures = figures_ptr + row
-        tl.store(figures, tl.sqrt_rn(square_x), mask=first)
-        tl.store(figures + n, tl.sqrt_rn(square_y), mask=first)
-        tl.store(figures + 2 * n.to(tl.int64), tl.sqrt_rn(square_delta), mask=first)
-        tl.store(figures + 3 * n.to(tl.int64), distance_delta, mask=first)
-        tl.store(figures + 4 * n.to(tl.int64), rounding * ulp_factor, mask=first)
-
+        _store_figures(
+            figures_ptr, row, n, first, square_x, square_y, square_delta, distance_delta, rounding * ulp_factor
+        )
         # Read once more, from cache: over the reductions the row would take the registers of the sums.
-        mask = light[:, None] & (own < d)[None, :]
-        x, other = _load(x_ptr, other_ptr, x_row, other_row, x_step, other_step, own, width_delta, mask)
+        mask = (inside & near & (broken == 0))[:, None] & (own < d)[None, :]
+        x, other = _load(x_rows, other_rows, x_step, other_step, own, width_delta, mask)
         delta = other if DELTA_GIVEN else other - x
         x_hat, delta_hat = _center(x, delta, center_ptr, own, d, width_delta, mask)
         sum_x += x_hat
         sum_delta += delta_hat
         store = operands_ptr + row[:, None] * width + own[None, :]
         keep = (row < padded)[:, None] & (own < width)[None, :]
-        if SPLIT:
-            x_hat, delta_hat = _scale(x_hat, delta_hat, scale_ptr, own, d, width_delta)
-            _store_split(store, x_hat, part, keep)
-            _store_split(store + 2 * part, delta_hat, part, keep)
-        else:
-            _store_single(store, x_hat, keep, BY_HAND)
-            _store_single(store + part, delta_hat, keep, BY_HAND)
+        _store_operands(store, x_hat, delta_hat, scale_ptr, own, d, width_delta, part, keep, SPLIT, BY_HAND)
 
     sums = sums_ptr + tl.program_id(0).to(tl.int64) * 2 * width + own
     tl.store(sums, tl.sum(sum_x, 0), mask=own < width)
@@ -191,11 +197,6 @@ def tile_shape(d: int, split: bool, capability: int) -> tuple[dict[str, int], di
     shape = {"BLOCK_ROWS": block_rows, "BLOCK": block, "ITERATIONS": max(1, ROWS // block_rows)}
     warps = max(1, min(block * block_rows // 512, 16))
     return shape, {"num_warps": warps, "maxnreg": 128 if compact else 255}
-
-
-def aligned(size: int, step: int) -> int:
-    """`size` rounded up to a multiple of `step`."""
-    return -(-size // step) * step  # and not triton.cdiv, so that a symbolic size passes
 
 
 def operand_shape(n: int, d: int, dtype: torch.dtype, *, split: bool) -> tuple[tuple[int, int, int], torch.dtype]:
@@ -242,7 +243,7 @@ def launch_token_stats(
             torch.finfo(other.dtype).eps ** 2 / 12,
             DELTA_GIVEN=delta_given,
             SPLIT=split,
-            BY_HAND=interpreted() and dtype is torch.bfloat16,
+            BY_HAND=rounds_by_hand(dtype),
             **shape,
             **options,
             **OPTIONS,

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from linscore_kernels.arguments import check_arguments
-from linscore_kernels.launching import capability, interpreted
+from linscore_kernels.launching import capability, check_device
 from linscore_kernels.pilot import Pilot
-from linscore_kernels.residuals.kernel import launch_residual_norms, round_map
-from linscore_kernels.second_moments import eager, token_stats_kernel
+from linscore_kernels.second_moments import token_stats_kernel
 from linscore_kernels.second_moments.gram_kernel import LONGEST, launch_gram
 from linscore_kernels.second_moments.merge_kernel import launch_merge
 from linscore_kernels.second_moments.token_stats_kernel import launch_token_stats
@@ -29,7 +28,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def operand_shape(n: int, d: int, dtype: torch.dtype, precision: str) -> tuple[tuple[int, int, int], torch.dtype]:
     """Shape and dtype of the operands of `n` rows of `dtype`, padded to whole tiles."""
-    return token_stats_kernel.operand_shape(n, d, dtype, split=_is_split(dtype, precision))
+    return token_stats_kernel.operand_shape(n, d, dtype, split=is_split(dtype, precision))
 
 
 def token_stats(
@@ -44,10 +43,10 @@ def token_stats(
     """Operands and per-token figures of the (picked) rows of `x` `[*, d]` and of y, or of δ `[*, e]`, `other`.
 
     Operands are single, or scaled by the pilot and split in two float16 parts: for float32 input, and at `precision`
-    "exact". Raises ValueError for arguments that do not fit together.
+    "exact". Raises LinscoreError for arguments that do not fit together.
     """
-    _check(x, other, rows, precision, pilot.width_delta if delta_given else None)
-    split = _is_split(x.dtype, precision)
+    check(x, other, rows, precision, pilot.width_delta if delta_given else None)
+    split = is_split(x.dtype, precision)
     return launch_token_stats(x, other, rows, pilot, delta_given=delta_given, split=split)
 
 
@@ -72,11 +71,11 @@ def accumulate(
     """Add `sign` times the second moments of the rows to `second` `[d, d + e]` float64, and return their sums.
 
     `launch` and `splits` replace the tile shape and the number of programs per tile that are chosen otherwise.
-    Raises ValueError for arguments that do not fit together.
+    Raises LinscoreError for arguments that do not fit together.
     """
-    _check(x, other, rows, precision, pilot.width_delta if delta_given else None)
+    check(x, other, rows, precision, pilot.width_delta if delta_given else None)
     n, d = len(x) if rows is None else len(rows), x.shape[1]
-    split = _is_split(x.dtype, precision)
+    split = is_split(x.dtype, precision)
     scale = torch.cat([pilot.scale_x, pilot.scale_delta]) if split else None
     chunk = _chunk(d, split)
     parts = []
@@ -90,34 +89,8 @@ def accumulate(
     return add_up(parts)
 
 
-def residual_norms(
-    x: Tensor,
-    other: Tensor,
-    *,
-    delta_given: bool,
-    b: Tensor,
-    mean_x: Tensor,
-    mean_delta: Tensor,
-    rows: Tensor | None = None,
-    precision: str = "fast",
-) -> Tensor:
-    """‖δ − (x − μ_x)B − μ_δ‖ of the (picked) rows `[n]`; B is rounded to the 16 bits of x.
-
-    Raises ValueError for arguments that do not fit together.
-    """
-    _check(x, other, rows, precision)
-    if _is_split(x.dtype, precision):
-        # Split operands would take a kernel of their own and three passes, for figures that are plotted and not
-        # scored: torch's float32 and float64 products do.
-        fitted = {"b": b, "mean_x": mean_x, "mean_delta": mean_delta}
-        return eager.residual_norms(x, other, delta_given=delta_given, rows=rows, precision=precision, **fitted)
-    if rows is not None:
-        x, other = x.index_select(0, rows), other.index_select(0, rows)
-    rounded = round_map(b, mean_x, mean_delta, x.dtype)
-    return launch_residual_norms(x, other, rounded, delta_given=delta_given)
-
-
-def _is_split(dtype: torch.dtype, precision: str) -> bool:
+def is_split(dtype: torch.dtype, precision: str) -> bool:
+    """Whether states of `dtype` are multiplied as two float16 parts."""
     return precision == "exact" or dtype is torch.float32
 
 
@@ -141,7 +114,7 @@ def _chunk(d: int, split: bool) -> int:
     return max(rows // LEAST_CHUNK, 1) * LEAST_CHUNK
 
 
-def _check(x: Tensor, other: Tensor, rows: Tensor | None, precision: str, width_delta: int | None = None) -> None:
+def check(x: Tensor, other: Tensor, rows: Tensor | None, precision: str, width_delta: int | None = None) -> None:
+    """Raises LinscoreError for arguments that do not fit together, or that Triton has no kernels for."""
     check_arguments(x, other, rows, precision, DTYPES, width_delta)
-    if not (x.is_cuda or interpreted()):
-        raise ValueError(f"Triton has no kernels for {x.device}: use the eager backend, or set TRITON_INTERPRET=1")
+    check_device(x)

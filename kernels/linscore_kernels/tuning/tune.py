@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import triton
 
+from linscore_kernels.errors import LinscoreError
 from linscore_kernels.launching import capability
 from linscore_kernels.tuning.cases import Case, Product, product_of
 from linscore_kernels.tuning.parameters import LADDER, PATHS, TABLE, Entry, Launch, launch_table, nearest_entry
@@ -69,11 +70,11 @@ def tune(
         all "seconds" by width and candidate, and what was "skipped" and why.
 
     Raises:
-        ValueError: without a CUDA device.
+        LinscoreError: without a CUDA device.
     """
     device = torch.device(device)
     if timer is None and device.type != "cuda":
-        raise ValueError(f"timing needs a CUDA device, not {device}: run this on the GPU that is to be tuned")
+        raise LinscoreError(f"timing needs a CUDA device, not {device}: run this on the GPU that is to be tuned")
     architecture = capability(torch.empty(0, device=device))
     paths = {}
     for path in PATHS:

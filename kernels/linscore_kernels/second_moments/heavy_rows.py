@@ -1,0 +1,41 @@
+"""Light rows by the backend, then the few heavy ones as float64 products: no 16- or 32-bit product survives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from linscore_kernels.pilot import Pilot
+from linscore_kernels.second_moments.op import accumulate
+from linscore_kernels.sums import HEAVY, Sums
+
+
+def accumulate_apart(
+    x: Tensor,
+    y: Tensor | None,
+    delta: Tensor | None,
+    second: Tensor,
+    heavy_second: Callable[[], Tensor],
+    *,
+    pilot: Pilot,
+    rows: Tensor | None = None,
+    precision: str = "fast",
+    sign: int = 1,
+    backend: str | None = None,
+) -> tuple[Sums, Sums | None]:
+    """`accumulate`, and once more over the rows that it left out as heavy, exactly.
+
+    Second moments of the heavy rows are added to what `heavy_second` gives, `[d, d + e]` float64, which is asked only
+    where there are any; the other arguments are those of `accumulate`.
+
+    Returns:
+        The sums of the light rows, with the status of all, and those of the heavy ones, if there are any.
+    """
+    light = accumulate(x, y, delta, second, pilot=pilot, rows=rows, precision=precision, sign=sign, backend=backend)
+    heavy = (light.status == HEAVY).nonzero()[:, 0]
+    if not len(heavy):
+        return light, None
+    rows, every = heavy if rows is None else rows[heavy], pilot.without_limits()
+    exact = {"precision": "exact", "backend": "eager"}
+    return light, accumulate(x, y, delta, heavy_second(), pilot=every, rows=rows, sign=sign, **exact)
