@@ -1,21 +1,62 @@
-"""Kernels compiled for an architecture without its GPU, and what the PTX and the cubin say of them."""
+"""Kernels compiled for architectures without their GPUs, and what the PTX and the cubin say of them.
+
+A pytest process may run kernels in Triton's interpreter, where nothing compiles, so this file is also a program: with
+kernels/ on PYTHONPATH it compiles every case, in as many processes as there are cores, and prints the facts as JSON.
+"""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-SUPPORT = str(Path(__file__).parent)  # for processes that compile: they are started without pytest
+from filelock import FileLock
+
 # Shared memory per block that the architecture grants, bytes (CUDA C++ programming guide, compute capabilities).
 SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
-
-
 MATRIX_INSTRUCTION = {80: "mma.sync", 86: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05.mma", 120: "mma.sync"}
-
-
 TENSOR_MEMORY = 512  # columns on sm_100; past it Triton 3.6 to 3.9 compiles "successfully" to an empty body
+
+
+def compiled(folder: Path) -> dict[str, dict]:
+    """The facts of every case: of all processes that share the folder the first compiles, and the others wait."""
+    facts = folder / "kernels.json"
+    with FileLock(folder / "kernels.lock"):
+        if not facts.exists():
+            facts.write_text(_compiled_afresh(folder / "triton"))
+    return json.loads(facts.read_text())
+
+
+def _compiled_afresh(cache: Path) -> str:
+    import linscore_kernels
+
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(Path(linscore_kernels.__path__[0]).parent), "TRITON_CACHE_DIR": str(cache)}
+    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def main() -> None:
+    from compile_cases import cases
+
+    names = list(cases())
+    with multiprocessing.get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:  # Triton is imported once
+        print(json.dumps(dict(zip(names, pool.map(compile_or_explain, names, chunksize=1), strict=True))))
+
+
+def compile_or_explain(name: str) -> dict:
+    from compile_cases import cases
+
+    try:
+        return compile_case(*cases()[name])
+    except Exception as error:  # raised again by the test of this case
+        return {"error": repr(error)[:2000]}
 
 
 def compile_case(architecture: int, kernel, types: dict, constants: dict, options: dict) -> dict:
@@ -57,13 +98,6 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {key.lower(): int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
 
 
-def compile_or_explain(case: tuple) -> dict:
-    try:
-        return compile_case(*case)
-    except Exception as error:  # raised again by the test of this case
-        return {"error": repr(error)[:2000]}
-
-
 def assert_fits(case: dict, architecture: int, spill: int = 0) -> None:
     assert "error" not in case, case["error"]
     assert case["local"] == 0
@@ -71,3 +105,7 @@ def assert_fits(case: dict, architecture: int, spill: int = 0) -> None:
     assert case["reg"] <= 255
     assert case["reg"] * case["threads"] <= 65536, "no multiprocessor has so many registers: the launch would fail"
     assert case["shared"] <= SHARED[architecture]
+
+
+if __name__ == "__main__":
+    main()

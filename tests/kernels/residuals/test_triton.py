@@ -9,8 +9,8 @@ pytest.importorskip("triton")
 
 from kernel_oracles import DEVICE, DTYPES, ON_GPU, hard, torch_everywhere
 from linscore_kernels.residuals import kernel as residual_norms_kernel
+from linscore_kernels.residuals import triton as triton_backend
 from linscore_kernels.residuals.kernel import launch_residual_norms, round_map
-from linscore_kernels.second_moments import triton as triton_backend
 from linscore_kernels.tuning.parameters import Launch
 
 

@@ -13,7 +13,10 @@ import torch
 pytest.importorskip("triton")
 
 from kernel_oracles import DEVICE, DTYPES, FLOAT32_ERROR, SMALL, error, hard, moments, products, shifted
+from linscore_kernels import launching
+from linscore_kernels.errors import LinscoreError
 from linscore_kernels.pilot import Pilot
+from linscore_kernels.residuals import triton as residuals
 from linscore_kernels.second_moments import token_stats_kernel
 from linscore_kernels.second_moments import triton as triton_backend
 from linscore_kernels.sums import FIGURES, HEAVY, LIGHT, NONFINITE, SCALARS
@@ -233,15 +236,15 @@ def test_gram_adds_the_products_of_the_operands_as_they_are():
 def test_arguments_that_do_not_fit_are_refused_with_advice(change, message):
     x = torch.randn(8, 32)
     call = {"x": x, "other": x + 1, "delta_given": False} | change
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(LinscoreError, match=message):
         triton_backend.token_stats(pilot=Pilot.choose(x, x + 1), **call)
     fitted = {"b": torch.eye(32), "mean_x": torch.zeros(32), "mean_delta": torch.zeros(32)}
-    with pytest.raises(ValueError, match=message):
-        triton_backend.residual_norms(**fitted, **call)
+    with pytest.raises(LinscoreError, match=message):
+        residuals.residual_norms(**fitted, **call)
 
 
 def test_tensors_without_kernels_are_refused(monkeypatch):
-    monkeypatch.setattr(triton_backend, "interpreted", lambda: False)
+    monkeypatch.setattr(launching, "interpreted", lambda: False)
     x = torch.zeros(8, 32)
-    with pytest.raises(ValueError, match="use the eager backend"):
+    with pytest.raises(LinscoreError, match="use the eager backend"):
         triton_backend.token_stats(x, x, pilot=Pilot.choose(x, x), delta_given=False)

@@ -10,10 +10,11 @@ import torch
 
 pytest.importorskip("triton")
 
+from linscore_kernels.errors import LinscoreError
 from linscore_kernels.tuning import cases as tune_cases
 from linscore_kernels.tuning import parameters as launch_parameters
 from linscore_kernels.tuning import tune
-from linscore_kernels.tuning.parameters import LADDER, TABLE, Launch, launch_for, launch_table, torch_is_faster
+from linscore_kernels.tuning.parameters import TABLE, Launch, launch_for, launch_table, torch_is_faster
 from linscore_kernels.tuning.tune import TORCH, choose, describe, write_table
 
 CPU = torch.device("cpu")
@@ -139,7 +140,7 @@ def test_a_table_that_cannot_be_written_says_so(monkeypatch, table_file):
 
 
 def test_tuning_without_a_gpu_is_refused():
-    with pytest.raises(ValueError, match="needs a CUDA device"):
+    with pytest.raises(LinscoreError, match="needs a CUDA device"):
         tune.tune(CPU)
 
 
@@ -149,8 +150,3 @@ def test_progress_names_path_and_width(monkeypatch):
     tune.tune(CPU, (64, 4096), progress=seen.append, timer=lambda *_: {})
     assert seen[:3] == ["single, 64 features", "single, 4096 features", "split, 64 features"]
     assert len(seen) == 6
-
-
-def test_the_ladder_has_the_widths_of_models():
-    assert {32, 768, 1024, 3072, 4096, 16384} <= set(LADDER)
-    assert list(LADDER) == sorted(set(LADDER))

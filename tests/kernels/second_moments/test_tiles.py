@@ -1,0 +1,59 @@
+"""How the products are cut into tiles, shared by programs, or left to torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from kernel_oracles import DEVICE, FLOAT32_ERROR, error, hard, moments, products, shifted, torch_everywhere
+from linscore_kernels.second_moments import triton as triton_backend
+from linscore_kernels.second_moments.gram_kernel import splits_for, tile_list
+from linscore_kernels.second_moments.torch_products import torch_partials
+
+
+def test_the_tile_list_covers_the_triangle_once():
+    for d, block_m, block_n in ((130, 32, 64), (300, 128, 64), (67, 64, 64)):
+        tiles = tile_list(d, block_m, block_n, torch.device("cpu")).tolist()
+        covered = torch.zeros(d + block_m, 2 * (d + block_n), dtype=torch.int32)
+        half = -(-d // block_n)
+        for i, j in tiles:
+            column = (j % half) * block_n
+            covered[i * block_m : (i + 1) * block_m, column + (j >= half) * d :][:, : min(block_n, d - column)] += 1
+        covered = covered[:d, : 2 * d]
+        assert (covered[:, d:] == 1).all()
+        assert (covered[:, :d].triu() == torch.ones(d, d, dtype=torch.int32).triu()).all()
+        assert covered.max() == 1
+
+
+def test_splits_fill_the_device_only_where_tiles_do_not():
+    assert splits_for(8192, tiles=784, programs=132) == 1
+    assert splits_for(16384, tiles=24, programs=132) >= 5
+    assert splits_for(65536, tiles=784, programs=132) >= 4  # no accumulator takes more than 16,384 tokens
+    assert splits_for(128, tiles=1, programs=132) == 1
+
+
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+def test_where_torch_is_faster_its_products_give_the_moments(monkeypatch, precision):
+    torch_everywhere(monkeypatch)
+    monkeypatch.setattr(triton_backend, "launch_gram", None)
+    x, y, pilot = hard(300, 67, torch.float16)
+    x_hat, delta_hat = shifted(x, y.double() - x.double(), pilot)
+    second, _ = moments(x, y, pilot, precision=precision, launch=None)
+    budget = 2 * FLOAT32_ERROR
+    if precision == "fast":
+        rounded = products(x_hat.to(x.dtype).float(), delta_hat.to(x.dtype).float())
+        budget = 2 * error(rounded, x_hat, delta_hat, pilot)
+    assert error(second, x_hat, delta_hat, pilot) <= budget
+
+
+@pytest.mark.parametrize(("rows", "longest"), [(128, 1024), (1664, 256), (1664, 1024)])
+def test_torch_partials_take_every_token_once_and_no_more_than_allowed(rows, longest):
+    operands = torch.randn(2, rows, 48, generator=torch.Generator().manual_seed(0)).half().to(DEVICE)
+    partials = torch_partials(operands, 40, longest)
+    x_hat, delta_hat = operands[:, :, :40].double()
+    true = products(x_hat, delta_hat)
+    assert partials.dtype is torch.float32
+    assert len(partials) >= rows / longest
+    torch.testing.assert_close(partials.double().sum(0), true, rtol=0, atol=1e-6 * rows)

@@ -1,0 +1,131 @@
+"""Every kernel as its launcher compiles it, for every architecture of the launch table.
+
+A case is (architecture, kernel, types of arguments, compile-time values, options); types that are divisible by 16 end
+in "/16". The architecture ends the name of a case, the kernel begins it.
+"""
+
+from __future__ import annotations
+
+from linscore_kernels.layer_loss import kernel as layer_loss
+from linscore_kernels.residuals.kernel import _residual_norms_kernel, residual_constants
+from linscore_kernels.second_moments.gram_kernel import _gram_kernel, gram_constants
+from linscore_kernels.second_moments.merge_kernel import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
+from linscore_kernels.second_moments.token_stats_kernel import _token_stats_kernel, tile_shape
+from linscore_kernels.tuning.parameters import launch_for
+
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+MAIN_ARCHITECTURES = (80, 90, 100)
+LAYER_LOSS_ARCHITECTURES = (80, 90, 100, 120)
+LAYER_LOSS_KERNELS = {"distances": layer_loss._distances_kernel, "gradient": layer_loss._gradient_kernel}
+
+
+def cases() -> dict[str, tuple]:
+    return product_cases() | token_stats_cases() | merge_cases() | layer_loss_cases()
+
+
+def product_cases() -> dict[str, tuple]:
+    found = {}
+    for a in ARCHITECTURES:
+        found[f"gram-single-bf16-{a}"] = gram_case(a, "single", "bf16", 4096)
+        found[f"gram-split-fp16-{a}"] = gram_case(a, "split", "fp16", 4096)
+        found[f"gram-single-bf16-odd-{a}"] = gram_case(a, "single", "bf16", 3000)
+        found[f"residual-bf16-{a}"] = residual_case(a, "bf16", 4096, delta_given=False)
+    for a in MAIN_ARCHITECTURES:
+        found[f"gram-single-fp16-{a}"] = gram_case(a, "single", "fp16", 4096)
+        found[f"gram-single-bf16-narrow-{a}"] = gram_case(a, "single", "bf16", 64)
+        found[f"residual-fp16-given-{a}"] = residual_case(a, "fp16", 4096, delta_given=True)
+        found[f"residual-bf16-narrow-{a}"] = residual_case(a, "bf16", 64, delta_given=False)
+    return found
+
+
+def token_stats_cases() -> dict[str, tuple]:
+    found = {"token_stats-single-bf16-d16384-100": token_stats_case(100, 16384, "bf16", False)}
+    for a in MAIN_ARCHITECTURES:
+        found[f"token_stats-single-bf16-{a}"] = token_stats_case(a, 4096, "bf16", False)
+        found[f"token_stats-split-fp32-{a}"] = token_stats_case(a, 4096, "fp32", True)
+    for d in (768, 16384):
+        found[f"token_stats-single-bf16-d{d}-90"] = token_stats_case(90, d, "bf16", False)
+        found[f"token_stats-split-bf16-d{d}-90"] = token_stats_case(90, d, "bf16", True)
+    return found
+
+
+def merge_cases() -> dict[str, tuple]:
+    found = {f"merge-single-{a}": merge_case(a, scaled=False) for a in MAIN_ARCHITECTURES}
+    return found | {"merge-split-90": merge_case(90, scaled=True)}
+
+
+def layer_loss_cases() -> dict[str, tuple]:
+    widths = [(4096, a) for a in LAYER_LOSS_ARCHITECTURES] + [(67, 90)]
+    return {
+        f"layer_loss-{kind}-bf16-{d}-{a}": layer_loss_case(a, kind, "bf16", d)
+        for d, a in widths
+        for kind in LAYER_LOSS_KERNELS
+    }
+
+
+def gram_case(architecture: int, path: str, dtype: str, d: int) -> tuple:
+    launch = launch_for(architecture, d, path)
+    left = right = f"*{dtype}"
+    if launch.descriptors:
+        left = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_m}]>"
+        right = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_n}]>"
+    types = {"left": left, "right": right, "tiles_ptr": "*i32", "out_ptr": "*fp32"}
+    types |= dict.fromkeys(("rows", "width", "d", "width_delta"), "i32/16") | dict.fromkeys(
+        ("steps", "split_steps"), "i32"
+    )
+    if d % 16:
+        types |= {"d": "i32", "width_delta": "i32"}
+    constants = gram_constants(launch, split=path == "split", upcast=False)
+    return architecture, _gram_kernel, types, constants, {"num_warps": launch.warps, "num_stages": launch.stages}
+
+
+def residual_case(architecture: int, dtype: str, d: int, *, delta_given: bool) -> tuple:
+    launch = launch_for(architecture, d, "residual")
+    types = {"right": f"*{dtype}", "x_ptr": f"*{dtype}", "other_ptr": f"*{dtype}", "n": "i32"}
+    types |= dict.fromkeys(("unit_ptr", "bias_ptr", "out_ptr"), "*fp32")
+    types |= dict.fromkeys(("width", "x_stride", "other_stride", "right_stride"), "i32/16")
+    constants = residual_constants(launch, delta_given=delta_given, upcast=False)
+    if launch.descriptors:
+        types["left"] = f"tensordesc<{dtype}[{launch.block_m}, {launch.block_k}]>"
+        types["right"] = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_n}]>"
+    else:
+        constants["left"] = None
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    return architecture, _residual_norms_kernel, types, constants, options
+
+
+def token_stats_case(architecture: int, d: int, dtype: str, split: bool) -> tuple:
+    shape, options = tile_shape(d, split, architecture)
+    operand = "fp16" if split else dtype
+    types = {"x_ptr": f"*{dtype}", "other_ptr": f"*{dtype}", "center_ptr": "*fp32", "scale_ptr": "*fp32"}
+    types |= {"operands_ptr": f"*{operand}", "figures_ptr": "*fp32", "status_ptr": "*u8", "sums_ptr": "*fp32"}
+    types |= {"n": "i32"} | dict.fromkeys(("padded", "d", "width_delta", "width", "x_stride", "other_stride"), "i32/16")
+    types |= dict.fromkeys(("limit_x", "limit_delta", "largest", "ulp_factor"), "fp32")
+    constants = {
+        "rows_ptr": None,
+        "x_step": 1,
+        "other_step": 1,
+        "DELTA_GIVEN": False,
+        "SPLIT": split,
+        "BY_HAND": False,
+    } | shape
+    return architecture, _token_stats_kernel, types, constants, options
+
+
+def merge_case(architecture: int, *, scaled: bool) -> tuple:
+    types = {"partial_ptr": "*fp32", "out_ptr": "*fp64"} | ({"inverse_ptr": "*fp64"} if scaled else {})
+    types |= {"d": "i32/16", "columns": "i32/16", "splits": "i32", "out_stride": "i32/16", "sign": "i32"}
+    constants = {"BLOCK_ROWS": BLOCK_ROWS, "BLOCK_COLUMNS": BLOCK_COLUMNS} | ({} if scaled else {"inverse_ptr": None})
+    return architecture, _merge_tiles_kernel, types, constants, {"num_warps": 8}
+
+
+def layer_loss_case(architecture: int, kind: str, dtype: str, d: int) -> tuple:
+    kernel, (shape, options) = LAYER_LOSS_KERNELS[kind], layer_loss.tile_shape(d)
+    constants = shape | {"SHORTEST": 1e-8} | ({"BY_HAND": False} if kind == "gradient" else {})
+    floats = ("weight_ptr", "upstream_ptr", "figures_ptr", "terms_ptr", "previous_figures_ptr", "following_figures_ptr")
+    states = ("x_ptr", "y_ptr", "state_ptr", "grad_ptr", "previous_ptr", "following_ptr", "out_ptr")
+    sizes = ("d", "x_stride", "y_stride", "state_stride", "grad_stride", "previous_stride", "following_stride")
+    types = dict.fromkeys(floats, "*fp32") | dict.fromkeys(states, f"*{dtype}") | {"n": "i32"}
+    types |= dict.fromkeys(sizes, "i32/16" if d % 16 == 0 else "i32")
+    types = {name: types[name] for name in kernel.arg_names if name not in constants}
+    return architecture, kernel, types, constants, options
