@@ -32,8 +32,8 @@ class AffineMap:
     def residual_norms(self, x: Tensor, y: Tensor, *, precision: str = "fast") -> Tensor:
         """‖y − map(x)‖ of each row of `x` and `y` `[n, d]`: tokens that the block treats non-linearly (Figure 9).
 
-        Returns `[n]` float32, or float64 at `precision` "exact". Raises ValueError where shapes do not fit, and for a B
-        that is not square.
+        Returns `[n]` float32, or float64 at `precision` "exact". Raises LinscoreError where shapes do not fit, and for
+        a B that is not square.
         """
         return residual_norms(x, y, b=self.b, mean_x=self.mean_x, mean_delta=self.mean_delta, precision=precision)
 

@@ -48,7 +48,7 @@ def _load(x_rows, other_rows, x_step, other_step, column, width_delta, mask):
 
 
 @triton.jit
-def _center(x, delta, center_ptr, column, d, width_delta, mask):
+def _centre(x, delta, center_ptr, column, d, width_delta, mask):
     """x̂ and δ̂, zero outside the mask."""
     center_x = tl.load(center_ptr + column, mask=column < d, other=0.0)[None, :]
     center_delta = tl.load(center_ptr + d + column, mask=column < width_delta, other=0.0)[None, :]
@@ -94,7 +94,7 @@ def _row_figures(
         mask = inside[:, None] & (column < d)[None, :]
         x, other = _load(x_rows, other_rows, x_step, other_step, column, width_delta, mask)
         y, delta = (x + other, other) if DELTA_GIVEN else (other, other - x)
-        x_hat, delta_hat = _center(x, delta, center_ptr, column, d, width_delta, mask)
+        x_hat, delta_hat = _centre(x, delta, center_ptr, column, d, width_delta, mask)
         square_x += tl.sum(x * x, 1)
         square_y += tl.sum(y * y, 1)
         square_delta += tl.sum(delta * delta, 1)
@@ -136,11 +136,6 @@ def _store_operands(
         store_rounded(store + part, delta_hat, keep, BY_HAND)
 
 
-# x [*, d] and other, y or a given δ [*, e], have any strides; rows [n] int64, or None, picks rows of both.
-# center [d + e] float32 is c_x, c_δ, scale likewise; e is at most d, and d where y is given.
-# operands [parts, padded, width]: x̂, δ̂ or x_hi, x_lo, δ_hi, δ_lo; an entry above `largest` overflows their dtype.
-# figures [5, n] float32, status [n] uint8, sums [programs, 2, width] float32: Σx̂, Σδ̂.
-# ulp_factor is eps²/12 of the stored dtype. BY_HAND: see store_rounded.
 @triton.jit(do_not_specialize=["n"])
 def _token_stats_kernel(
     x_ptr, other_ptr, rows_ptr, center_ptr, scale_ptr, operands_ptr, figures_ptr, status_ptr, sums_ptr,
@@ -149,6 +144,12 @@ def _token_stats_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr, ITERATIONS: tl.constexpr,
     DELTA_GIVEN: tl.constexpr, SPLIT: tl.constexpr, BY_HAND: tl.constexpr,
 ):  # fmt: skip
+    """X `[*, d]` and other, y or a given δ `[*, e]`, have any strides; rows `[n]` int64, or None, picks rows of both.
+
+    center `[d + e]` float32 is c_x, c_δ, scale likewise; e is at most d, and d where y is given. operands `[parts,
+    padded, width]`: x̂, δ̂ or x_hi, x_lo, δ_hi, δ_lo; an entry above `largest` overflows their dtype. figures `[5, n]`
+    float32; status `[n]` uint8; sums `[programs, 2, width]` float32. ulp_factor: eps²/12 of the stored dtype.
+    """
     part = padded.to(tl.int64) * width
     own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     sum_x = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
@@ -174,7 +175,7 @@ def _token_stats_kernel(
         mask = (inside & near & (broken == 0))[:, None] & (own < d)[None, :]
         x, other = _load(x_rows, other_rows, x_step, other_step, own, width_delta, mask)
         delta = other if DELTA_GIVEN else other - x
-        x_hat, delta_hat = _center(x, delta, center_ptr, own, d, width_delta, mask)
+        x_hat, delta_hat = _centre(x, delta, center_ptr, own, d, width_delta, mask)
         sum_x += x_hat
         sum_delta += delta_hat
         store = operands_ptr + row[:, None] * width + own[None, :]

@@ -1,4 +1,4 @@
-"""The operations of the eager backend as Triton kernels: token_stats → gram → merge_tiles, chunk by chunk.
+"""The operations as Triton kernels: token_stats → gram → merge, chunk by chunk.
 
 16-bit input at precision "fast" multiplies single operands, x̂ and δ̂ rounded to its dtype; everything else, float32
 input and precision "exact", multiplies operands that are scaled and split in two float16 parts. The three kernels

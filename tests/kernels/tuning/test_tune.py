@@ -14,6 +14,7 @@ from linscore_kernels.errors import LinscoreError
 from linscore_kernels.tuning import cases as tune_cases
 from linscore_kernels.tuning import parameters as launch_parameters
 from linscore_kernels.tuning import tune
+from linscore_kernels.tuning.cases import Product
 from linscore_kernels.tuning.parameters import TABLE, Launch, launch_for, launch_table, torch_is_faster
 from linscore_kernels.tuning.tune import TORCH, choose, describe, write_table
 
@@ -34,6 +35,13 @@ def measured(monkeypatch, times, widths=(64,), tokens=100):
     return tune.tune(CPU, widths, tokens, timer=timer)
 
 
+@pytest.fixture
+def without_products(monkeypatch):
+    """Candidates are not run, for tests of what is made of their times."""
+    monkeypatch.setattr(tune, "product_of", lambda _case: Product(run=lambda _: None, error=lambda _: 0.0))
+
+
+@pytest.mark.usefixtures("without_products")
 def test_the_fastest_candidate_is_chosen_and_torch_where_it_is_faster(monkeypatch):
     result = measured(monkeypatch, {"one": 2.0, "two": 1.0, TORCH: 1.5})
     assert {path: entry["launch"]["warps"] for path, entry in result["paths"].items()} == dict.fromkeys(
@@ -109,6 +117,7 @@ def table_file(monkeypatch, tmp_path):
     launch_table.cache_clear()
 
 
+@pytest.mark.usefixtures("without_products")
 def test_only_the_entry_of_the_measured_architecture_is_rewritten(monkeypatch, table_file):
     before = json.loads(table_file.read_text())
     result = measured(monkeypatch, {"one": 2.0, "two": 1.0, TORCH: 0.5})
@@ -127,6 +136,7 @@ def test_the_file_is_laid_out_as_it_is_shipped():
     assert tune._layout(json.loads(TABLE.read_text())) == TABLE.read_text()
 
 
+@pytest.mark.usefixtures("without_products")
 def test_a_table_that_cannot_be_written_says_so(monkeypatch, table_file):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
