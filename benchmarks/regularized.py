@@ -30,11 +30,13 @@ from linscore.dynamics.folder import SERIES
 from linscore.dynamics.series import FIGURES, Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.evaluation.perplexity import text_loss
+from linscore.files.curve import read_curve
+from linscore.files.run_folder import SETTINGS
 from linscore.jobs.probe import run_probe
-from linscore.jobs.train import LINEARITY, MODEL, SETTINGS, run_train
+from linscore.jobs.train import LINEARITY, MODEL, run_train
 from linscore.models.load import load_pretrained
 from linscore.options import LabelledOptions, ProbeOptions, RegularizerOptions, TextOptions, TrainingOptions
-from linscore.pretraining.curve import CURVE, read_curve
+from linscore.pretraining.curve import CURVE
 from linscore.pretraining.recipe import read_recipe
 from linscore.scoring.report import REPORT
 from linscore.text.source import Source, Text

@@ -1,6 +1,41 @@
-"""What the pictures of results share."""
+"""What the pictures of results share: panels one above the other, and how they are saved."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from linscore.files.whole import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["picture", "ticks"]
+
+WIDTH, DPI = 8, 120  # inches, and dots in one
+
+
+@contextmanager
+def picture(path: str | Path, panels: int, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of panels over one horizontal axis, saved as a PNG at `path` when the context is left without an error.
+
+    Args:
+        path: of the PNG.
+        panels: how many.
+        height: of them all, in inches.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = list(figure.subplots(panels, sharex=True, squeeze=False)[:, 0])
+    for panel in axes:
+        panel.grid(alpha=0.3)
+    yield figure, axes
+    with whole_file(path) as new:
+        figure.savefig(new, dpi=DPI, format="png")
 
 
 def ticks(count: int) -> list[int]:

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from linscore.decoder.find import Decoder
-from linscore.distillation.folder import DistilFolder, DistilLoss
+from linscore.distillation.folder import DistilFolder, DistilLoss, newest_checkpoint
 from linscore.distillation.losses import Parts, Student
 from linscore.distillation.pair import pair_up, wanted
 from linscore.distillation.parameters import in_float32, training_only
@@ -181,7 +181,7 @@ class _Trainer:
 
 
 def _diverged(loss: DistilLoss, place: DistilFolder | None) -> str:
-    last = place.newest if place is not None else None
+    last = newest_checkpoint(place.path) if place is not None else None
     left = f"the last good checkpoint is {last}" if last else "no checkpoint was saved before"
     what = f"the loss is {loss.loss}" if not math.isfinite(loss.loss) else "the gradient is not finite"
     return f"{what} at step {loss.step}: lower the learning rate ({left})"

@@ -6,24 +6,26 @@ step_N/         what accelerate saves: trained parameters (safetensors), optimiz
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
 from accelerate import Accelerator
-from accelerate.utils import RNG_STATE_NAME, load
+from accelerate.utils import RNG_STATE_NAME, broadcast_object_list, load
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from linscore.errors import LinscoreError
-from linscore.files import whole_file
+from linscore.errors import LinscoreError, reason
+from linscore.files.curve import append_line, read_curve, write_curve
+from linscore.files.json_file import build
+from linscore.files.whole import new_folder, remove_leftovers, sync
 
-__all__ = ["CURVE", "DistilFolder", "DistilLoss"]
+__all__ = ["CURVE", "DistilFolder", "DistilLoss", "newest_checkpoint"]
 
 CURVE = "losses.jsonl"
 
@@ -39,10 +41,6 @@ class DistilLoss:
     lm: float | None  # nats per token
     learning_rate: float
     tokens: int  # real ones of the step, of all processes
-
-    def line(self) -> str:
-        """Its line in `losses.jsonl`."""
-        return json.dumps(asdict(self), allow_nan=False) + "\n"
 
 
 class DistilFolder:
@@ -65,7 +63,7 @@ class DistilFolder:
         Raises:
             LinscoreError: when a run is there and `resume` is not given, or its files do not fit.
         """
-        step = max(self._steps(), default=0)
+        step = max(_steps(self.path), default=0)
         curve_file = self.path / CURVE
         if not resume and (step or curve_file.exists()):
             raise LinscoreError(f"{self.path} holds a run already: resume it, or give another folder")
@@ -75,42 +73,31 @@ class DistilFolder:
         self._accelerator.wait_for_everyone()  # before the main process writes what all have read
         if self._accelerator.is_main_process:
             self.path.mkdir(parents=True, exist_ok=True)
-            with whole_file(curve_file) as new:
-                new.write_text("".join(loss.line() for loss in curve), encoding="utf-8")
+            if resume:
+                remove_leftovers(self.path)
+            write_curve(curve_file, map(asdict, curve))
         return curve
 
     def append(self, loss: DistilLoss) -> None:
         """Add a step to the curve."""
         if self._accelerator.is_main_process:
-            with (self.path / CURVE).open("a", encoding="utf-8") as curve:
-                curve.write(loss.line())
+            append_line(self.path / CURVE, asdict(loss))
 
     def save(self, step: int) -> None:
-        """Save a checkpoint under a passing name, give it its own, and only then remove the one before."""
-        whole, partial = self._checkpoint(step), self.path / f".step_{step}"
-        if self._accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+        """Save a whole checkpoint, and only then remove the one before."""
+        main = self._accelerator.is_main_process
+        with new_folder(self._checkpoint(step)) if main else nullcontext() as new:
+            [place] = broadcast_object_list([str(new)])  # all processes save to the folder of the first
+            self._accelerator.save_state(place)
+            self._accelerator.wait_for_everyone()
+            if main:
+                sync(self.path / CURVE)  # a checkpoint without its lines could not be gone on from
+        for old in _steps(self.path) - {step} if main else ():
+            shutil.rmtree(self._checkpoint(old))
         self._accelerator.wait_for_everyone()
-        self._accelerator.save_state(str(partial))
-        self._accelerator.wait_for_everyone()
-        if self._accelerator.is_main_process:
-            partial.rename(whole)
-            for old in self._steps() - {step}:
-                shutil.rmtree(self._checkpoint(old))
-        self._accelerator.wait_for_everyone()
-
-    @property
-    def newest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        step = max(self._steps(), default=None)
-        return None if step is None else self._checkpoint(step)
 
     def _checkpoint(self, step: int) -> Path:
         return self.path / f"step_{step}"
-
-    def _steps(self) -> set[int]:
-        found = [re.fullmatch(r"step_(\d+)", path.name) for path in self.path.glob("step_*")]
-        return {int(match[1]) for match in found if match}
 
     def _load(self, step: int) -> None:
         random_states = f"{RNG_STATE_NAME}_{self._accelerator.process_index}.pkl"
@@ -122,14 +109,25 @@ class DistilFolder:
 
     def _read(self, path: Path, step: int) -> list[DistilLoss]:
         """The first `step` lines; what follows was trained after the checkpoint."""
+        lines = read_curve(path) if step and path.exists() else []
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()[:step] if step and path.exists() else []
-            curve = [DistilLoss(**json.loads(line)) for line in lines]
-        except (ValueError, TypeError) as error:
-            raise LinscoreError(f"{path} is damaged: start again") from error
+            curve = [build(DistilLoss, line) for line in lines if line["step"] <= step]
+        except ValueError as error:
+            raise LinscoreError(f"{path} is damaged: start again ({reason(error)})") from error
         if [loss.step for loss in curve] != list(range(1, step + 1)):
             raise LinscoreError(f"{path} does not hold steps 1 to {step} of its checkpoint: start again")
         return curve
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run; None where there is none."""
+    step = max(_steps(folder), default=None)
+    return None if step is None else folder / f"step_{step}"
+
+
+def _steps(folder: Path) -> set[int]:
+    found = [re.fullmatch(r"step_(\d+)", path.name) for path in folder.glob("step_*")]
+    return {int(match[1]) for match in found if match}
 
 
 def _leave_frozen_out(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from linscore.distillation.folder import DistilLoss
+from linscore.pictures import picture
 
 LABELS = {
     "hidden": "states: share of variance\nmissed, sum over blocks",
@@ -17,24 +18,21 @@ WINDOW = 50  # the mean runs over this part of all steps
 
 def plot_losses(curve: Sequence[DistilLoss], path: Path) -> None:
     """Draw each loss that was computed over the steps, with its running mean, as a PNG at `path`."""
-    from matplotlib.figure import Figure
-
     steps = [loss.step for loss in curve]
     names = [name for name in LABELS if getattr(curve[0], name) is not None]
-    figure = Figure(figsize=(8, 1 + 2.5 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
-    for panel, name in zip(panels, names, strict=True):
-        values = [getattr(loss, name) for loss in curve]
-        panel.plot(steps, values, color="tab:blue", alpha=0.35, linewidth=1, label="each step")
-        panel.plot(steps, _running_mean(values, max(1, len(steps) // WINDOW)), color="tab:blue", label="running mean")
-        panel.set(yscale="log", ylabel=LABELS[name])
-        panel.yaxis.set_major_formatter("{x:g}")
-        low, high = panel.get_ylim()
-        panel.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")  # over decades they would overlap
-        panel.grid(alpha=0.3, which="both")
-    panels[0].legend(frameon=False)
-    panels[-1].set_xlabel("step")
-    figure.savefig(path, dpi=120)
+    with picture(path, len(names), 1 + 2.5 * len(names)) as (_, panels):
+        for panel, name in zip(panels, names, strict=True):
+            values = [getattr(loss, name) for loss in curve]
+            panel.plot(steps, values, color="tab:blue", alpha=0.35, linewidth=1, label="each step")
+            mean = _running_mean(values, max(1, len(steps) // WINDOW))
+            panel.plot(steps, mean, color="tab:blue", label="running mean")
+            panel.set(yscale="log", ylabel=LABELS[name])
+            panel.yaxis.set_major_formatter("{x:g}")
+            low, high = panel.get_ylim()
+            panel.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")  # over decades they would overlap
+            panel.grid(alpha=0.3, which="minor")
+        panels[0].legend(frameon=False)
+        panels[-1].set_xlabel("step")
 
 
 def _running_mean(values: Sequence[float], window: int) -> list[float]:

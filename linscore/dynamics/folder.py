@@ -12,7 +12,7 @@ from pathlib import Path
 
 from linscore.dynamics.plot import plot_dynamics
 from linscore.dynamics.series import Dynamics
-from linscore.files import whole_file
+from linscore.files.whole import whole_file
 from linscore.scoring.report import REPORT, Report
 
 __all__ = ["PICTURE", "SERIES", "DynamicsFolder"]
@@ -56,5 +56,4 @@ class DynamicsFolder:
 
     def draw(self, dynamics: Dynamics) -> None:
         """Draw the series."""
-        with whole_file(self.path / PICTURE) as new:
-            plot_dynamics(dynamics, new)
+        plot_dynamics(dynamics, self.path / PICTURE)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linscore.dynamics.series import Dynamics
-from linscore.pictures import ticks
+from linscore.pictures import picture, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,22 +33,20 @@ def plot_dynamics(dynamics: Dynamics, path: Path) -> None:
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    panels = figure.subplots(len(_SCORES), sharex=True)
     colours = ScalarMappable(Normalize(0, max(1, dynamics.depth - 1)), "viridis")
-    for panel, name in zip(panels, _SCORES, strict=True):
-        _draw_score(panel, dynamics, name, colours)
-        panel.set_ylabel(f"{_SCORES[name]}\n(held out)")
     positive = [step for step in dynamics.steps if step > 0]
-    if positive and max(positive) > _UNEVEN * statistics.median(positive):
-        panels[-1].set_xscale("symlog", linthresh=min(positive))
-    panels[0].legend(frameon=False)
-    panels[-1].set_xlabel("step")
-    figure.colorbar(colours, ax=panels, label="block", ticks=ticks(dynamics.depth))
-    figure.suptitle(f"{dynamics.tokens:,} tokens, {dynamics.depth} blocks of width {dynamics.width}", fontsize="medium")
-    figure.savefig(path, dpi=120)
+    title = f"{dynamics.tokens:,} tokens, {dynamics.depth} blocks of width {dynamics.width}"
+    with picture(path, len(_SCORES), 6) as (figure, panels):
+        for panel, name in zip(panels, _SCORES, strict=True):
+            _draw_score(panel, dynamics, name, colours)
+            panel.set_ylabel(f"{_SCORES[name]}\n(held out)")
+        if positive and max(positive) > _UNEVEN * statistics.median(positive):
+            panels[-1].set_xscale("symlog", linthresh=min(positive))
+        panels[0].legend(frameon=False)
+        panels[-1].set_xlabel("step")
+        figure.colorbar(colours, ax=panels, label="block", ticks=ticks(dynamics.depth))
+        figure.suptitle(title, fontsize="medium")
 
 
 def _draw_score(panel: Axes, dynamics: Dynamics, name: str, colours: Any) -> None:
@@ -59,7 +57,6 @@ def _draw_score(panel: Axes, dynamics: Dynamics, name: str, colours: Any) -> Non
         panel.plot(steps, values, color=colours.to_rgba(block), alpha=0.45, linewidth=1, marker=".", markersize=3)
     means = _gaps([one.mean(name) for one in scored])
     panel.plot(steps, means, color="black", linewidth=2, marker="o", markersize=4, label="mean over blocks")
-    panel.grid(alpha=0.3)
 
 
 def _gaps(values: Sequence[float | None]) -> list[float]:

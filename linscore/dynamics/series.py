@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from linscore.errors import LinscoreError
+from linscore.files.json_file import read_json
 from linscore.scoring.block_figures import BlockFigures, block_figures, mean_of
 from linscore.scoring.report import Report
 
@@ -62,9 +62,8 @@ class ScoredCheckpoint:
     @staticmethod
     def of(checkpoint: Checkpoint, modified: int | None, report: Report) -> ScoredCheckpoint:
         """What a series keeps of a report."""
-        return ScoredCheckpoint(
-            checkpoint, modified, block_figures(report, FIGURES), [warning.message for warning in report.warnings]
-        )
+        messages = [warning.message for warning in report.warnings]
+        return ScoredCheckpoint(checkpoint, modified, block_figures(report, FIGURES), messages)
 
     def mean(self, figure: str) -> float | None:
         """The mean of a figure over those blocks for which it is defined."""
@@ -127,24 +126,48 @@ class Dynamics:
         Raises:
             LinscoreError: when it is damaged or none.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            return Dynamics(
-                scored=_scored(data),
-                **{f.name: data[f.name] for f in fields(Dynamics) if f.name != "scored"},
-            )
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise LinscoreError(f"{path} is damaged or no series of linscore: give another `out`") from error
-
-
-def _scored(data: dict[str, Any]) -> list[ScoredCheckpoint]:
-    columns = (data[name] for name in ("steps", "checkpoints", "revisions", "modified", "warnings"))
-    return [
-        ScoredCheckpoint(
-            Checkpoint(step, name, revision),
-            modified,
-            {figure: data["blocks"][figure][row] for figure in FIGURES},
-            warnings,
+        found = read_json(path, _Columns, damaged="is damaged or no series of linscore: give another `out`")
+        return Dynamics(
+            scored=[found.row(number) for number in range(len(found.steps))],
+            **{f.name: getattr(found, f.name) for f in fields(Dynamics) if f.name != "scored"},
         )
-        for row, (step, name, revision, modified, warnings) in enumerate(zip(*columns, strict=True))
-    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """The content of `dynamics.json`."""
+
+    steps: list[int]
+    checkpoints: list[str]
+    revisions: list[str | None]
+    modified: list[int | None]
+    warnings: list[list[str]]
+    text: str
+    tokens: int
+    token_digest: str
+    vocabulary_digest: str
+    depth: int
+    width: int
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    mean: dict[str, list[float | None]]
+    blocks: dict[str, list[list[float | None]]]
+
+    def __post_init__(self) -> None:
+        if self.blocks.keys() != set(FIGURES):
+            raise ValueError(f"blocks has {', '.join(self.blocks)}, not {', '.join(FIGURES)}")
+        columns: list[list[Any]] = [
+            self.checkpoints,
+            self.revisions,
+            self.modified,
+            self.warnings,
+            *self.blocks.values(),
+        ]
+        if any(len(column) != len(self.steps) for column in columns):
+            raise ValueError(f"not every column has {len(self.steps)} entries, as steps has")
+
+    def row(self, number: int) -> ScoredCheckpoint:
+        """One checkpoint."""
+        checkpoint = Checkpoint(self.steps[number], self.checkpoints[number], self.revisions[number])
+        blocks = {figure: self.blocks[figure][number] for figure in FIGURES}
+        return ScoredCheckpoint(checkpoint, self.modified[number], blocks, self.warnings[number])

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from linscore.decoder.find import find_decoder
 from linscore.decoder.mlp_output import find_projection
 from linscore.errors import LinscoreError
-from linscore.files import new_folder
+from linscore.files.whole import new_folder
 from linscore.jobs.cut_moments import MapMoments
 from linscore.jobs.cut_request import CutRequest
 from linscore.machine.versions import versions

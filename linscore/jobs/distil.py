@@ -15,13 +15,15 @@ import torch
 from torch import nn
 
 from linscore.distillation.distil import DistilLoss, distil
-from linscore.distillation.folder import CURVE
+from linscore.distillation.folder import CURVE, newest_checkpoint
 from linscore.distillation.losses import Weights
 from linscore.distillation.pair import measure, wanted
 from linscore.distillation.plot import plot_losses
-from linscore.distillation.settings import Settings, kept_if_begun
+from linscore.distillation.settings import Begun, Settings, run_folder
 from linscore.errors import LinscoreError, above_zero, at_least, one_of
-from linscore.files import new_folder
+from linscore.files.curve import write_curve
+from linscore.files.run_folder import RunFolder
+from linscore.files.whole import new_folder
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import (
     DISTIL_PLACE,
@@ -83,10 +85,10 @@ def run_distil(
     steps, save_every = asked.steps, training.save_every or asked.steps
     _check(asked, training.save_every)
     goal = _goal(record, asked)
-    begun = Path(f"{Path(out)}.training")  # of a Path: OUT may end with a slash
-    before = asked.resumed(begun) if resume else None
-    if before is None and begun.exists():
-        raise LinscoreError(f"{begun} holds a run that was interrupted: give `resume`, or remove it to start again")
+    begun = run_folder(Path(f"{Path(out)}.training"), asked)  # of a Path: OUT may end with a slash
+    before = begun.resume(Begun).before if resume else None
+    if before is None:
+        begun.check_new()
     with new_folder(out) as folder:
         loaded = _load(asked, record, place.device)
         with StepProgress("distilling", steps) as progress:
@@ -96,13 +98,13 @@ def run_distil(
 
             run = partial(distil, save_every=save_every, resume=resume, progress=advance)
             record = _train(folder, begun, asked, record, goal, *loaded, before, run)
-    shutil.rmtree(begun)
+    shutil.rmtree(begun.path)
     return Distilled(Path(out), record)
 
 
 def _train(
     folder: Path,
-    training: Path,
+    place: RunFolder,
     asked: Settings,
     record: Record,
     goal: _Goal,
@@ -115,8 +117,10 @@ def _train(
     length = within_context("seq_len", asked.seq_len, ours.context, LONGEST)
     read, first = _reader(asked, ours, length)
     losses = partial(measure, ours.model, theirs.model, first, goal.pairs, goal.weights)
-    before = before or losses()
-    with kept_if_begun(training, asked, before):
+    if before is None:
+        before = losses()
+        place.begin(before=before)
+    with place.kept(lambda: newest_checkpoint(place.path)):
         curve = run(
             ours.model,
             theirs.model,
@@ -126,7 +130,7 @@ def _train(
             parameters=goal.parameters,
             steps=asked.steps,
             learning_rate=asked.learning_rate,
-            folder=training,
+            folder=place.path,
         )
         about: dict[str, Any] = {"seq_len": length, "trained_parameters": _count(ours.model, goal.parameters)}
         about |= {"tokens": sum(loss.tokens for loss in curve), "before": before, "after": losses()}
@@ -248,5 +252,5 @@ def _save(folder: Path, ours: Pretrained, record: Record, curve: list[DistilLoss
         ours.model.half()
     save_checkpoint(folder, ours.model, ours.tokenizer)
     record.save(folder)
-    (folder / CURVE).write_text("".join(loss.line() for loss in curve), encoding="utf-8")
+    write_curve(folder / CURVE, map(asdict, curve))
     plot_losses(curve, folder / PLOT)

@@ -15,7 +15,8 @@ from linscore.dynamics.checkpoints import checkpoint_series, modified
 from linscore.dynamics.folder import SERIES, DynamicsFolder
 from linscore.dynamics.series import Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.errors import Interrupted, LinscoreError
-from linscore.files import prepare_folder
+from linscore.files.run_folder import difference
+from linscore.files.whole import prepare_folder
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.models.release import release
 from linscore.options import PlaceOptions, TextOptions
@@ -83,9 +84,12 @@ class _Job:
         prepare_folder(self.out)
         self.dynamics = self.folder.load()
         if self.dynamics is not None:
-            _check_settings(self.settings, self.dynamics.settings, self.out)
+            other = difference(self.dynamics.settings, self.settings)
+            if other is not None:
+                begun = f"the series in {self.out} was scored with {other}"
+                raise LinscoreError(f"{begun}: give the same, or another `out`")
         elif foreign := [path.name for path in self.out.iterdir() if not path.name.startswith(".")]:
-            raise LinscoreError(f"{self.out} holds {foreign[0]} but no {SERIES}: give `out` a new folder")
+            raise LinscoreError(f"{self.out} holds {foreign[0]} but no {SERIES}: give another `out`, a new folder")
         for checkpoint in series:
             self._check_place(checkpoint)
 
@@ -161,19 +165,6 @@ class _Job:
             )
         if there is not None and there.modified != modified(checkpoint):
             raise LinscoreError(f"the weights of {checkpoint} changed since it was scored: give another `out`")
-
-
-def _check_settings(settings: dict[str, Any], before: dict[str, Any], out: Path) -> None:
-    for name, value in settings.items():
-        if before.get(name) != value:
-            was, asked = _argument(name, before.get(name)), _argument(name, value)
-            raise LinscoreError(
-                f"the series in {out} was scored with {was}, not {asked}: give the same, or another `out`"
-            )
-
-
-def _argument(name: str, value: object) -> str:
-    return f"no `{name}`" if value is None else f"`{name}={value}`"
 
 
 def _check_model(checkpoint: Checkpoint, loaded: Pretrained, vocabulary: str, series: Dynamics | None) -> None:

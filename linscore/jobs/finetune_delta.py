@@ -12,7 +12,7 @@ from transformers import set_seed
 from linscore.dynamics.series import FIGURES
 from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError, at_least
-from linscore.files import new_folder
+from linscore.files.whole import new_folder
 from linscore.finetuning.delta import FinetuneDelta, SeedResult
 from linscore.finetuning.examples import Examples, class_examples, preference_examples, split
 from linscore.finetuning.fine_tune import Finetuning, accuracy, fine_tune

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from linscore.decoder.run import check_causal
 from linscore.embedded.shipped import EMBEDDED
-from linscore.files import new_folder
+from linscore.files.whole import new_folder
 from linscore.machine.versions import versions
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, ProbeOptions, TextOptions, TrainingOptions

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError
-from linscore.files import prepare_folder
+from linscore.files.whole import prepare_folder
 from linscore.models.load import load_pretrained
 from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOptions
 from linscore.progress import TokenProgress

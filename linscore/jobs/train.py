@@ -10,10 +10,7 @@ OUT/corpus/         tokenizer and token ids, while the training runs
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +20,14 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, de
 from linscore.dynamics.callback import LinearityCallback
 from linscore.dynamics.folder import SERIES
 from linscore.dynamics.series import Dynamics
-from linscore.errors import Interrupted, LinscoreError
+from linscore.errors import LinscoreError
+from linscore.files.curve import read_curve
+from linscore.files.run_folder import RunFolder
+from linscore.files.whole import new_folder
 from linscore.models.quiet import quiet
 from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
 from linscore.pretraining.checkpoints import newest_checkpoint
-from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve, read_curve
+from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve
 from linscore.pretraining.heldout import HeldoutLossCallback
 from linscore.pretraining.model import new_model
 from linscore.pretraining.recipe import Recipe, read_recipe
@@ -39,7 +39,7 @@ from linscore.text.source import batch_of
 
 __all__ = ["Trained", "run_train"]
 
-SETTINGS, MODEL, LINEARITY, CORPUS, PLOT = "settings.json", "model", "linearity", "corpus", "curve.png"
+MODEL, LINEARITY, CORPUS, PLOT = "model", "linearity", "corpus", "curve.png"
 FREE = ("micro_batch", "keep", "report_to")  # of a recipe: what may be another when a run goes on
 
 
@@ -89,7 +89,10 @@ def run_train(
     folder = Path(out)
     arguments = training_arguments(recipe, folder, device)
     first = arguments.process_index == 0
-    with _run_folder(folder, recipe, resume, first):
+    run = RunFolder(folder, recipe, free=FREE, places=("text",))
+    if first:
+        _resume(run) if resume else run.begin()
+    with run.kept(lambda: newest_checkpoint(folder)):
         with arguments.main_process_first(local=False):
             prepared = prepare(recipe, folder / CORPUS, first)
         model = new_model(recipe, prepared.tokenizer)
@@ -152,14 +155,12 @@ def _trainer(
 def _finished(recipe: Recipe, folder: Path, model: PreTrainedModel, prepared: Prepared) -> Trained:
     """Save the model and draw the curve."""
     model.config.use_cache = True  # the Trainer has turned it off
-    partial = folder / f".{MODEL}"
-    shutil.rmtree(partial, ignore_errors=True)
-    with quiet():
-        model.save_pretrained(partial)
-    prepared.tokenizer.save_pretrained(partial)
     curve = read_curve(folder / CURVE)
     plot_curve(curve, folder / PLOT)
-    partial.rename(folder / MODEL)
+    with new_folder(folder / MODEL) as new:  # which marks the end: the last to be there
+        with quiet():
+            model.save_pretrained(new)
+        prepared.tokenizer.save_pretrained(new)
     return Trained(
         out=folder,
         recipe=recipe,
@@ -171,49 +172,10 @@ def _finished(recipe: Recipe, folder: Path, model: PreTrainedModel, prepared: Pr
     )
 
 
-@contextmanager
-def _run_folder(folder: Path, recipe: Recipe, resume: bool, first: bool) -> Iterator[None]:
-    """The folder of a run, new or gone on with; after an error it is left only where it holds a checkpoint."""
-    if first:
-        _resume(folder, recipe) if resume else _begin(folder, recipe)
-    try:
-        yield
-    except BaseException as error:
-        kept = newest_checkpoint(folder)
-        if kept is None and first:
-            shutil.rmtree(folder)
-        elif isinstance(error, KeyboardInterrupt) and kept is not None:
-            raise Interrupted(f"interrupted: go on from {kept} with `resume`") from error
-        raise
-
-
-def _begin(folder: Path, recipe: Recipe) -> None:
-    if folder.exists():
-        raise LinscoreError(f"{folder} exists: give `out` a folder that is not there yet, or `resume` its run")
-    try:
-        folder.mkdir(parents=True)
-        (folder / SETTINGS).write_text(json.dumps(_anywhere(recipe), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise LinscoreError(f"cannot write to {folder} ({error.strerror}): give another `out`") from error
-
-
-def _resume(folder: Path, recipe: Recipe) -> None:
-    if (folder / MODEL).exists():
-        raise LinscoreError(f"the run in {folder} has come to its end: give another `out`, without `resume`")
-    try:
-        begun = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        asked = _anywhere(recipe)
-        other = next((name for name in asked if name not in FREE and begun[name] != asked[name]), None)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LinscoreError(f"{folder} holds no run to go on with: give another `out`, without `resume`") from error
-    if other is not None:
-        raise LinscoreError(f"{folder} was begun with {other} {begun[other]}, not {asked[other]}: give the same")
-    if newest_checkpoint(folder) is None:  # killed before the first: begin anew
-        shutil.rmtree(folder / LINEARITY, ignore_errors=True)
-        (folder / CURVE).unlink(missing_ok=True)
-
-
-def _anywhere(recipe: Recipe) -> dict[str, Any]:
-    """The recipe by names that hold in every working directory."""
-    local = recipe.text is not None and Path(recipe.text).exists()
-    return asdict(recipe) | {"text": str(Path(str(recipe.text)).resolve()) if local else recipe.text}
+def _resume(run: RunFolder) -> None:
+    if (run.path / MODEL).exists():
+        raise LinscoreError(f"the run in {run.path} has come to its end: give another `out`, without `resume`")
+    run.resume(Recipe)
+    if newest_checkpoint(run.path) is None:  # killed before the first: begin anew
+        shutil.rmtree(run.path / LINEARITY, ignore_errors=True)
+        (run.path / CURVE).unlink(missing_ok=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
 from linscore.errors import LinscoreError
+from linscore.files.json_file import read_json
 
 __all__ = ["diverged", "newest_checkpoint"]
+
+MOST_STATE = 1 << 30  # bytes: the state of a training lists all that was ever logged
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -31,10 +34,10 @@ def diverged(folder: Path, what: str) -> LinscoreError:
 
 def _is_whole(path: Path, step: int) -> bool:
     try:
-        state = json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = read_json(path / TRAINER_STATE_NAME, dict[str, Any], damaged="is not whole", most_bytes=MOST_STATE)
+    except LinscoreError:
         return False
-    return isinstance(state, dict) and state.get("global_step") == step
+    return state.get("global_step") == step
 
 
 _NAME = re.compile(r"checkpoint-(\d+)")

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +12,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from linscore.errors import LinscoreError
-from linscore.files import whole_file
+from linscore.files.curve import append_line, read_curve, write_curve
+from linscore.pictures import picture
 from linscore.pretraining.checkpoints import diverged
 
-__all__ = ["CURVE", "CurveCallback", "plot_curve", "read_curve"]
+__all__ = ["CURVE", "CurveCallback", "plot_curve"]
 
 CURVE = "curve.jsonl"
 Line = dict[str, Any]
@@ -51,8 +50,7 @@ class CurveCallback(TrainerCallback):
         self._since = (state.global_step, time.perf_counter())
         if state.is_world_process_zero and self._path.exists():
             kept = [line for line in read_curve(self._path) if line["step"] <= state.global_step]
-            with whole_file(self._path) as new:
-                new.write_text("".join(map(_text, kept)), encoding="utf-8")
+            write_curve(self._path, kept)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A line ends with each checkpoint, so that what goes on from there has the lines of the unbroken run."""
@@ -65,8 +63,7 @@ class CurveCallback(TrainerCallback):
             if not math.isfinite(value):
                 raise diverged(self._path.parent, f"{name} is not finite at step {state.global_step}")
         if line is not None and state.is_world_process_zero:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_text(line))
+            append_line(self._path, line)
             self._progress(state.global_step, line)
 
     def _line(self, step: int, logs: dict[str, float]) -> Line | None:
@@ -81,43 +78,21 @@ class CurveCallback(TrainerCallback):
         return {"step": step, "loss": logs["loss"] - logs.get("regularizer", 0.0), **kept, "tokens_per_second": rate}
 
 
-def read_curve(path: Path) -> list[Line]:
-    """The lines of a curve; one that a killed run has not written to its end does not count.
-
-    Raises:
-        LinscoreError: when it is damaged.
-    """
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()]
-        if not all(isinstance(line["step"], int) for line in lines):
-            raise TypeError("a step is no number")
-    except (ValueError, TypeError, KeyError) as error:
-        raise LinscoreError(f"{path} is damaged: start the training again, with another `out`") from error
-    return lines
-
-
 def plot_curve(curve: Sequence[Line], path: Path) -> None:
     """Draw the losses of training and held-out text, and the regularizer where there is one, as a PNG at `path`."""
-    from matplotlib.figure import Figure
-
     panels = {"next-token loss\n(nats per token)": ("loss", "heldout_loss"), "regularizer\n(added)": ("regularizer",)}
     shown = {label: names for label, names in panels.items() if any(names[0] in line for line in curve)}
-    figure = Figure(figsize=(8, 1.5 + 2.5 * len(shown)), layout="constrained")
-    axes = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
-    for panel, (label, names) in zip(axes, shown.items(), strict=True):
-        for name in names:
-            points = [(line["step"], line[name]) for line in curve if name in line]
-            style = {"marker": "o", "color": "black"} if name == "heldout_loss" else {"color": "tab:blue"}
-            panel.plot(*zip(*points, strict=True), **style, label=_LABELS[name], linewidth=1, markersize=4)
-        panel.set_ylabel(label)
-        panel.grid(alpha=0.3)
-        panel.legend(frameon=False)
-    axes[-1].set_xlabel("step")
-    figure.savefig(path, dpi=120)
-
-
-def _text(line: Line) -> str:
-    return json.dumps(line, allow_nan=False) + "\n"
+    with picture(path, len(shown), 1.5 + 2.5 * len(shown)) as (_, axes):
+        for panel, (label, names) in zip(axes, shown.items(), strict=True):
+            for name in names:
+                points = [(line["step"], line[name]) for line in curve if name in line]
+                style: dict[str, Any] = (
+                    {"marker": "o", "color": "black"} if name == "heldout_loss" else {"color": "tab:blue"}
+                )
+                panel.plot(*zip(*points, strict=True), **style, label=_LABELS[name], linewidth=1, markersize=4)
+            panel.set_ylabel(label)
+            panel.legend(frameon=False)
+        axes[-1].set_xlabel("step")
 
 
 _LABELS = {"loss": "training text", "heldout_loss": "held-out text", "regularizer": "mean over the steps of a line"}

@@ -9,12 +9,10 @@ weight: 0.5
 
 from __future__ import annotations
 
-import math
-import types
 import typing
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import yaml
 
 from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError, reason
+from linscore.files.json_file import MisfitError, fitted, missing_keys
 
 __all__ = ["CONFIGS", "REGULARIZERS", "Recipe", "read_recipe"]
 
@@ -97,11 +96,9 @@ class Recipe:
         for name, known in (("regularizer", REGULARIZERS), ("schedule", SCHEDULES), ("dtype", DTYPES)):
             if getattr(self, name) not in known:
                 raise LinscoreError(f"{name} is {getattr(self, name)!r}: choose {', '.join(known)}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        if self.learning_rate <= 0:
             raise LinscoreError(f"learning_rate is {self.learning_rate}: give a number above 0")
-        if not math.isfinite(self.weight):
-            raise LinscoreError(f"weight is {self.weight}: give a finite number")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+        if self.weight_decay < 0:
             raise LinscoreError(f"weight_decay is {self.weight_decay}: give 0 or more")
         if self.seed >= 2**32:
             raise LinscoreError(f"seed is {self.seed}: give less than 2³²")
@@ -140,11 +137,10 @@ def read_recipe(config: str | Path) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise LinscoreError(f"{path} is no YAML ({reason(error)}): mend it") from error
-    known = {f.name: f for f in fields(Recipe)}
     if not isinstance(content, dict):
         raise LinscoreError(f"{path} holds no settings: write lines such as steps: 1000")
-    unknown = [str(name) for name in content if name not in known]
-    missing = [name for name, f in known.items() if f.default is f.default_factory is MISSING and name not in content]
+    known = [f.name for f in fields(Recipe)]
+    unknown, missing = [str(name) for name in content if name not in known], missing_keys(Recipe, content)
     if unknown:
         raise LinscoreError(f"{path}: {unknown[0]} is unknown: the settings are {', '.join(known)}")
     if missing:
@@ -162,16 +158,10 @@ def _at_least(name: str, value: int | None, least: int) -> None:
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`; YAML takes 3e-4 for a word."""
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and type(None) in options:
-        return None
-    plain = typing.get_origin(options[0]) or options[0]
-    if plain is float and isinstance(value, int | str) and not isinstance(value, bool):
+    if kind is float and isinstance(value, str):
         with suppress(ValueError):
             value = float(value)
-    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
-        raise LinscoreError(f"{name} is {value!r}: give {_KINDS[plain]}")
-    return value
-
-
-_KINDS = {int: "a whole number", float: "a number", str: "a word", dict: "keys and values", list: "a list"}
+    try:
+        return fitted(kind, value, name)
+    except MisfitError as error:
+        raise LinscoreError(f"{error.found}: give {error.wanted}") from error

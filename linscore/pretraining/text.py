@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError
+from linscore.files.whole import new_folder
 from linscore.models.load import load_tokenizer
 from linscore.pretraining.recipe import Recipe
 from linscore.pretraining.sequences import consecutive
@@ -42,10 +42,8 @@ def prepare(recipe: Recipe, folder: Path, first: bool) -> Prepared:
         LinscoreError: for text or a tokenizer that cannot be used.
     """
     if first and not folder.exists():
-        partial = folder.with_name(f".{folder.name}")
-        shutil.rmtree(partial, ignore_errors=True)
-        _write(recipe, partial)
-        partial.rename(folder)
+        with new_folder(folder) as new:
+            _write(recipe, new)
     if not folder.exists():
         raise LinscoreError("the first process could not read the text: see its own message")
     tokenizer = load_tokenizer(str(folder / TOKENIZER))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from linscore.errors import LinscoreError
+from linscore.files.json_file import NOT_IN_FILES, read_json
+from linscore.files.whole import whole_files
 from linscore.spans import Span
-from linscore.statistics.figures import BlockMetrics, Linearity
+from linscore.statistics.figures import BlockMetrics
 from linscore.statistics.moments import Moments
-from linscore.statistics.moments_file import check_moments, save_moments
+from linscore.statistics.moments_file import check_moments, write_moments
 
 REPORT, MOMENTS = "report.json", "moments.safetensors"
 
@@ -78,7 +78,7 @@ class Report:
     blocks: list[BlockReport]
     spans: list[SpanReport]  # of two blocks or more, where they were asked for
     final_state: dict[str, float | None] | None  # shape of what leaves the last block
-    moments: dict[str, Moments] = field(default_factory=dict, repr=False, compare=False)
+    moments: dict[str, Moments] = field(default_factory=dict, repr=False, compare=False, metadata=NOT_IN_FILES)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the promised keys first in each block and span."""
@@ -98,13 +98,9 @@ class Report:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         report, moments = folder / REPORT, folder / MOMENTS
-        new_report, new_moments = Path(f"{report}.new"), Path(f"{moments}.new")
-        new_report.write_text(self.to_json(), encoding="utf-8")
-        facts = {"model": self.model, "tokens": self.tokens, "depth": self.depth, "skip_first": self.skip_first}
-        save_moments(new_moments, self.moments, **facts)
-        new_moments.chmod(new_report.stat().st_mode)  # safetensors come out closed to other users
-        os.replace(new_moments, moments)
-        os.replace(new_report, report)
+        with whole_files(moments, report) as (new_moments, new_report):
+            write_moments(new_moments, self.moments, **self._facts())
+            new_report.write_text(self.to_json(), encoding="utf-8")
         return report, moments
 
     @staticmethod
@@ -112,36 +108,18 @@ class Report:
         """Read the `report.json` of a folder; its moments stay on disk (`load_moments`), but must not be damaged.
 
         Raises:
-            LinscoreError: when the report is missing or none, or the moments beside it are damaged.
+            LinscoreError: when the report is missing or none, or the moments beside it are damaged or of another run.
         """
         path = Path(folder)
         path = path / REPORT if path.is_dir() else path
-        if (path.parent / MOMENTS).exists():
-            check_moments(path.parent / MOMENTS)
+        facts = check_moments(path.parent / MOMENTS) if (path.parent / MOMENTS).exists() else {}
         if not path.is_file():
             raise LinscoreError(f"no {REPORT} in {folder}: score a model into it first")
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            data["warnings"] = [ScoreWarning(**warning) for warning in data["warnings"]]
-            data["blocks"] = [_block(block) for block in data["blocks"]]
-            data["spans"] = [_metrics(SpanReport, span) for span in data["spans"]]
-            if not all(
-                isinstance(value, int | float) for value in [data["depth"], data["width"], *data["weight_sample"]]
-            ):
-                raise TypeError("a size or a weight is no number")
-            return Report(**data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise LinscoreError(f"{path} is damaged or no linscore report: score the model again") from error
+        report = read_json(path, Report, damaged="is damaged or no linscore report: score the model again")
+        if any(facts.get(name, fact) != fact for name, fact in report._facts().items()):
+            raise LinscoreError(f"{path.parent / MOMENTS} is of another run than {REPORT}: score the model again")
+        return report
 
-
-def _block(data: Mapping[str, Any]) -> BlockReport:
-    apart = {name: _metrics(BlockMetrics, part) for name, part in (data["sub_blocks"] or {}).items()}
-    return _metrics(BlockReport, {**data, "sub_blocks": apart or None})
-
-
-def _metrics(kind: type[Any], data: Mapping[str, Any]) -> Any:
-    heavy = data["without_heavy"]
-    figures = [value for key, value in data.items() if key not in ("without_heavy", "sub_blocks") and value is not None]
-    if not all(isinstance(value, int | float) for value in figures):
-        raise TypeError("a figure is no number")
-    return kind(**{**data, "without_heavy": heavy and Linearity(**heavy)})
+    def _facts(self) -> dict[str, Any]:
+        """What the file of the moments says about them."""
+        return {"model": self.model, "tokens": self.tokens, "depth": self.depth, "skip_first": self.skip_first}

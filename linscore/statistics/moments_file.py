@@ -7,10 +7,9 @@ being what `Collector.moments` calls it; everything is float64 but the pilot's f
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, reason
+from linscore.files.json_file import build, parse_json
+from linscore.files.whole import whole_file
 from linscore.statistics.cell import Cell
 from linscore.statistics.moments import Moments
 
@@ -29,6 +30,12 @@ FORMAT = 2
 
 def save_moments(path: str | Path, moments: Mapping[str, Moments], **facts: Any) -> None:
     """Write `moments` and JSON-able `facts` (model, tokens, …); an older file is replaced only by a whole new one."""
+    with whole_file(path) as new:
+        write_moments(new, moments, **facts)
+
+
+def write_moments(path: Path, moments: Mapping[str, Moments], **facts: Any) -> None:
+    """As `save_moments`, to a file that is made whole with others."""
     tensors: dict[str, Tensor] = {}
     heads = {}
     for name, one in moments.items():
@@ -37,9 +44,7 @@ def save_moments(path: str | Path, moments: Mapping[str, Moments], **facts: Any)
         heads[name] = {key: getattr(one, key) for key in ("d", "width_delta", "folds", "precision")}
         heads[name]["limits"] = limits
     metadata = {"linscore": json.dumps({"format": FORMAT, "facts": facts, "moments": heads})}
-    new = Path(f"{path}.new")
-    save_file(tensors, new, metadata)
-    os.replace(new, path)
+    save_file(tensors, path, metadata)
 
 
 def load_moments(path: str | Path, names: Collection[str] | None = None) -> tuple[dict[str, Moments], dict[str, Any]]:
@@ -49,10 +54,10 @@ def load_moments(path: str | Path, names: Collection[str] | None = None) -> tupl
         LinscoreError: when it is missing, damaged, or not such a file.
     """
     with _opened(path) as (file, head):
-        wanted = {name: facts for name, facts in head["moments"].items() if names is None or name in names}
+        wanted = {name: one for name, one in head.moments.items() if names is None or name in names}
         keys = [key for key in file.keys() if key.startswith(tuple(f"{name}." for name in wanted))]  # noqa: SIM118
         tensors = {key: file.get_tensor(key) for key in keys}
-        return {name: _moments(name, facts, tensors) for name, facts in wanted.items()}, head["facts"]
+        return {name: _moments(name, one, tensors) for name, one in wanted.items()}, head.facts
 
 
 def stored_names(path: str | Path) -> set[str]:
@@ -62,7 +67,7 @@ def stored_names(path: str | Path) -> set[str]:
         LinscoreError: as `load_moments`.
     """
     with _opened(path) as (_, head):
-        return set(head["moments"])
+        return set(head.moments)
 
 
 def check_moments(path: str | Path) -> dict[str, Any]:
@@ -72,25 +77,44 @@ def check_moments(path: str | Path) -> dict[str, Any]:
         LinscoreError: as `load_moments`.
     """
     with _opened(path) as (_, head):
-        return head["facts"]
+        return head.facts
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What the head says about one set of moments."""
+
+    d: int
+    width_delta: int
+    folds: int
+    precision: str
+    limits: tuple[Any, Any] | None  # of the pilot, for x and δ: numbers, which may be infinite
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What stands before the tensors."""
+
+    format: int
+    facts: dict[str, Any]
+    moments: dict[str, _Shape]
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _opened(path: str | Path) -> Iterator[tuple[Any, _Head]]:
     again = "score the model again"
     if not Path(path).is_file():
         raise LinscoreError(f"{path} is not there: {again}")
     try:
         with safe_open(path, framework="pt") as file:
-            head = json.loads(file.metadata()["linscore"])
-            if head["format"] != FORMAT:
-                raise LinscoreError(f"{path} has format {head['format']}, this linscore reads {FORMAT}: {again}")
-            yield file, head
+            content = parse_json(file.metadata()["linscore"])
+            if content["format"] != FORMAT:
+                raise LinscoreError(f"{path} has format {content['format']}, this linscore reads {FORMAT}: {again}")
+            yield file, build(_Head, content)
     except LinscoreError:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LinscoreError(f"{path} is damaged or no moments file ({reason}): {again}") from error
+        raise LinscoreError(f"{path} is damaged or no moments file ({reason(error)}): {again}") from error
 
 
 def _tensors(moments: Moments) -> dict[str, Tensor]:
@@ -106,9 +130,9 @@ def _tensors(moments: Moments) -> dict[str, Tensor]:
     return found
 
 
-def _moments(name: str, head: dict[str, Any], tensors: dict[str, Tensor]) -> Moments:
-    widths = head["d"], head["width_delta"]
-    moments = Moments(*widths, folds=head["folds"], precision=head["precision"])
+def _moments(name: str, shape: _Shape, tensors: dict[str, Tensor]) -> Moments:
+    widths = shape.d, shape.width_delta
+    moments = Moments(*widths, folds=shape.folds, precision=shape.precision)
     for kind, cells in (("light", moments.light), ("heavy", moments.heavy)):
         for fold in range(moments.folds):
             if f"{name}.{kind}.{fold}.n" in tensors:
@@ -119,7 +143,7 @@ def _moments(name: str, head: dict[str, Any], tensors: dict[str, Tensor]) -> Mom
                     if value.shape != getattr(empty, field.name).shape or not torch.isfinite(value).all():
                         raise ValueError(f"{name}.{kind}.{fold}.{field.name} is not what it should be")
                 cells[fold] = cell
-    if head["limits"] is not None:
+    if shape.limits is not None:
         parts = {key: tensors[f"{name}.pilot.{key}"] for key in ("center_x", "center_delta", "scale_x", "scale_delta")}
-        moments.pilot = Pilot(**parts, limit_x=head["limits"][0], limit_delta=head["limits"][1])
+        moments.pilot = Pilot(**parts, limit_x=float(shape.limits[0]), limit_delta=float(shape.limits[1]))
     return moments

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal
 
 from linscore.errors import LinscoreError
+from linscore.files.json_file import read_json
 from linscore.spans import Span
 
 RECORD = "linscore.json"
 
-T = TypeVar("T")
 Operation = Literal["drop", "linearize", "fuse"]
 Form = Literal["dropped", "linear", "fused"]
 
@@ -29,6 +27,9 @@ class Replacement:
     parameters: list[str] = field(default_factory=list)  # of the cut model, that stand for the span
     fit: dict[str, Any] | None = None  # how its map was fitted, with which errors
     reason: str | None = None  # why it has this form, where another was tried first
+
+    def __post_init__(self) -> None:
+        Span.parse(self.span)
 
     def summary(self) -> str:
         """One line for people."""
@@ -110,40 +111,4 @@ class Record:
         path = Path(folder) / RECORD
         if not path.is_file():
             raise LinscoreError(f"no {RECORD} in {folder}: give a model that prune, linearize or fuse has saved")
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            record = _checked(Record(**data), _RECORD)
-            replacements = [_checked(Replacement(**one), _OF_SPAN) for one in data["replacements"]]
-            return replace(record, replacements=replacements)
-        except (ValueError, TypeError) as error:
-            raise LinscoreError(f"{path} is damaged: cut the model again") from error
-
-
-def _is(*kinds: type) -> Callable[[Any], bool]:
-    return lambda value: type(value) in kinds  # exactly: True is an int too
-
-
-_OF_SPAN: dict[str, Callable[[Any], bool]] = {
-    "span": lambda value: type(value) is str and Span.parse(value) is not None,
-    "form": lambda value: value in get_args(Form),
-    "block": _is(int, NoneType),
-    "parameters": lambda value: type(value) is list and all(type(name) is str for name in value),
-    "fit": _is(dict, NoneType),
-    "reason": _is(str, NoneType),
-}
-_RECORD: dict[str, Callable[[Any], bool]] = {
-    "operation": lambda value: value in get_args(Operation),
-    "model": _is(str),
-    "replacements": _is(list),
-    **{f"{what}{when}": _is(int) for what in ("depth", "parameters", "flops_per_token") for when in ("_before", "")},
-    **dict.fromkeys(("choice", "moments", "distilled"), _is(dict, NoneType)),
-    "versions": _is(dict),
-}
-
-
-def _checked(one: T, checks: dict[str, Callable[[Any], bool]]) -> T:
-    """`one`, whose fields are what JSON should have given."""
-    for name, fits in checks.items():
-        if not fits(getattr(one, name)):
-            raise TypeError(f"{name} is {getattr(one, name)!r}")
-    return one
+        return read_json(path, Record, damaged="is damaged: cut the model again")

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.errors import LinscoreError
-from linscore.files import new_folder
+from linscore.files.whole import new_folder
 from linscore.statistics.affine import AffineMap
 
 __all__ = ["export_tuned_lens"]

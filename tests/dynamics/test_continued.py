@@ -74,10 +74,10 @@ def test_what_was_done_before_an_interruption_is_kept(runs, text, done, scored, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seq_len": 8}, "with --seq-len 16, not --seq-len 8"),
-        ({"tokens": 320}, "with no --tokens, not --tokens 320"),
-        ({"text": None}, "with --text"),
-        ({"dtype": "bfloat16"}, "--dtype auto, not --dtype bfloat16"),
+        ({"seq_len": 8}, "with `seq_len=16`, not 8"),
+        ({"tokens": 320}, "with no `tokens`, not `tokens=320`"),
+        ({"text": None}, "with `text="),
+        ({"dtype": "bfloat16"}, "`dtype=auto`, not bfloat16"),
     ],
 )
 def test_other_settings_are_refused(runs, text, done, changes, message):

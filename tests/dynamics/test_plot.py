@@ -20,8 +20,8 @@ def drawn(monkeypatch):
     return figures
 
 
-def test_the_picture_shows_mean_and_blocks_against_the_step(done, drawn):
-    plot_dynamics(done[1], "nowhere.png")
+def test_the_picture_shows_mean_and_blocks_against_the_step(done, drawn, tmp_path):
+    plot_dynamics(done[1], tmp_path / "nowhere.png")
     found = json.loads(done[1].to_json())["blocks"]
     for panel, name in zip(drawn[0].axes[:2], ("linearity_heldout", "linearity_no_residual_heldout"), strict=True):
         *blocks, mean = panel.get_lines()
@@ -33,8 +33,8 @@ def test_the_picture_shows_mean_and_blocks_against_the_step(done, drawn):
 @pytest.mark.parametrize(
     ("steps", "scale"), [([0, 1, 10, 100, 1000], "symlog"), ([0, 500, 1000, 1500], "linear"), ([7], "linear")]
 )
-def test_steps_that_multiply_have_a_logarithmic_axis(done, drawn, steps, scale):
+def test_steps_that_multiply_have_a_logarithmic_axis(done, drawn, tmp_path, steps, scale):
     one = done[1].scored[0]
     series = [replace(one, checkpoint=replace(one.checkpoint, step=step)) for step in steps]
-    plot_dynamics(replace(done[1], scored=series), "nowhere.png")
+    plot_dynamics(replace(done[1], scored=series), tmp_path / "nowhere.png")
     assert drawn[0].axes[0].get_xscale() == scale

@@ -9,6 +9,8 @@ from oracles import heldout_scores, svd_scores
 from series import SEQ_LEN
 from stacked import stacked_states
 
+from linscore.dynamics.series import Dynamics
+from linscore.errors import LinscoreError
 from linscore.models.load import load_pretrained
 from linscore.options import TextOptions
 from linscore.text.source import Text
@@ -39,3 +41,21 @@ def test_every_figure_of_every_block_equals_the_stacked_states(runs, text, done)
             assert {name: found["blocks"][name][place][block] for name in FIGURES} == pytest.approx(expected, abs=1e-5)
     for name in FIGURES:
         np.testing.assert_allclose(found["mean"][name], np.mean(found["blocks"][name], axis=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["modified"].pop(), "not every column has 2 entries"),
+        (lambda data: data["blocks"]["cosine"].pop(), "not every column has 2 entries"),
+        (lambda data: data["blocks"].pop("cosine"), "blocks has linearity"),
+        (lambda data: data["warnings"].__setitem__(0, "doubt"), r"warnings\[0\] is 'doubt', not a list"),
+        (lambda data: data.update(later=1), "later is unknown to this linscore: a newer one"),
+    ],
+)
+def test_a_damaged_series_says_where(done, tmp_path, change, message):
+    data = json.loads(done[1].to_json())
+    change(data)
+    (tmp_path / "dynamics.json").write_text(json.dumps(data))
+    with pytest.raises(LinscoreError, match=rf"no series of linscore: give another `out` \({message}"):
+        Dynamics.load(tmp_path / "dynamics.json")

@@ -38,7 +38,7 @@ def test_a_run_goes_on_from_another_working_directory(place, monkeypatch):
             run_distil("fused", out="out", teacher="original", text="text.txt", **given)
     monkeypatch.chdir(place / "cut")
     teacher, text = "../original", "../text.txt"
-    with pytest.raises(LinscoreError, match="begun with the student"):
+    with pytest.raises(LinscoreError, match="begun with `student="):
         run_distil("../cut", out="../out", teacher=teacher, text=text, resume=True, train="all", **given)
     done = run_distil("../fused", out="../out", teacher=teacher, text=text, resume=True, **given)
     assert (done.record.distilled["text"], done.record.distilled["teacher"]) == (text, teacher)
@@ -72,9 +72,9 @@ def test_an_interrupted_run_goes_on_where_it_was(place, monkeypatch, step):
             job(place, kl=1)
     assert not (place / "out").exists()
     assert (place / "out.training" / f"step_{step // 2 * 2}").is_dir()
-    with pytest.raises(LinscoreError, match="--resume"):
+    with pytest.raises(LinscoreError, match="`resume` the run in it"):
         job(place, kl=1)
-    with pytest.raises(LinscoreError, match=r"--learning-rate 0.001, not 0.1"):
+    with pytest.raises(LinscoreError, match=r"begun with `learning_rate=0.001`, not 0.1"):
         job(place, kl=1, resume=True, learning_rate=0.1)
     job(place, kl=1, resume=True)
     assert not (place / "out.training").exists()

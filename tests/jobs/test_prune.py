@@ -113,7 +113,7 @@ def test_a_folder_that_exists_is_left_alone_before_any_work(run, tmp_path, monke
     monkeypatch.setattr("linscore.jobs.cut.load_pretrained", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "mine").write_text("mine")
-    refused(run("prune", "embedded", "--drop", "5,", "--out", tmp_path / "cut"), "exists", "--out")
+    refused(run("prune", "embedded", "--drop", "5,", "--out", tmp_path / "cut"), "exists", "give another", "out")
     assert (tmp_path / "cut" / "mine").read_text() == "mine"
     assert [p.name for p in (tmp_path / "cut").iterdir()] == ["mine"]
 

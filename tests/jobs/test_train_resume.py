@@ -78,15 +78,15 @@ def test_a_run_killed_behind_its_last_checkpoint_is_finished(run, config, tmp_pa
     out = tmp_path / "broken"
     shutil.copytree(tmp_path / "whole", out)
     shutil.rmtree(out / "model")
-    (out / ".model").mkdir()
-    (out / ".model" / "config.json").write_text("half")
+    (out / ".part-0-model").mkdir()
+    (out / ".part-0-model" / "config.json").write_text("half")
     recipe = yaml.safe_load(config.read_text(encoding="utf-8")) | {"micro_batch": 2}
     config.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     code, _, error = run("train", "--config", config, "--out", out, "--resume")
     assert code == 0, error
     assert_same_run(out, tmp_path / "whole")
     assert Dynamics.load(out / "linearity" / "dynamics.json").steps == [0, 6, 12]
-    assert not (out / ".model").exists()
+    assert not (out / ".part-0-model").exists()
 
 
 def test_ctrl_c_says_how_to_go_on_or_leaves_nothing(run, config, tmp_path, monkeypatch):

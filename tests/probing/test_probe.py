@@ -87,7 +87,7 @@ def test_the_job_probes_every_layer_and_writes_a_new_folder(tmp_path, checkpoint
     told = json.loads((out / "probe.json").read_text())
     assert [one["accuracy"] for one in told["layers"]] == [one.accuracy for one in found.layers]
     assert (out / "probe.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(LinscoreError, match="exists: give --out"):
+    with pytest.raises(LinscoreError, match="exists: give another `out`"):
         run_probe(checkpoint, **options)
 
 

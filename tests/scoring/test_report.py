@@ -1,4 +1,6 @@
 import json
+import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,6 +98,79 @@ def test_a_failed_save_leaves_the_older_result_whole(report, tmp_path, monkeypat
     with pytest.raises(OSError, match="No space"):
         report.save(tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("file", ["report.json", "moments.safetensors"])
+def test_an_older_result_stays_whichever_file_cannot_be_written(report, tmp_path, monkeypatch, file):
+    """Neither is replaced before both have reached the disk."""
+    report.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    sync = os.fsync
+
+    def full(descriptor):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(file):
+            raise OSError("No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace(report, model="another").save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_moments_of_another_run_beside_a_report_are_noticed(report, tmp_path):
+    """As a process that was killed between their two names would leave them."""
+    report.save(tmp_path)
+    replace(report, model="another").save(tmp_path / "other")
+    (tmp_path / "other" / "moments.safetensors").replace(tmp_path / "moments.safetensors")
+    with pytest.raises(linscore.LinscoreError, match=r"moments\.safetensors is of another run than report\.json"):
+        Report.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.update(depth="3"), "depth is '3', not a whole number"),
+        (lambda data: data["blocks"][1].update(cosine=None), r"blocks\[1\].cosine is None, not a number"),
+        (lambda data: data["blocks"][0].update(later=1), r"blocks\[0\].later is unknown to this linscore: a newer"),
+        (lambda data: data.update(moments={}), "moments is unknown"),
+        (lambda data: data.update(versions={"torch": [2]}), r"versions.torch is \[2\], not a word"),
+    ],
+)
+def test_a_damaged_report_says_where(report, tmp_path, change, message):
+    data = json.loads(report.to_json())
+    change(data)
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    with pytest.raises(linscore.LinscoreError, match=rf"no linscore report: score the model again \({message}"):
+        Report.load(tmp_path)
+
+
+def test_a_report_with_sub_blocks_and_spans_is_read_again(tmp_path):
+    """Also without what has a default, as an older version would have left it out."""
+    ids = torch.randint(3, 60, (8, 32), generator=torch.Generator().manual_seed(0))
+    found = linscore.score(tiny("llama"), [ids], folds=1, sub_blocks=True, spans=[linscore.Span(0, 1)])
+    found.save(tmp_path)
+    assert Report.load(tmp_path) == found
+    data = json.loads(found.to_json())
+    for block in data["blocks"]:
+        del block["sub_blocks"]
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    assert [block.sub_blocks for block in Report.load(tmp_path).blocks] == [None] * found.depth
+
+
+@pytest.mark.parametrize("damage", ["newer", "type", "pilot"])
+def test_a_damaged_head_of_moments_says_where(report, tmp_path, damage):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    _, path = report.save(tmp_path)
+    with safe_open(path, "pt") as file:
+        head, tensors = json.loads(file.metadata()["linscore"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    one = head["moments"]["block.1"]
+    one |= {"newer": {"later": 1}, "type": {"folds": "2"}, "pilot": {"limits": [1.0]}}[damage]
+    save_file(tensors, path, {"linscore": json.dumps(head)})
+    with pytest.raises(linscore.LinscoreError, match=r"damaged .*moments\.block\.1\.(later|folds|limits)"):
+        load_moments(path)
 
 
 def test_rank_puts_the_block_that_does_least_first(report):

@@ -111,6 +111,15 @@ def test_a_replacement_of_another_type_is_damage(tmp_path, name, value):
         Record.load(tmp_path)
 
 
+def test_a_newer_record_and_one_that_is_nested_without_end_say_so(tmp_path):
+    write(tmp_path, json.loads(RECORD.to_json()) | {"later": 1})
+    with pytest.raises(LinscoreError, match="later is unknown to this linscore: a newer one may have written it"):
+        Record.load(tmp_path)
+    write(tmp_path, json.loads(RECORD.to_json()) | {"choice": {"deep": json.loads("[" * 100 + "]" * 100)}})
+    with pytest.raises(LinscoreError, match=r"linscore\.json is damaged: cut the model again \(it is nested"):
+        Record.load(tmp_path)
+
+
 def test_no_record_is_no_damage(tmp_path):
     with pytest.raises(LinscoreError, match=r"no linscore\.json"):
         Record.load(tmp_path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -174,14 +175,18 @@ def write_table(measured: dict[str, Any], path: Path = TABLE) -> None:
     table[str(measured["capability"])] = {
         name: {key: paths[name][key] for key in ("launch", "torch_widths")} for name in PATHS
     }
-    beside = path.with_suffix(".new")
+    beside = path.with_name(f".{secrets.token_hex(4)}-{path.name}")  # of its own: another process may be tuning
     try:
-        beside.write_text(_layout(table), encoding="utf-8")
+        with beside.open("x", encoding="utf-8") as file:
+            file.write(_layout(table))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         advice = "install linscore where you may write, for example with pip install --user or in a virtual environment"
         raise OSError(f"{path} cannot be replaced ({error.strerror}): {advice}") from error
+    finally:
+        beside.unlink(missing_ok=True)
     launch_table.cache_clear()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -145,6 +146,24 @@ def test_a_table_that_cannot_be_written_says_so(monkeypatch, table_file):
     result = measured(monkeypatch, {"one": 2.0, "two": 1.0, TORCH: 0.5})
     with pytest.raises(OSError, match=r"cannot be replaced \(Permission denied\)"):
         write_table(result, table_file)
+    assert table_file.read_text() == TABLE.read_text()
+    assert [file.name for file in table_file.parent.iterdir()] == [TABLE.name]
+
+
+def test_an_interrupted_or_second_tuning_leaves_the_table_whole(monkeypatch, table_file):
+    """Each writes beside the table under a name of its own, which is gone whatever ends it."""
+    result, replace, names = measured(monkeypatch, {"one": 2.0, "two": 1.0, TORCH: 0.5}), os.replace, []
+
+    def interrupted(source, _target):
+        names.append(source.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            write_table(result, table_file)
+    monkeypatch.setattr("os.replace", replace)
+    assert len(set(names)) == 2
     assert table_file.read_text() == TABLE.read_text()
     assert [file.name for file in table_file.parent.iterdir()] == [TABLE.name]
 

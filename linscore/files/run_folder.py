@@ -1,0 +1,123 @@
+"""A long run that is gone on with: its folder says what it was begun with, so that no other run goes on there.
+
+settings.json   the settings, places absolute, and what was found out before the first step
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from linscore.embedded.shipped import SHIPPED
+from linscore.errors import Interrupted, LinscoreError
+from linscore.files.json_file import read_json
+from linscore.files.whole import new_folder, remove_leftovers
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["SETTINGS", "RunFolder", "difference"]
+
+AnySettings = TypeVar("AnySettings", bound="DataclassInstance")
+SETTINGS = "settings.json"
+
+
+class RunFolder:
+    """Begins a run in a folder of its own, or goes on with the one that is there.
+
+    Args:
+        path: of the folder.
+        settings: a dataclass of what makes the run the run it is.
+        free: the names of those that may be others when it goes on.
+        places: the names of those that may be paths, which hold in every working directory.
+    """
+
+    def __init__(
+        self, path: Path, settings: DataclassInstance, *, free: Collection[str] = (), places: Collection[str] = ()
+    ) -> None:
+        self.path, self._free = path, free
+        self._settings = asdict(settings) | {name: _absolute(getattr(settings, name)) for name in places}
+        self._begun = False
+
+    def check_new(self) -> None:
+        """Whether a run can be begun.
+
+        Raises:
+            LinscoreError: when something is there.
+        """
+        if self.path.exists() or self.path.is_symlink():
+            raise LinscoreError(f"{self.path} exists: `resume` the run in it, or give another `out`")
+
+    def begin(self, **found: Any) -> None:
+        """Make the folder, with the settings and what was `found` out about the run.
+
+        Raises:
+            LinscoreError: when something is there, or nothing can be written there.
+        """
+        self.check_new()
+        with new_folder(self.path) as new:
+            text = json.dumps(self._settings | found, indent=2) + "\n"
+            (new / SETTINGS).write_text(text, encoding="utf-8")
+        self._begun = True
+
+    def resume(self, kind: type[AnySettings]) -> AnySettings:
+        """What the run was begun with: a dataclass of the settings and, where there is more in the file, of that.
+
+        Raises:
+            LinscoreError: when no run is there, it was begun with other settings, or the file is damaged.
+        """
+        file = self.path / SETTINGS
+        if not file.exists():
+            raise LinscoreError(f"{self.path} holds no run to go on with: begin one, without `resume`")
+        begun = read_json(file, kind, damaged=f"is damaged: remove {self.path} and start again")
+        other = difference(asdict(begun), self._settings, self._free)
+        if other is not None:
+            raise LinscoreError(f"{self.path} was begun with {other}: give the same, or another `out`")
+        remove_leftovers(self.path)
+        return begun
+
+    @contextmanager
+    def kept(self, newest: Callable[[], Path | None]) -> Iterator[None]:
+        """For the work itself: after an error a folder that was begun here stays if there is something to go on from.
+
+        Args:
+            newest: the last of what the run has saved; None where there is nothing yet.
+
+        Raises:
+            Interrupted: by Ctrl-C, where there is something to go on from.
+        """
+        try:
+            yield
+        except BaseException as error:
+            last = newest()
+            if last is None and self._begun:
+                shutil.rmtree(self.path, ignore_errors=True)
+            elif last is not None and isinstance(error, KeyboardInterrupt):
+                raise Interrupted(f"interrupted: go on from {last} with `resume`") from error
+            raise
+
+
+def difference(begun: Mapping[str, Any], asked: Mapping[str, Any], free: Collection[str] = ()) -> str | None:
+    """The first of the settings `asked` that the run was not begun with, as "`seed=0`, not 1"; None: there is none."""
+    other = next((name for name in asked if name not in free and begun.get(name) != asked[name]), None)
+    if other is None:
+        return None
+    was, wanted = begun.get(other), asked[other]
+    if was is None or wanted is None:
+        return f"{_named(other, was)}, not {_named(other, wanted)}"
+    return f"`{other}={was}`, not {wanted}"
+
+
+def _named(name: str, value: Any) -> str:
+    return f"no `{name}`" if value is None else f"`{name}={value}`"
+
+
+def _absolute(name: str | None) -> str | None:
+    """What lies on this machine as an absolute path; a Hub name, "embedded" and "-" as they are."""
+    local = name is not None and name not in (*SHIPPED, "-") and Path(name).exists()
+    return str(Path(name).resolve()) if name is not None and local else name
