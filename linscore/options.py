@@ -1,6 +1,6 @@
 """What can be asked of linscore: every option once, with its default and what it means.
 
-The command line is made from these classes (`linscore.cli.options`), and the jobs and rooms below take them as they
+The command line is made from these classes (`linscore.cli.takes`), and the jobs and rooms below take them as they
 are, so a default is the same from Python and from a terminal. Where a command has defaults of its own, they are an
 instance.
 """
@@ -97,7 +97,7 @@ class SelectOptions:
 
     skip_special: bool = option(False, "Leave out the positions of special tokens.")
     blocks: str | None = option(None, "Blocks to score, such as 0-5,7 [default: all].", "LIST")
-    collect_for: str | None = option(None, "Collect more moments: spans, fuse, fuse-output.", "LIST", "--for")
+    collect_for: str | None = option(None, "Collect more moments: spans, fuse, fuse-output.", "LIST", "for")
     span_lengths: str = option("2", "Blocks in a span, such as 2-4.", "LIST")
 
 

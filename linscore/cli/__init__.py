@@ -17,11 +17,11 @@ from linscore.cli.evaluate import evaluate
 from linscore.cli.finetune_delta import finetune_delta
 from linscore.cli.fuse import fuse
 from linscore.cli.linearize import linearize
-from linscore.cli.options import in_options
 from linscore.cli.probe import probe
 from linscore.cli.prune import prune
 from linscore.cli.rank import rank
 from linscore.cli.score import score
+from linscore.cli.takes import in_options
 from linscore.cli.train import train
 from linscore.errors import Interrupted, LinscoreError
 

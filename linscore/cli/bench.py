@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from linscore.cli.options import takes
+from linscore.cli.takes import takes
 from linscore.options import BenchOptions, PlaceOptions, TextOptions
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from linscore.cli.options import Command, new_folder, takes
+from linscore.cli.takes import Command, new_folder, takes
 from linscore.options import CutOptions, PlaceOptions, TextOptions
 
 if TYPE_CHECKING:

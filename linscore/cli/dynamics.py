@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from linscore.cli.options import as_json, result_folder, takes
+from linscore.cli.takes import as_json, result_folder, takes
 from linscore.options import PlaceOptions, TextOptions
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from linscore.cli.options import as_json, takes
+from linscore.cli.takes import as_json, takes
 from linscore.options import EvaluateOptions, PlaceOptions, TextOptions
 
 

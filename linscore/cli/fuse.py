@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from linscore.cli.cut import cutting, say, show
-from linscore.cli.options import takes
+from linscore.cli.takes import takes
 from linscore.options import FuseOptions, MapOptions
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from linscore.cli.options import as_json, result_folder, takes
+from linscore.cli.takes import as_json, result_folder, takes
 from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, ProbeOptions, TextOptions
 
 

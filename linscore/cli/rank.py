@@ -6,7 +6,7 @@ import json
 
 import click
 
-from linscore.cli.options import takes
+from linscore.cli.takes import takes
 from linscore.options import BY, CutOptions, TextOptions
 
 

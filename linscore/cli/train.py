@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from linscore.cli.options import new_folder, resume, takes
+from linscore.cli.takes import new_folder, resume, takes
 from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
 
 

@@ -61,7 +61,7 @@ def run_evaluate(
     _check(models, text, asked)
     forms = [_form(model) for model in models]
     for model in models:  # before the first of them takes its time
-        within_context("window", asked.window, read_context(model))
+        within_context("window", asked.window, read_context(model), of=model)
     loaded = None
     if asked.tasks is not None:
         data = _files(asked.task_data)

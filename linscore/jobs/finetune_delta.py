@@ -69,7 +69,7 @@ def run_finetune_delta(
     at_least("seeds", asked.seeds, 1)
     at_least("tokens", scored.tokens, 1)
     at_least("longest", asked.longest, 2)
-    longest = within_context("longest", asked.longest, read_context(model), LONGEST)
+    longest = within_context("longest", asked.longest, read_context(model), LONGEST, of=model)
     examples = _examples(model, labelled, asked, longest)
     text = _Scored(examples, asked.score_text, scored.tokens)
     with nullcontext() if out is None else new_folder(out) as folder:

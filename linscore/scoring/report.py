@@ -114,7 +114,9 @@ class Report:
         path = path / REPORT if path.is_dir() else path
         facts = check_moments(path.parent / MOMENTS) if (path.parent / MOMENTS).exists() else {}
         if not path.is_file():
-            raise LinscoreError(f"no {REPORT} in {folder}: score a model into it first")
+            raise LinscoreError(
+                f"no {REPORT} in {folder}: score a model into it first (`linscore score`, or Report.save)"
+            )
         report = read_json(path, Report, damaged="is damaged or no linscore report: score the model again")
         if any(facts.get(name, fact) != fact for name, fact in report._facts().items()):
             raise LinscoreError(f"{path.parent / MOMENTS} is of another run than {REPORT}: score the model again")

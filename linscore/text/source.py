@@ -139,7 +139,9 @@ class Text:
         return found if self.tokens is None else min(found, self.tokens)
 
 
-def within_context(what: str, length: int | None, context: int, longest: int = LONGEST) -> int:
+def within_context(
+    what: str, length: int | None, context: int, longest: int = LONGEST, *, of: str = "the model"
+) -> int:
     """The length of a sequence, by default the context but no more than `longest`.
 
     Args:
@@ -147,12 +149,13 @@ def within_context(what: str, length: int | None, context: int, longest: int = L
         length: what was asked for.
         context: the longest sequence that the model was made for; 0 where it does not say.
         longest: by default.
+        of: whose context it is, for the error.
 
     Raises:
         LinscoreError: for more than the context.
     """
     if length is not None and 0 < context < length:
-        raise LinscoreError(f"`{what}={length}` is longer than the context of the model, {context} tokens: give less")
+        raise LinscoreError(f"`{what}={length}` is longer than the context of {of}, {context} tokens: give less")
     return length if length is not None else min(context or longest, longest)
 
 

@@ -29,9 +29,9 @@ def test_steps_come_from_names_or_places(names, steps):
         (["a/step1", "b/step1"], None, "would be steps 1, 1"),
         (["step500", "final"], None, "would be steps 500, 1"),
         ([], None, "there is no checkpoint"),
-        (["a", "b"], "main", "--revisions belongs to one Hub name, not to a b"),
-        (["embedded"], "main", "--revisions belongs to one Hub name"),
-        (["a/b"], " ,", "--revisions is empty"),
+        (["a", "b"], "main", "`revisions` belongs to one Hub name, not to a b"),
+        (["embedded"], "main", "`revisions` belongs to one Hub name"),
+        (["a/b"], " ,", "`revisions` is empty"),
     ],
 )
 def test_series_that_make_no_axis(names, revisions, message):

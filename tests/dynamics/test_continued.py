@@ -147,6 +147,6 @@ def test_revisions_of_one_name(text, monkeypatch, tmp_path, runs):
 
 
 def test_standard_input_cannot_be_read_twice(runs, tmp_path):
-    with pytest.raises(LinscoreError, match="--text - can be read only once"):
+    with pytest.raises(LinscoreError, match="`text=-` can be read only once"):
         run_dynamics([str(runs)], text="-", out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

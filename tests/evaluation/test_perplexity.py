@@ -203,11 +203,11 @@ def test_losses_of_the_last_tokens_are_those_of_all():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"window": 4, "stride": 5}, "--stride 5 is more than --window 4"),
-        ({"window": 0, "stride": 0}, "--window is 0"),
-        ({"window": 4, "stride": 0}, "--stride is 0"),
-        ({"window": 4, "stride": 2, "tokens": 0}, "--tokens is 0"),
-        ({"window": 4, "stride": 2, "batch_size": 0}, "--batch-size is 0"),
+        ({"window": 4, "stride": 5}, "`stride=5` is more than `window=4`"),
+        ({"window": 0, "stride": 0}, "`window` is 0"),
+        ({"window": 4, "stride": 0}, "`stride` is 0"),
+        ({"window": 4, "stride": 2, "tokens": 0}, "`tokens` is 0"),
+        ({"window": 4, "stride": 2, "batch_size": 0}, "`batch_size` is 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, words):

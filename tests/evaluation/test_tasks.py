@@ -225,7 +225,7 @@ def test_without_network_the_message_names_the_way_out(monkeypatch):
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setattr("datasets.load_dataset", unreachable)
-    with pytest.raises(LinscoreError, match=r"boolq cannot be loaded .*--task-data boolq=FILE"):
+    with pytest.raises(LinscoreError, match=r"boolq cannot be loaded .*`task_data` with boolq=FILE"):
         load_tasks(["boolq"])
 
 
@@ -258,7 +258,7 @@ def test_data_that_does_not_fit_is_refused(tmp_path, content, words):
 
 
 def test_data_for_a_task_that_does_not_run_and_a_folder_that_is_not_there_are_refused(tmp_path):
-    with pytest.raises(LinscoreError, match="--task-data names cb, not among --tasks"):
+    with pytest.raises(LinscoreError, match="`task_data` names cb, not among `tasks`"):
         load_tasks(["boolq"], task_data={"cb": "cb.jsonl"})
     with pytest.raises(LinscoreError, match="no folder"):
         load_tasks(["boolq"], include_path=tmp_path / "none")

@@ -59,9 +59,9 @@ def test_a_run_says_what_it_was_begun_with(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"steps": 4}, "steps 3, not 4"),
-        ({"rate": 1, "steps": 4}, "steps 3, not 4"),
-        ({"text": "a"}, "no text, not text a"),
+        ({"steps": 4}, "`steps=3`, not 4"),
+        ({"rate": 1, "steps": 4}, "`steps=3`, not 4"),
+        ({"text": "a"}, "no `text`, not `text=a`"),
     ],
 )
 def test_another_run_does_not_go_on_there(tmp_path, asked, message):
@@ -74,8 +74,8 @@ def test_another_run_does_not_go_on_there(tmp_path, asked, message):
 
 def test_the_difference_is_one_of_what_is_asked():
     assert difference({"a": 1, "b": 2, "old": 3}, {"a": 1.0, "b": 2}) is None
-    assert difference({"a": None}, {"a": 5}) == "no a, not a 5"
-    assert difference({"a": 5}, {"a": None}) == "a 5, not no a"
+    assert difference({"a": None}, {"a": 5}) == "no `a`, not `a=5`"
+    assert difference({"a": 5}, {"a": None}) == "`a=5`, not no `a`"
     assert difference({"a": 5}, {"a": 6}, free=("a",)) is None
 
 
@@ -239,7 +239,7 @@ def test_a_training_that_version_0_1_began_goes_on(tmp_path):
     recipe = Recipe(model={"hidden_size": 16}, steps=12, learning_rate=3e-3, text="text.txt", micro_batch=4)
     (tmp_path / SETTINGS).write_text(TRAIN)
     assert RunFolder(tmp_path, recipe, free=("micro_batch",)).resume(Recipe).micro_batch is None
-    with pytest.raises(LinscoreError, match="no micro_batch, not micro_batch 4"):
+    with pytest.raises(LinscoreError, match="no `micro_batch`, not `micro_batch=4`"):
         RunFolder(tmp_path, recipe).resume(Recipe)
     RunFolder(tmp_path / "again", recipe.but({}), places=("text",)).begin()
     text = (tmp_path / "again" / SETTINGS).read_text()

@@ -20,17 +20,17 @@ pytestmark = pytest.mark.usefixtures("one_thread")
     ("changes", "words"),
     [
         ({"student": "original"}, "linscore.json"),
-        ({"student": "cut"}, "--train all"),
-        ({"train": "some"}, "--train 'some'"),
-        ({"text": None}, "--text"),
-        ({"dataset": "some"}, "--text and --dataset"),
-        ({"batch_size": 0}, "--batch-size is 0"),
-        ({"seq_len": 1}, "--seq-len is 1"),
-        ({"steps": 0}, "--steps is 0"),
-        ({"save_every": 0}, "--save-every is 0"),
-        ({"learning_rate": -1.0}, "--learning-rate is -1"),
-        ({"learning_rate": 0.0}, "--learning-rate is 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
+        ({"student": "cut"}, "`train=all`"),
+        ({"train": "some"}, "`train` is 'some'"),
+        ({"text": None}, "`text`"),
+        ({"dataset": "some"}, "`text` and `dataset`"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"seq_len": 1}, "`seq_len` is 1"),
+        ({"steps": 0}, "`steps` is 0"),
+        ({"save_every": 0}, "`save_every` is 0"),
+        ({"learning_rate": -1.0}, "`learning_rate` is -1"),
+        ({"learning_rate": 0.0}, "`learning_rate` is 0"),
+        ({"learning_rate": float("nan")}, "`learning_rate` is nan"),
         ({"hidden": 0, "kl": 0}, "no loss"),
         ({"kl": -1}, "weights of 0 or more"),
         ({"text": None}, "no text to train on"),
@@ -55,7 +55,7 @@ def test_what_cannot_be_used_is_one_line_and_leaves_all_as_it_was(place, changes
 @pytest.mark.parametrize("option", ["steps", "batch_size", "seq_len", "save_every", "learning_rate"])
 def test_options_are_checked_before_a_model_is_loaded(place, monkeypatch, option):
     monkeypatch.setattr(distil_job, "load_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(LinscoreError, match=f"--{option.replace('_', '-')} is 0"):
+    with pytest.raises(LinscoreError, match=f"`{option}` is 0"):
         job(place, **{option: 0})
 
 

@@ -219,15 +219,15 @@ def test_a_table_shows_dashes_where_one_model_has_no_figure():
         ({"text": "a", "dataset": "b"}, "both given"),
         ({"text": "not/there"}, "does not exist"),
         ({"text": "-"}, "only once"),
-        ({"tokens": 0}, "--tokens is 0"),
-        ({"batch_size": 0}, "--batch-size is 0"),
-        ({"window": 0}, "--window is 0"),
-        ({"stride": 0}, "--stride is 0"),
-        ({"tasks": "boolq", "limit": -1}, "--limit is -1"),
-        ({"limit": 3}, "--limit belongs to tasks"),
-        ({"task_data": ["boolq=x"], "include_path": "x"}, "--task-data, --include-path belongs to tasks"),
-        ({"tasks": "boolq", "window": 3, "stride": 2}, "--window, --stride belongs to a text"),
-        ({"tasks": ","}, "--tasks is empty"),
+        ({"tokens": 0}, "`tokens` is 0"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"window": 0}, "`window` is 0"),
+        ({"stride": 0}, "`stride` is 0"),
+        ({"tasks": "boolq", "limit": -1}, "`limit` is -1"),
+        ({"limit": 3}, "`limit` belongs to tasks"),
+        ({"task_data": ["boolq=x"], "include_path": "x"}, "`task_data`, `include_path` belongs to tasks"),
+        ({"tasks": "boolq", "window": 3, "stride": 2}, "`window`, `stride` belongs to a text"),
+        ({"tasks": ","}, "`tasks` is empty"),
         ({"tasks": "boolq", "task_data": ["boolq"]}, "no.* NAME=FILE"),
     ],
 )
@@ -240,9 +240,9 @@ def test_bad_options_are_refused_before_anything_is_loaded(monkeypatch, options,
 
 def test_windows_that_the_model_cannot_take_are_refused(tmp_path, text):
     name = saved(tmp_path / "model", model())
-    with pytest.raises(LinscoreError, match=r"--window 49 is longer than the context of .*, 48 tokens"):
+    with pytest.raises(LinscoreError, match=r"`window=49` is longer than the context of .*, 48 tokens"):
         run_evaluate([name], text=text, device="cpu", window=CONTEXT + 1)
-    with pytest.raises(LinscoreError, match="--stride 25 is more than --window 24"):
+    with pytest.raises(LinscoreError, match="`stride=25` is more than `window=24`"):
         run_evaluate([name], text=text, device="cpu", window=24, stride=25)
 
 

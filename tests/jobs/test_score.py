@@ -32,9 +32,12 @@ def test_the_command_line_collects_what_it_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"collect_for": "spans,sapns"}, "--for 'sapns' is unknown: give a comma list out of spans, fuse, fuse-output"),
-        ({"collect_for": "spans", "span_lengths": "1-3"}, "--span-lengths is '1-3'"),
-        ({"collect_for": "spans", "span_lengths": "two"}, "--span-lengths is 'two'"),
+        (
+            {"collect_for": "spans,sapns"},
+            "`collect_for=sapns` is unknown: give a comma list out of spans, fuse, fuse-output",
+        ),
+        ({"collect_for": "spans", "span_lengths": "1-3"}, "`span_lengths` is '1-3'"),
+        ({"collect_for": "spans", "span_lengths": "two"}, "`span_lengths` is 'two'"),
         ({"collect_for": "spans", "blocks": "1,3-4", "span_lengths": "3"}, "no spans of 3 blocks in blocks 1, 3-4"),
         ({"collect_for": "fuse", "blocks": "0"}, "block 0 has no MLP before it"),
     ],

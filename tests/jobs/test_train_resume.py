@@ -111,5 +111,5 @@ def test_another_recipe_does_not_go_on(run, config, tmp_path, monkeypatch):
     before = sorted(out.rglob("*"))
     code, _, error = run("train", "--config", config, "--out", out, "--resume", "--seed", 1)
     assert code == 2
-    assert "was begun with seed 0, not 1" in error
+    assert "was begun with --seed 0, not 1" in error
     assert sorted(out.rglob("*")) == before

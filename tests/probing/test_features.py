@@ -108,8 +108,8 @@ def test_states_that_are_not_finite_are_refused(tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool": "first"}, "--pool is 'first': give last or mean"),
-        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"pool": "first"}, "`pool` is 'first': give last or mean"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
         ({"texts": ["a", ""]}, "row 2 is empty"),
     ],
 )

@@ -212,7 +212,7 @@ def test_the_triton_backend_gives_the_scores_of_the_eager_one(dtype):
         ([{"ids": torch.zeros(4, 4).long()}], {}, "input_ids"),
         ([{"input_ids": torch.zeros(2, 4).long(), "attention_mask": torch.ones(2, 5)}], {}, "one shape"),
         ([{"input_ids": torch.zeros(2, 4).long(), "folds": torch.tensor([0, 2])}], {}, "fold from 0 to 1"),
-        ([torch.zeros(4, 4).long()], {"folds": 0}, "folds is 0"),
+        ([torch.zeros(4, 4).long()], {"folds": 0}, "`folds` is 0"),
         ([torch.zeros(4, 4).long()], {"blocks": [99]}, "blocks 0 to 2"),
         ([torch.zeros(4, 4).long()], {"skip_first": -1}, "skip_first"),
         ([torch.zeros(4, 4).long()], {"precision": "half"}, "fast or exact"),

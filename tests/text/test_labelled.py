@@ -30,7 +30,7 @@ def test_labels_may_be_integers_and_booleans(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"question": "a", "label": 1}], "no column 'text' but question, label: give --text-field"),
+        ([{"question": "a", "label": 1}], "no column 'text' but question, label: give `text_field`"),
         ([{"text": "a", "answer": 1}], "no column 'label' but text, answer"),
         ([{"text": "a", "label": 1}, {"text": None, "label": 1}], "row 2: its 'text' is no text but None"),
         ([{"text": "a", "label": 1}, {"text": "b"}], "row 2: its 'label' is None"),
@@ -49,7 +49,7 @@ def test_data_that_cannot_be_used(tmp_path, rows, message):
 )
 def test_files_that_cannot_be_read(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode("latin-1"))
-    with pytest.raises(LinscoreError, match=r"--data .*a\.\w+ (cannot be read|holds no rows)"):
+    with pytest.raises(LinscoreError, match=r"a\.\w+ (cannot be read|holds no rows)"):
         labelled(tmp_path / name)
     with pytest.raises(LinscoreError, match="is no file"):
         labelled(tmp_path)

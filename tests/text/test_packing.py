@@ -242,27 +242,27 @@ def test_a_text_longer_than_the_context_of_the_model_warns_nobody(caplog):
 @pytest.mark.parametrize(
     ("documents", "options", "message"),
     [
-        (["a b c"], {"seq_len": 1}, "--seq-len is 1: give 2 or more"),
-        (["a b c"], {"folds": 0}, "--folds is 0: give 1 or more"),
-        (["a b c"], {"tokens": 0}, "--tokens is 0: give 1 or more"),
+        (["a b c"], {"seq_len": 1}, "`seq_len` is 1: give 2 or more"),
+        (["a b c"], {"folds": 0}, "`folds` is 0: give 1 or more"),
+        (["a b c"], {"tokens": 0}, "`tokens` is 0: give 1 or more"),
         ([], {}, "the text is empty: give a file with text in it"),
         (["", iter([""])], {}, "the text is empty: give a file with text in it"),
         (
             ["a b c d e"],
             {"seq_len": 3},
             "the text gives 1 sequence of 3 tokens, but 2 folds need at least 2: "
-            "give more text, or a smaller --seq-len",
+            "give more text, or a smaller `seq_len`",
         ),
         (
             ["a b c d e"],
             {"seq_len": 6, "folds": 1},
-            "the text gives 0 sequences of 6 tokens, but at least 1 is needed: give more text or a smaller --seq-len",
+            "the text gives 0 sequences of 6 tokens, but at least 1 is needed: give more text or a smaller `seq_len`",
         ),
         (
             ["a b c d e"],
             {"seq_len": 2, "folds": 2, "tokens": 3},
-            "--tokens 3 gives 1 sequence of 2 tokens, but 2 folds need at least 2: "
-            "give more --tokens, or a smaller --seq-len",
+            "`tokens=3` gives 1 sequence of 2 tokens, but 2 folds need at least 2: "
+            "give more `tokens`, or a smaller `seq_len`",
         ),
     ],
 )
@@ -278,5 +278,5 @@ def test_too_small_a_text_is_refused_before_the_first_sequence():
 
 
 def test_a_batch_of_none_is_refused():
-    with pytest.raises(LinscoreError, match="--batch-size is 0: give 1 or more"):
+    with pytest.raises(LinscoreError, match="`batch_size` is 0: give 1 or more"):
         next(batches([], 0))

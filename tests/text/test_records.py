@@ -29,7 +29,7 @@ MULTIRC = {
 def test_multirc_becomes_one_row_for_each_answer(tmp_path):
     path = tmp_path / "multirc.jsonl"
     path.write_text(json.dumps(MULTIRC) + "\n", encoding="utf-8")
-    found = read_rows(path, "--data")
+    found = read_rows(path)
     assert [(row["question"], row["answer"], row["label"]) for row in found] == [
         ("Who?", "Ann", 1),
         ("Who?", "Bob", 0),
@@ -42,7 +42,7 @@ def test_multirc_becomes_one_row_for_each_answer(tmp_path):
 def test_a_passage_that_is_a_text_stays(tmp_path):
     path = tmp_path / "boolq.jsonl"
     path.write_text('{"passage": "p", "question": "q", "label": true}\n', encoding="utf-8")
-    assert read_rows(path, "--data") == [{"passage": "p", "question": "q", "label": True}]
+    assert read_rows(path) == [{"passage": "p", "question": "q", "label": True}]
 
 
 def test_pairs_out_of_several_columns(tmp_path):
@@ -50,7 +50,7 @@ def test_pairs_out_of_several_columns(tmp_path):
     path.write_text('{"prompt": "p", "good": "g", "bad": "b"}\n', encoding="utf-8")
     found = preferences(Source(str(path), None), chosen_field="prompt,good", rejected_field="prompt,bad")
     assert found == (["p\ng"], ["p\nb"])
-    with pytest.raises(LinscoreError, match="no column 'chosen' but prompt, good, bad: give --chosen-field"):
+    with pytest.raises(LinscoreError, match="no column 'chosen' but prompt, good, bad: give `chosen_field`"):
         preferences(Source(str(path), None))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from linscore import options
 from linscore.cli import COMMANDS, cli
-from linscore.cli.options import in_options, takes
+from linscore.cli.takes import in_options, takes
 from linscore.errors import LinscoreError, above_zero, at_least, one_of
 
 CLASSES = [kind for kind in vars(options).values() if is_dataclass(kind) and isinstance(kind, type)]

@@ -49,7 +49,8 @@ def takes(
         for one in reversed(wanted):
             needed = one.name == required
             meaning = (changed or {}).get(one.name, one.metadata["help"])
-            names = [(flag if needed else None) or one.metadata["flag"] or f"--{one.name.replace('_', '-')}", one.name]
+            word = one.metadata["flag"] or one.name.replace("_", "-")
+            names = [flag if needed and flag is not None else f"--{word}", one.name]
             settings = {"required": True} if needed else _settings(one, kinds[one.name], getattr(defaults, one.name))
             gathered = click.option(*names, metavar=one.metadata["metavar"], help=meaning, **settings)(gathered)
         return gathered
