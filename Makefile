@@ -1,6 +1,8 @@
 # One command each; the first call on a fresh machine builds .venv, later ones only when the pins change.
 #
-#   make score                      score the built-in decoder on the built-in text; options in ARGS="..."
+#   make                            install linscore with what all its jobs, the tests and the checks need
+#   make score                      score the built-in decoder on the built-in text; options in ARGS="...";
+#                                   installs no more than that needs
 #   make test                       run the tests; options in ARGS="..."
 #   make bench                      time everything against its peers on the CPU: under ten minutes
 #   make bench-gpu                  check every kernel on the GPU, then time everything there: under nine minutes;
@@ -24,8 +26,10 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 
 HAS_VENV := $(wildcard $(BIN)/python)
 
-.PHONY: score test bench bench-gpu check clean
-.DEFAULT_GOAL := score
+.PHONY: install score test bench bench-gpu check clean
+.DEFAULT_GOAL := install
+
+install: $(DEV)
 
 score: $(RUNTIME)
 	$(BIN)/linscore score $(ARGS)
@@ -55,7 +59,7 @@ $(RUNTIME): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): $(RUNTIME)
-	@echo "installing the tools for tests and checks"
+	@echo "installing what every job, the tests and the checks need"
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 

@@ -10,11 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from linscore.decoder.find import Decoder
@@ -23,7 +21,11 @@ from linscore.distillation.losses import Parts, Student
 from linscore.distillation.pair import pair_up, wanted
 from linscore.distillation.parameters import in_float32, training_only
 from linscore.errors import LinscoreError, above_zero, at_least
+from linscore.machine.extras import need
 from linscore.text.batch import Batch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["DistilLoss", "Distillation", "distil", "new_accelerator"]
 
@@ -123,6 +125,10 @@ def distil(
 
 def new_accelerator() -> Accelerator:
     """An accelerator that leaves models where they are, and whose processes may leave parameters without gradient."""
+    need("train", "distilling", "accelerate")
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # behind the last pair nothing gets one
     return Accelerator(device_placement=False, kwargs_handlers=[unused])
 

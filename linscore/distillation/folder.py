@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-from accelerate.utils import RNG_STATE_NAME, broadcast_object_list, load
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -24,6 +23,9 @@ from linscore.errors import LinscoreError, reason
 from linscore.files.curve import append_line, read_curve, write_curve
 from linscore.files.json_file import build
 from linscore.files.whole import new_folder, remove_leftovers, sync
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["CURVE", "DistilFolder", "DistilLoss", "newest_checkpoint"]
 
@@ -85,6 +87,8 @@ class DistilFolder:
 
     def save(self, step: int) -> None:
         """Save a whole checkpoint, and only then remove the one before."""
+        from accelerate.utils import broadcast_object_list
+
         main = self._accelerator.is_main_process
         with new_folder(self._checkpoint(step)) if main else nullcontext() as new:
             [place] = broadcast_object_list([str(new)])  # all processes save to the folder of the first
@@ -100,6 +104,8 @@ class DistilFolder:
         return self.path / f"step_{step}"
 
     def _load(self, step: int) -> None:
+        from accelerate.utils import RNG_STATE_NAME, load
+
         random_states = f"{RNG_STATE_NAME}_{self._accelerator.process_index}.pkl"
         try:
             load(self._checkpoint(step) / random_states)  # accelerate itself passes over damage in these

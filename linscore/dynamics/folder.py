@@ -13,6 +13,7 @@ from pathlib import Path
 from linscore.dynamics.plot import plot_dynamics
 from linscore.dynamics.series import Dynamics
 from linscore.files.whole import whole_file
+from linscore.machine.extras import need
 from linscore.scoring.report import REPORT, Report
 
 __all__ = ["PICTURE", "SERIES", "DynamicsFolder"]
@@ -21,9 +22,14 @@ SERIES, PICTURE = "dynamics.json", "dynamics.png"
 
 
 class DynamicsFolder:
-    """Reads and writes the series in `path`; every file is whole or not there."""
+    """Reads and writes the series in `path`; every file is whole or not there.
+
+    Raises:
+        LinscoreError: if matplotlib is missing, which draws the series when all is scored.
+    """
 
     def __init__(self, path: str | Path) -> None:
+        need("plots", "a series of checkpoints", "matplotlib")
         self.path = Path(path)
 
     def load(self) -> Dynamics | None:

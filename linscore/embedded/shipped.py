@@ -1,4 +1,7 @@
-"""Where what ships with linscore lies: decoders by name, and a text that they have never seen."""
+"""Where what ships with linscore lies: decoders by name, and a text that they have never seen.
+
+The regularized sibling is for comparisons and as large as all the rest, so only the repository has it, not the package.
+"""
 
 from __future__ import annotations
 

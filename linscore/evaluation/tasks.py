@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from linscore.errors import LinscoreError, reason
 from linscore.evaluation.task_data import task_rows
+from linscore.machine.extras import need
 from linscore.models.quiet import quiet
 
 __all__ = ["LoadedTasks", "TaskResult", "load_tasks", "run_tasks"]
@@ -135,11 +136,10 @@ def _result(figures: Mapping[str, Any]) -> TaskResult | None:
 
 def _manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
     """lm-eval's index of tasks; only of the folders that hold these if they can be told, as the whole takes long."""
-    try:
-        import lm_eval
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise LinscoreError("`tasks` need lm-eval: pip install 'linscore[tasks]'") from error
+    need("tasks", "`tasks`", "lm_eval", "accelerate")
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
     if include_path is not None and not Path(include_path).is_dir():
         raise LinscoreError(f"`include_path={include_path}` is no folder: give one with task configurations (.yaml)")
     roots = [Path(str(lm_eval.__file__)).with_name("tasks")] + ([] if include_path is None else [Path(include_path)])

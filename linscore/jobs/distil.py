@@ -24,6 +24,7 @@ from linscore.errors import LinscoreError, above_zero, at_least, one_of
 from linscore.files.curve import write_curve
 from linscore.files.run_folder import RunFolder
 from linscore.files.whole import new_folder
+from linscore.machine.extras import need
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import (
     DISTIL_PLACE,
@@ -80,6 +81,7 @@ def run_distil(
     Raises:
         LinscoreError: for any input that cannot be used, or when `out` exists; what was there stays as it was.
     """
+    need("train", "distilling", "accelerate", "matplotlib")
     record, towards = Record.load(student), towards or DistilOptions()
     asked = _settings(student, towards.teacher or record.model, text, towards, training, place)
     steps, save_every = asked.steps, training.save_every or asked.steps

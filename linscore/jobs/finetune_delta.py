@@ -16,6 +16,7 @@ from linscore.files.whole import new_folder
 from linscore.finetuning.delta import FinetuneDelta, SeedResult
 from linscore.finetuning.examples import Examples, class_examples, preference_examples, split
 from linscore.finetuning.fine_tune import Finetuning, accuracy, fine_tune
+from linscore.machine.extras import need
 from linscore.machine.versions import versions
 from linscore.models.load import Pretrained, load_tokenizer, load_with_head, read_context
 from linscore.models.release import release
@@ -62,13 +63,9 @@ def run_finetune_delta(
     Raises:
         LinscoreError: for any input that cannot be used, or a loss that is not finite; then nothing is written.
     """
+    need("train", "fine-tuning", "accelerate", "sklearn")
     labelled, asked = labelled or LabelledOptions(), finetuning or FinetuneOptions()
-    settings = Finetuning(
-        epochs=asked.epochs, batch_size=scored.batch_size or 1, learning_rate=training.learning_rate or 0.0
-    )
-    at_least("seeds", asked.seeds, 1)
-    at_least("tokens", scored.tokens, 1)
-    at_least("longest", asked.longest, 2)
+    settings = _settings(asked, training, scored)
     longest = within_context("longest", asked.longest, read_context(model), LONGEST, of=model)
     examples = _examples(model, labelled, asked, longest)
     text = _Scored(examples, asked.score_text, scored.tokens)
@@ -93,6 +90,15 @@ def run_finetune_delta(
         if folder is not None:
             (folder / RESULT).write_text(result.to_json(), encoding="utf-8")
     return result
+
+
+def _settings(asked: FinetuneOptions, training: TrainingOptions, scored: TextOptions) -> Finetuning:
+    """How the head is trained; LinscoreError for what cannot be."""
+    at_least("seeds", asked.seeds, 1)
+    at_least("tokens", scored.tokens, 1)
+    at_least("longest", asked.longest, 2)
+    rate, batch_size = training.learning_rate or 0.0, scored.batch_size or 0
+    return Finetuning(epochs=asked.epochs, batch_size=batch_size, learning_rate=rate)
 
 
 def _examples(model: str, labelled: LabelledOptions, asked: FinetuneOptions, longest: int) -> Examples:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from linscore.decoder.run import check_causal
 from linscore.embedded.shipped import EMBEDDED
 from linscore.files.whole import new_folder
+from linscore.machine.extras import need
 from linscore.machine.versions import versions
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, ProbeOptions, TextOptions, TrainingOptions
@@ -41,6 +42,7 @@ def run_probe(
     Raises:
         LinscoreError: for any input that cannot be used; then nothing is written.
     """
+    need("probe", "probing", "sklearn", "matplotlib")
     labelled, pool = labelled or LabelledOptions(), (probing or ProbeOptions()).pool
     check_pool(pool)
     source, seed = labelled_source(labelled), training.seed or 0

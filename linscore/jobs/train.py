@@ -24,6 +24,7 @@ from linscore.errors import LinscoreError
 from linscore.files.curve import read_curve
 from linscore.files.run_folder import RunFolder
 from linscore.files.whole import new_folder
+from linscore.machine.extras import need
 from linscore.models.quiet import quiet
 from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
 from linscore.pretraining.checkpoints import newest_checkpoint
@@ -82,6 +83,7 @@ def run_train(
             good checkpoint.
         Interrupted: by Ctrl-C, where there is a checkpoint to go on from.
     """
+    need("train", "training", "accelerate", "matplotlib")
     device = (place or PlaceOptions()).device
     recipe = _recipe(config, text or TextOptions(), regularizing or RegularizerOptions(), training or TrainingOptions())
     if device not in ("auto", "cpu"):

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from linscore.errors import LinscoreError, one_of
 from linscore.machine.device import choose_device
+from linscore.machine.extras import need
 from linscore.machine.kernel_cases import CASES, Case
 from linscore.machine.timing import floor, interleaved, rates
 from linscore.options import PlaceOptions
@@ -90,12 +91,13 @@ def run_bench(width: int | None = None, tokens: int | None = None, place: PlaceO
 def run_tune(device: str = "auto", progress: Callable[[str], None] = print) -> Path:
     """Measure launch parameters on a GPU and rewrite their table, whose path comes back.
 
-    Raises LinscoreError without a GPU, OSError where the table cannot be written.
+    Raises LinscoreError without a GPU or Triton, OSError where the table cannot be written.
     """
     where = choose_device(device)
     if where.type != "cuda":
         raise LinscoreError(f"`tune` measures GPU kernels and the device is {where}: run it where the GPU is")
-    from linscore_kernels.tuning.parameters import TABLE  # with Triton, which not every machine has
+    need("triton", "`tune`", "triton")
+    from linscore_kernels.tuning.parameters import TABLE
     from linscore_kernels.tuning.tune import tune, write_table
 
     write_table(tune(where, progress=progress))

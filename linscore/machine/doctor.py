@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from importlib.metadata import version
 
 import torch
 from linscore_kernels import choose_backend, has_triton
 
 from linscore.embedded.shipped import SHIPPED
+from linscore.machine.extras import EXTRAS, how_to_get, missing, package
 from linscore.machine.versions import versions
 
 
@@ -16,16 +16,26 @@ def findings() -> list[tuple[str, str]]:
     """(what, how it is) lines."""
     lines = list(versions().items())
     if not has_triton():
-        lines.append(("triton", "missing: GPU kernels need it (Linux): pip install 'triton>=3.6'"))
-    for name in ("datasets", "safetensors", "tokenizers"):
-        found = importlib.util.find_spec(name) is not None
-        lines.append((name, version(name) if found else f"missing: pip install {name}"))
+        lines.append(("triton", _without_triton()))
+    lines += [(f"extra {extra}", _extra(extra)) for extra in EXTRAS if extra != "triton"]
     lines.append(("GPU", _gpu()))
     lines.append(("CPU threads", str(torch.get_num_threads())))
     lines.append(("backend", choose_backend("cuda" if torch.cuda.is_available() else "cpu")))
-    missing = [name for name, folder in SHIPPED.items() if not folder.is_dir()]
-    lines.append(("decoders", f"missing: {', '.join(missing)}: install linscore again" if missing else "there"))
+    lines.append(("decoders", ", ".join(name for name, folder in SHIPPED.items() if folder.is_dir())))
     return lines
+
+
+def _without_triton() -> str:
+    if torch.cuda.is_available():
+        return f"missing: the GPU is used without linscore's kernels, slower: {how_to_get('triton')}"
+    return "not installed: only a GPU's kernels need it"
+
+
+def _extra(extra: str) -> str:
+    modules = EXTRAS[extra]
+    if gone := missing(modules):
+        return f"missing {', '.join(gone)}: {how_to_get(extra)}"
+    return ", ".join(f"{package(module)} {version(package(module))}" for module in modules)
 
 
 def _gpu() -> str:

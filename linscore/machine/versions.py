@@ -11,6 +11,6 @@ def versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
     found = {"python": platform.python_version()}
     for name in ("linscore", "torch", "transformers", "triton"):
-        with suppress(PackageNotFoundError):  # triton is for Linux only
+        with suppress(PackageNotFoundError):  # triton is for GPUs only
             found[name] = version(name)
     return found

@@ -91,9 +91,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         LinscoreError: when there is none.
     """
+    source = _source(name)
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(_source(name))
+            return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise LinscoreError(f"no tokenizer {name!r}: neither a folder with one nor to be had from the Hub") from error
 
@@ -142,7 +143,13 @@ def _at(revision: str | None) -> dict[str, Any]:
 
 
 def _source(name: str) -> str:
-    return str(SHIPPED.get(name, name))
+    folder = SHIPPED.get(name)
+    if folder is not None and not folder.is_dir():
+        raise LinscoreError(
+            f"{name} comes with linscore's repository, not with an installed package: install from a checkout by "
+            "pip install --editable, or give its folder there, linscore/embedded/cosine"
+        )
+    return str(folder or name)
 
 
 def _load_model(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from linscore.errors import LinscoreError
+from linscore.machine.extras import need
 
 __all__ = ["Document", "read_documents"]
 
@@ -44,7 +45,7 @@ def read_documents(path: str | Path) -> Iterator[Document]:
             recursively, in sorted order; hidden and binary ones left out), or "-" (standard input, one document).
 
     Raises:
-        LinscoreError: nothing is there or nothing in it can be read as text.
+        LinscoreError: nothing is there, nothing in it can be read as text, or parquet is to be read without pyarrow.
     """
     if str(path) == "-":
         stdin: Any = sys.stdin
@@ -56,15 +57,23 @@ def read_documents(path: str | Path) -> Iterator[Document]:
         raise LinscoreError(f"{path} does not exist: give a text file, a folder, or - for standard input")
     if path.is_file() and path.stat().st_size == 0:
         raise LinscoreError(f"{path} is empty: give a file with text in it")
+    _check_readers([path])
     return _file_documents(path)
 
 
 def _folder_documents(folder: Path) -> Iterator[Document]:
-    files = filter(_is_readable, _visible_files(folder))
+    visible = _visible_files(folder)
+    _check_readers(visible)
+    files = filter(_is_readable, visible)
     first = next(files, None)
     if first is None:
         raise LinscoreError(f"{folder} holds no readable text file: give a folder with UTF-8 text, jsonl or parquet")
     return itertools.chain.from_iterable(map(_file_of_folder, itertools.chain([first], files)))
+
+
+def _check_readers(paths: Iterable[Path]) -> None:
+    if any(path.suffix.lower() == ".parquet" for path in paths):
+        need("datasets", "parquet", "pyarrow")
 
 
 def _visible_files(folder: Path) -> list[Path]:

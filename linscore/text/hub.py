@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from linscore.errors import LinscoreError, reason
+from linscore.machine.extras import need
 from linscore.text.documents import Document, text_of
 
 
@@ -36,6 +37,7 @@ def load_dataset_rows(name: str) -> Iterator[dict[str, Any]]:
 
 
 def _open_dataset(name: str) -> Any:
+    need("datasets", "`dataset`", "datasets")
     from datasets import load_dataset
 
     parts = name.split(":")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from linscore.errors import LinscoreError, reason
+from linscore.machine.extras import need
 from linscore.text.hub import load_dataset_rows
 
 __all__ = ["Row", "read_dataset_rows", "read_rows"]
@@ -28,6 +29,8 @@ def read_rows(path: str | Path) -> list[Row]:
     path = Path(path)
     if not path.is_file():
         raise LinscoreError(f"{path} is no file: give jsonl, json, parquet or csv")
+    if path.suffix.lower() == ".parquet":
+        need("datasets", "parquet", "pyarrow")
     try:
         rows = _read(path)
     except (OSError, ValueError, RecursionError, csv.Error) as error:  # pyarrow's errors derive from the first two

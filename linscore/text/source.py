@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError, at_least
+from linscore.machine.extras import need
 from linscore.options import LabelledOptions, TextOptions
 from linscore.text.documents import Document, read_documents
 from linscore.text.hub import read_dataset
@@ -47,13 +48,15 @@ class Source:
         """Look at what can be looked at before a model is loaded.
 
         Raises:
-            LinscoreError: where path and dataset are both given, or the path cannot be read.
+            LinscoreError: where path and dataset are both given, the path cannot be read, or `datasets` is missing.
         """
         if self.path is not None and self.dataset is not None:
             raise LinscoreError(f"`{self.argument}` and `dataset` are both given: give one")
         if self.path == "":
             raise LinscoreError(f"`{self.argument}` is empty: give a file, a folder or -, or leave it out")
-        if self.dataset is None and self.path != "-":
+        if self.dataset is not None:
+            need("datasets", "`dataset`", "datasets")
+        elif self.path != "-":
             self.documents()
 
     def check_read_again(self, what_for: str = "") -> None:

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from linscore import cli
+from linscore import LinscoreError, cli
 from linscore.embedded.shipped import EMBEDDED, EMBEDDED_TEXT, SHIPPED
-from linscore.models.load import load_pretrained
+from linscore.models.load import load, load_pretrained, load_tokenizer
 
 
 @pytest.mark.parametrize("folder", SHIPPED.values(), ids=SHIPPED)
@@ -49,6 +49,13 @@ def test_it_needs_fewer_bits_per_byte_on_heldout_files_than_xz(name):
             window = ids[start : start + 512]
             bits += loaded.model(window[None], labels=window[None]).loss.item() * (len(window) - 1) / math.log(2)
     assert bits / len(picked.encode()) < xz
+
+
+@pytest.mark.parametrize("read", [load, load_pretrained, load_tokenizer])
+def test_a_package_without_the_sibling_says_where_it_is(read, monkeypatch, tmp_path):
+    monkeypatch.setitem(SHIPPED, "embedded-cosine", tmp_path / "cosine")
+    with pytest.raises(LinscoreError, match=r"^embedded-cosine comes with linscore's repository, not with"):
+        read("embedded-cosine")
 
 
 def test_the_default_job_scores_the_shipped_text(tmp_path, monkeypatch, capsys):

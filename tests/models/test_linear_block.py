@@ -5,18 +5,13 @@ import copy
 import pytest
 import torch
 from linear_models import logits, random_map, tokens
+from stand_ins import full_block
 from tiny_models import FAMILIES, WIDTH, tiny
 from torch import nn
 
 from linscore import Moments, find_decoder
-from linscore.models.linear_block import LinearBlock
-from linscore.statistics.affine import AffineMap
 from linscore.statistics.maps import fit_block_map
 from linscore.surgery.linearize import linearize
-
-
-def full_block(fitted: AffineMap, **kwargs) -> LinearBlock:
-    return LinearBlock({"weight": fitted.b}, fitted.mean_x, fitted.mean_delta, **kwargs)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -106,7 +106,7 @@ def test_what_is_no_whole_folder_is_said_in_one_line(llama, tmp_path):
     (llama / "config.json").write_text("{")
     with pytest.raises(LinscoreError):
         load(llama)
-    with pytest.raises(LinscoreError, match="unknown dtype 'int3'"):
+    with pytest.raises(LinscoreError, match="`dtype` is 'int3'"):
         load(EMBEDDED_MODEL, dtype="int3")
 
 

@@ -1,6 +1,5 @@
 """What a cut model must compute: the original with the same blocks doing nothing, with and without a cache."""
 
-import inspect
 from contextlib import contextmanager
 
 import torch
@@ -56,18 +55,6 @@ def inputs_and_logits(model: nn.Module, input_ids: Tensor) -> tuple[list[Tensor]
     for hook in hooks:
         hook.remove()
     return entered, found
-
-
-@torch.no_grad()
-def logits_by_cache(model: nn.Module, input_ids: Tensor, first: int = 3) -> Tensor:
-    """Logits of a prefill of `first` tokens and of one token at a time after it, the cache carrying the rest."""
-    name = "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
-    out = model(input_ids[:, :first], use_cache=True)
-    found = [out.logits]
-    for at in range(first, input_ids.shape[1]):
-        out = model(input_ids[:, at : at + 1], use_cache=True, **{name: getattr(out, name)})
-        found.append(out.logits)
-    return torch.cat(found, 1)
 
 
 def greedy(model: PreTrainedModel, input_ids: Tensor, *, use_cache: bool) -> list[list[int]]:

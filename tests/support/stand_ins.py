@@ -1,14 +1,14 @@
-"""Blocks whose output is replaced, and a cache that alone says what went before."""
+"""Blocks whose output is replaced, and linear blocks by themselves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from tiny_models import FAMILIES
 from torch import nn
-from transformers import PreTrainedModel
 
 from linscore import find_decoder
+from linscore.models.linear_block import LinearBlock
+from linscore.statistics.affine import AffineMap
 
 STATE_SPACE = [family for family in FAMILIES if family.startswith("mamba")]
 ATTENTION = [family for family in FAMILIES if family not in STATE_SPACE]
@@ -27,13 +27,5 @@ def hooked(model: nn.Module, index: int, stand_in) -> Iterator[None]:
     handle.remove()
 
 
-@torch.no_grad()
-def stepwise_logits(model: PreTrainedModel, input_ids: torch.Tensor, prompt: int, **inputs) -> torch.Tensor:
-    """Logits of a prompt, then of one token after the other, with nothing but the cache to tell what went before."""
-    output = model(input_ids[:, :prompt], use_cache=True, **inputs)
-    pieces, name = [output.logits], "cache_params" if "cache_params" in output else "past_key_values"
-    for position in range(prompt, input_ids.shape[1]):
-        step = {name: output[name]}
-        output = model(input_ids[:, position : position + 1], use_cache=True, **step)
-        pieces.append(output.logits)
-    return torch.cat(pieces, 1)
+def full_block(fitted: AffineMap, **kwargs) -> LinearBlock:
+    return LinearBlock({"weight": fitted.b}, fitted.mean_x, fitted.mean_delta, **kwargs)

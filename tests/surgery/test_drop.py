@@ -5,7 +5,8 @@ from functools import cache
 import pytest
 import torch
 import transformers
-from cut_models import doing_nothing, greedy, inputs_and_logits, logits, logits_by_cache, tokens
+from caches import logits_by_cache
+from cut_models import doing_nothing, greedy, inputs_and_logits, logits, tokens
 from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, tiny
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel

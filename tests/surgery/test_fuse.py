@@ -5,7 +5,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from cut_models import greedy, logits, logits_by_cache
+from caches import logits_by_cache
+from cut_models import greedy, logits
 from cut_models import tokens as few_tokens
 from tiny_models import FAMILIES, PROJECTIONS, VOCABULARY, tiny
 from torch import Tensor, nn

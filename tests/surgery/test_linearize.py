@@ -4,8 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from caches import logits_by_cache
 from linear_models import logits, random_map, tokens, zero_map
-from stand_ins import STATE_SPACE, hooked, stepwise_logits
+from stand_ins import STATE_SPACE, hooked
 from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, tiny
 from torch import nn
 
@@ -131,7 +132,7 @@ def test_maps_of_spans_take_what_enters_them(family):
         expected = logits(model, tokens())
     linear = linearize(model, maps)
     torch.testing.assert_close(logits(linear, tokens()), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(stepwise_logits(linear, tokens(), prompt=6), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits_by_cache(linear, tokens(), first=6), expected, rtol=1e-4, atol=1e-4)
     assert len(find_decoder(linear).blocks) == 2
     assert len(find_decoder(model).blocks) == DEPTH
 

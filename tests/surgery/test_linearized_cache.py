@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from caches import NAMES, logits_by_cache
 from linear_models import logits, random_map, tokens
-from stand_ins import ATTENTION, stepwise_logits
-from tiny_models import FAMILIES, tiny
-from transformers import StaticCache
+from stand_ins import ATTENTION, full_block
+from tiny_models import FAMILIES, WIDTH, tiny
+from transformers import DynamicCache, StaticCache
 
 from linscore.surgery.linearize import linearize
 
@@ -14,7 +15,7 @@ from linscore.surgery.linearize import linearize
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_with_a_cache_equal_those_without(family, replaced):
     linear = linearize(tiny(family), {index: random_map(index) for index in replaced})
-    expected, got = logits(linear, tokens()), stepwise_logits(linear, tokens(), prompt=6)
+    expected, got = logits(linear, tokens()), logits_by_cache(linear, tokens(), first=6)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -23,8 +24,17 @@ def test_logits_with_a_cache_equal_those_without(family, replaced):
 def test_logits_with_a_static_cache_equal_those_without(family, replaced):
     linear = linearize(tiny(family), {replaced: random_map()})
     cache = StaticCache(config=linear.config, max_cache_len=16)
-    got = stepwise_logits(linear, tokens(), prompt=6, past_key_values=cache)
+    got = logits_by_cache(linear, tokens(), first=6, cache=cache)
     torch.testing.assert_close(got, logits(linear, tokens()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [None, *NAMES])
+def test_a_linear_block_counts_tokens_whatever_its_model_calls_the_cache(name):
+    block, cache = full_block(random_map(), slot=0), DynamicCache()
+    for length in (4, 1):
+        x = torch.randn(2, length, WIDTH)
+        block(x, cache) if name is None else block(x, **{name: cache})
+    assert cache.get_seq_length() == 5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
