@@ -3,6 +3,7 @@
 Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before Triton is imported.
 """
 
+import gc
 import os
 import sys
 
@@ -13,6 +14,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """Let the collector pass over what imports have made: a million objects, which each full collection would walk."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

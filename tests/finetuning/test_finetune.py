@@ -67,7 +67,8 @@ def test_a_task_is_learned_and_its_texts_are_scored(checkpoint, tokenizer, tmp_p
     result = delta_of(checkpoint, tmp_path, rows, task=task)
     assert result.accuracy.mean > 0.95 > 0.6 > result.baseline
     texts = [row[name] for row in rows for name in ("text", "chosen", "rejected") if name in row]
-    alone = [stacked_states(tiny_of(checkpoint), torch.tensor([tokenizer(text)["input_ids"]])) for text in texts]
+    untrained = load_with_head(checkpoint, 2, device="cpu").model.model
+    alone = [stacked_states(untrained, torch.tensor([tokenizer(text)["input_ids"]])) for text in texts]
     for block in range(DEPTH):
         x, y = (torch.cat([pairs[block][side] for pairs in alone]) for side in (0, 1))
         assert result.tokens == len(x)
@@ -78,10 +79,6 @@ def test_a_task_is_learned_and_its_texts_are_scored(checkpoint, tokenizer, tmp_p
             assert found.mean == pytest.approx(np.mean(moved))
             assert found.std == pytest.approx(np.std(moved, ddof=1))
             assert 0 not in moved
-
-
-def tiny_of(checkpoint):
-    return load_with_head(checkpoint, 2, device="cpu").model.model
 
 
 def test_scores_afterwards_are_those_of_the_trained_weights(checkpoint, tokenizer, tmp_path):

@@ -1,9 +1,6 @@
 """`linscore train` from the command line: what it leaves, and what ends it."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -107,22 +104,6 @@ def test_a_run_that_diverges_before_a_checkpoint(run, config, tmp_path, monkeypa
     assert code == 2
     assert "the loss of step 1 is not finite; there is no checkpoint before it" in error
     assert not (tmp_path / "out").exists()
-
-
-def test_two_processes_are_one(run, config, tmp_path):
-    """Each takes half of the batch, in two micro-batches."""
-    recipe = yaml.safe_load(config.read_text(encoding="utf-8")) | {"steps": 4}
-    config.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    options = ("train", "--config", config, "--regularizer", "cosine", "--device", "cpu")
-    assert run(*options, "--out", tmp_path / "one")[0] == 0
-    config.write_text(yaml.safe_dump(recipe | {"micro_batch": 1}), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    linscore = [str(Path(sys.executable).with_name("linscore")), *map(str, options), "--out", str(tmp_path / "two")]
-    subprocess.run([*command, "--no-python", *linscore], check=True, capture_output=True, timeout=300)
-    for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
-        assert one == pytest.approx(two, rel=1e-5)
-    ours, theirs = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """A run of `linscore train` that was broken off becomes the unbroken one."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -10,26 +8,8 @@ from train_job import assert_same_run, broken_at
 
 from linscore.dynamics.series import Dynamics
 from linscore.jobs import train as job
-from linscore.pretraining.checkpoints import newest_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def test_a_killed_run_resumes_to_the_same_curve(run, config, tmp_path):
-    """Killed after a checkpoint, while the next was being written."""
-    options = ("train", "--config", config, "--regularizer", "mse", "--weight", 0.01)
-    assert run(*options, "--out", tmp_path / "whole")[0] == 0
-    out = tmp_path / "broken"
-    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, options), "--out", str(out)], check=False)
-    assert killed.returncode == -9
-    torn = out / "checkpoint-10"
-    torn.mkdir()
-    (torn / "model.safetensors").write_bytes(b"half")
-    assert newest_checkpoint(out) == out / "checkpoint-5"
-    assert run(*options, "--out", out)[0] == 2  # is not begun anew by mistake
-    code, _, error = run(*options, "--out", out, "--resume")
-    assert code == 0, error
-    assert_same_run(out, tmp_path / "whole")
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(run, config, tmp_path, monkeypatch):
@@ -42,21 +22,6 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(run, config, tmp_p
     code, _, error = run(*options, "--out", tmp_path / "broken", "--resume")
     assert code == 0, error
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
-
-
-KILLED = """
-import os, signal, sys, torch
-from linscore.pretraining.trainer import PretrainingTrainer
-from linscore import cli
-torch.set_num_threads(1)
-original = PretrainingTrainer.training_step
-def training_step(self, *args, **kwargs):
-    if self.state.global_step + 1 == 9:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, *args, **kwargs)
-PretrainingTrainer.training_step = training_step
-cli.main()
-"""
 
 
 def test_a_finished_run_is_not_begun_anew(run, config, tmp_path):
