@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 from span_moments import FUSE, SPANS, observe, rows, tokens
-from tiny_models import FAMILIES, PROJECTIONS, tiny
+from tiny_models import FAMILIES, PROJECTIONS, shared, tiny
 
 import linscore
 from linscore import Collector, LinscoreError, find_decoder
@@ -71,7 +71,7 @@ def same_as_observed(collector: Collector, seen: dict[str, list[torch.Tensor]], 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_spans_of_every_family_pair_what_enters_with_what_leaves(family):
-    model, ids = tiny(family), tokens(4)
+    model, ids = shared(family), tokens(4)
     collector = collect(model, [ids], spans=SPANS)
     assert set(collector.moments) == NAMES
     h = observe(model, ids)["h"]
@@ -82,7 +82,7 @@ def test_spans_of_every_family_pair_what_enters_with_what_leaves(family):
 
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "gptj", "falcon", "mpt", "opt", "llama", "mamba"])
 def test_fusing_pairs_the_mlp_before_a_span_with_what_the_span_adds(family):
-    model, ids = tiny(family), tokens()
+    model, ids = shared(family), tokens()
     collector = collect(model, ids.split(5), spans=SPANS, fuse=FUSE, fuse_output=FUSE)
     assert set(collector.moments) == NAMES | FUSE_NAMES
     same_as_observed(collector, observe(model, ids, PROJECTIONS[family]))

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from tiny_models import FAMILIES, VOCABULARY, tiny
+from tiny_models import FAMILIES, VOCABULARY, shared
 from torch import Tensor, nn
 
 from linscore.decoder.find import Decoder, find_decoder
@@ -27,7 +27,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 @cache
 def decoder_of(family: str) -> Decoder:
-    return find_decoder(tiny(family))
+    return find_decoder(shared(family))
 
 
 @cache

@@ -1,11 +1,14 @@
 """Maps to put into tiny decoders, and what is asked of them."""
 
+from functools import cache
+
 import torch
-from tiny_models import VOCABULARY, WIDTH
+from tiny_models import VOCABULARY, WIDTH, shared
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from linscore.statistics.affine import AffineMap
+from linscore.surgery.linearize import linearize
 
 
 def random_map(seed: int = 0, width: int = WIDTH, mean: float = 1.0, size: float = 0.3) -> AffineMap:
@@ -18,6 +21,12 @@ def random_map(seed: int = 0, width: int = WIDTH, mean: float = 1.0, size: float
 
 def zero_map(width: int = WIDTH) -> AffineMap:
     return AffineMap(torch.zeros(width, width).double(), torch.ones(width).double(), torch.zeros(width).double())
+
+
+@cache
+def linear_of(family: str, *replaced: int) -> PreTrainedModel:
+    """The tiny decoder with a random map for each of the replaced blocks, for tests that leave it as it is."""
+    return linearize(shared(family), {index: random_map(index) for index in replaced})
 
 
 def tokens(batch: int = 2, length: int = 10) -> Tensor:

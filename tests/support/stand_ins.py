@@ -23,8 +23,10 @@ def hooked(model: nn.Module, index: int, stand_in) -> Iterator[None]:
         return (y, *output[1:]) if isinstance(output, tuple) else y
 
     handle = find_decoder(model).blocks[index].register_forward_hook(replace, with_kwargs=True)
-    yield
-    handle.remove()
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def full_block(fitted: AffineMap, **kwargs) -> LinearBlock:

@@ -1,5 +1,6 @@
 """Tiny random decoders, one per Hugging Face family, for tests: seeded, float32, on the CPU, nothing downloaded."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -114,6 +115,12 @@ def tiny(family: str, **changes: Any) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(config)
         _perturb_vectors(model)
     return model.eval()
+
+
+@cache
+def shared(family: str) -> PreTrainedModel:
+    """The model that ``tiny(family)`` gives, one and the same at every call: for tests that leave it as it is."""
+    return tiny(family)
 
 
 def enable_checkpointing(model: PreTrainedModel, reentrant: bool) -> None:

@@ -31,6 +31,12 @@ def model_of(family: str) -> PreTrainedModel:
     return tiny(family, **MIXTURES.get(family, {}))
 
 
+@cache
+def cut_of(family: str, *gone: int) -> PreTrainedModel:
+    """For tests that leave it as it is."""
+    return drop(model_of(family), list(gone))
+
+
 @every_cut
 @every_family
 def test_states_and_logits_are_those_of_the_original_with_the_blocks_doing_nothing(family, gone):
@@ -38,7 +44,7 @@ def test_states_and_logits_are_those_of_the_original_with_the_blocks_doing_nothi
     with doing_nothing(model, gone):
         entered, expected = inputs_and_logits(model, tokens())
     assert (expected - logits(model, tokens())).abs().max() > 1e-2  # these blocks do something
-    cut = drop(model, gone)
+    cut = cut_of(family, *gone)
     found_states, found = inputs_and_logits(cut, tokens())
     survivors = [index for index in range(DEPTH) if index not in gone]
     assert len(found_states) == len(survivors)
@@ -50,7 +56,7 @@ def test_states_and_logits_are_those_of_the_original_with_the_blocks_doing_nothi
 @every_cut
 @every_family
 def test_the_cache_carries_what_the_whole_sequence_says(family, gone):
-    cut = drop(model_of(family), gone)
+    cut = cut_of(family, *gone)
     torch.testing.assert_close(logits_by_cache(cut, tokens()), logits(cut, tokens()), rtol=1e-4, atol=1e-4)
     assert greedy(cut, tokens(), use_cache=True) == greedy(cut, tokens(), use_cache=False)
 
@@ -58,7 +64,7 @@ def test_the_cache_carries_what_the_whole_sequence_says(family, gone):
 @pytest.mark.parametrize("gone", [[0], [1], [0, 2]], ids=str)
 @every_family
 def test_a_saved_cut_reloads_with_plain_transformers(family, gone, tmp_path):
-    cut = drop(model_of(family), gone)
+    cut = cut_of(family, *gone)
     cut.save_pretrained(tmp_path)
     reloaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
@@ -70,7 +76,7 @@ def test_a_saved_cut_reloads_with_plain_transformers(family, gone, tmp_path):
 
 @every_family
 def test_blocks_are_numbered_from_zero_wherever_the_number_is(family):
-    cut = drop(model_of(family), [0])
+    cut = cut_of(family, 0)
     blocks = find_decoder(cut).blocks
     for index, block in enumerate(blocks):
         numbers = {

@@ -8,7 +8,7 @@ import torch
 from caches import logits_by_cache
 from cut_models import greedy, logits
 from cut_models import tokens as few_tokens
-from tiny_models import FAMILIES, PROJECTIONS, VOCABULARY, tiny
+from tiny_models import FAMILIES, PROJECTIONS, VOCABULARY, shared, tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -31,7 +31,7 @@ def texts() -> list[Tensor]:
 @cache
 def fixture(family: str):
     """A tiny model, and the moments for every span that can be fused in it."""
-    model = tiny(family)
+    model = shared(family)
     report = linscore.score(model, texts(), fuse=SPANS, fuse_output=SPANS, precision="exact", spectra=False)
     return model, report.moments
 

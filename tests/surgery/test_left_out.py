@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cut_models import doing_nothing
-from tiny_models import FAMILIES, VOCABULARY, tiny
+from tiny_models import FAMILIES, VOCABULARY, shared, tiny
 
 from linscore.decoder.find import find_decoder
 from linscore.errors import LinscoreError
@@ -30,7 +30,7 @@ def mean_loss(model, batches):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_is_that_of_a_model_whose_blocks_are_idle(family):
-    model, batches = tiny(family), packed()
+    model, batches = shared(family), packed()
     found = left_out_losses(find_decoder(model), batches, SPANS)
     assert list(found) == [None, *SPANS]
     for span, loss in found.items():

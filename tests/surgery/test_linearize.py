@@ -7,7 +7,7 @@ import torch
 from caches import logits_by_cache
 from linear_models import logits, random_map, tokens, zero_map
 from stand_ins import STATE_SPACE, hooked
-from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, tiny
+from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, shared, tiny
 from torch import nn
 
 from linscore import LinscoreError, Moments, drop, find_decoder
@@ -40,7 +40,7 @@ class PlainBlock(nn.Linear):
 @pytest.mark.parametrize("index", range(DEPTH))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_map_that_adds_nothing_equals_bypassing_the_block(family, index):
-    model = tiny(family)
+    model = shared(family)
     with hooked(model, index, lambda x: x):
         expected = logits(model, tokens())
     torch.testing.assert_close(logits(linearize(model, {index: zero_map()}), tokens()), expected, rtol=1e-5, atol=1e-5)
@@ -48,7 +48,7 @@ def test_a_map_that_adds_nothing_equals_bypassing_the_block(family, index):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_block_can_be_replaced_and_the_model_stays_as_it_was(family):
-    model = tiny(family)
+    model = shared(family)
     before = logits(model, tokens())
     maps = {index: random_map(index) for index in range(DEPTH)}
     linear = linearize(model, maps)
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_span_whose_map_adds_nothing_equals_the_model_without_it(family):
-    model = tiny(family)
+    model = shared(family)
     linear = linearize(model, {Span(1, 2): zero_map()})
     assert [isinstance(block, LinearBlock) for block in find_decoder(linear).blocks] == [False, True]
     assert linear.config.num_hidden_layers == 2
@@ -122,7 +122,7 @@ def test_a_span_whose_map_adds_nothing_equals_the_model_without_it(family):
 
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "qwen2", "gemma3", "mamba2"])
 def test_maps_of_spans_take_what_enters_them(family):
-    model = tiny(family)
+    model = shared(family)
     maps = {Span(0, 1): random_map(0), 2: random_map(2)}
     with (
         hooked(model, 1, lambda x: x),

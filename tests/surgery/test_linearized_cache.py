@@ -3,7 +3,7 @@
 import pytest
 import torch
 from caches import NAMES, logits_by_cache
-from linear_models import logits, random_map, tokens
+from linear_models import linear_of, logits, random_map, tokens
 from stand_ins import ATTENTION, full_block
 from tiny_models import FAMILIES, WIDTH, tiny
 from transformers import DynamicCache, StaticCache
@@ -14,7 +14,7 @@ from linscore.surgery.linearize import linearize
 @pytest.mark.parametrize("replaced", [(0,), (1,), (2,), (0, 1), (0, 2), (0, 1, 2)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_with_a_cache_equal_those_without(family, replaced):
-    linear = linearize(tiny(family), {index: random_map(index) for index in replaced})
+    linear = linear_of(family, *replaced)
     expected, got = logits(linear, tokens()), logits_by_cache(linear, tokens(), first=6)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
@@ -39,7 +39,7 @@ def test_a_linear_block_counts_tokens_whatever_its_model_calls_the_cache(name):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_and_beam_text_are_the_same_with_and_without_a_cache(family):
-    linear = linearize(tiny(family), {0: random_map()})
+    linear = linear_of(family, 0)
     options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "attention_mask": torch.ones(2, 6)}
     for beams in (1, 3):
         cached, uncached = (
@@ -52,7 +52,7 @@ def test_greedy_and_beam_text_are_the_same_with_and_without_a_cache(family):
 
 @pytest.mark.parametrize("family", ATTENTION)
 def test_left_padding_changes_no_logits(family):
-    linear = linearize(tiny(family), {0: random_map()})
+    linear = linear_of(family, 0)
     short, long = tokens(1, 6), tokens(1, 9)
     padded = torch.cat([torch.cat([torch.zeros(1, 3, dtype=torch.long), short], 1), long])
     mask = torch.ones(2, 9, dtype=torch.long)
