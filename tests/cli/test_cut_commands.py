@@ -127,7 +127,7 @@ def test_auto_puts_a_linear_block_where_nothing_can_be_fused_and_says_why(run, t
 def test_a_number_measures_on_a_text_where_there_are_no_moments(run, tmp_path):
     text = tmp_path / "text.py"
     text.write_text(TEXT * 100)
-    options = ["--drop", 2, "--by", "perplexity", "--sequential", "--text", text, "--tokens", 1024]
+    options = ["--drop", 2, "--by", "perplexity", "--sequential", "--text", text, "--tokens", 256, "--seq-len", 128]
     code, printed, _ = run("prune", "embedded", *options, "--out", tmp_path / "d")
     assert code == 0
     assert "by perplexity, measured again after each" in printed
