@@ -3,7 +3,8 @@
 #   make                            install linscore with what all its jobs, the tests and the checks need
 #   make score                      score the built-in decoder on the built-in text; options in ARGS="...";
 #                                   installs no more than that needs
-#   make test                       run the tests; options in ARGS="..."
+#   make test                       run all tests; options in ARGS="..."
+#   make test-fast                  run those that are not marked slow, while you work: under a minute on two cores
 #   make bench                      time everything against its peers on the CPU: under ten minutes
 #   make bench-gpu                  check every kernel on the GPU, then time everything there: under nine minutes;
 #                                   with .venv where there is one, else with PYTHON as it is
@@ -24,9 +25,12 @@ DEV := $(VENV)/.dev
 # Without --no-compile a third of the installation goes into bytecode of modules that are never imported.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
+# Files are given out in the order that tests/conftest.py brings them into.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 HAS_VENV := $(wildcard $(BIN)/python)
 
-.PHONY: install score test bench bench-gpu check clean
+.PHONY: install score test test-fast bench bench-gpu check clean
 .DEFAULT_GOAL := install
 
 install: $(DEV)
@@ -35,7 +39,10 @@ score: $(RUNTIME)
 	$(BIN)/linscore score $(ARGS)
 
 test: $(DEV)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast: $(DEV)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/run.py --device cpu --seconds 590 $(ARGS)

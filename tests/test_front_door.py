@@ -39,6 +39,7 @@ def test_no_module_hides_a_name(package):
     assert not modules & set(package.__all__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [

@@ -164,6 +164,7 @@ def test_the_gpu_part_of_the_whole_job_runs_on_moments_from_anywhere():
     assert figures["1M tokens collected, seconds at the measured rate"] == 10.0
 
 
+@pytest.mark.slow
 def test_growth_is_drawn_even_where_some_of_it_was_not_measured(tmp_path):
     pytest.importorskip("matplotlib")
     from plot import draw

@@ -162,6 +162,7 @@ def bad_calls(model: str, text: str, tmp) -> dict[str, tuple[list[str], str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -42,6 +42,7 @@ def record_of(folder):
     return json.loads((folder / "linscore.json").read_text())
 
 
+@pytest.mark.slow
 def test_linear_blocks_are_those_of_the_moments(run, scored, tmp_path):
     code, printed, _ = run("linearize", "embedded", "--moments", scored, "--replace", "3,4-5", "--out", tmp_path / "l")
     assert code == 0
@@ -62,6 +63,7 @@ def test_linear_blocks_are_those_of_the_moments(run, scored, tmp_path):
     assert record["moments"]["tokens"] == 3000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "names"), [(["--rank", 8], {"down", "up", "bias"}), (["--diagonal"], {"scale", "bias"})]
 )
@@ -71,6 +73,7 @@ def test_small_maps_are_stored_small(run, scored, tmp_path, options, names):
     assert {name.split(".")[-1] for name, _ in linscore.load(out).model.layers[3].named_parameters()} == names
 
 
+@pytest.mark.slow
 def test_a_fused_checkpoint_is_plain_and_changes_the_mlp_before_the_span(run, scored, tmp_path):
     out = tmp_path / "f"
     code, printed, _ = run("fuse", "embedded", "--moments", scored, "--drop", "3,4", "--out", out)
@@ -94,6 +97,7 @@ def _before(name, gone):
     return name.replace(f"layers.{index}.", f"layers.{[i for i in range(10) if i not in gone][index]}.")
 
 
+@pytest.mark.slow
 def test_fewer_blocks_by_a_map_are_better_than_by_nothing(run, scored, tmp_path):
     for name, command in (("dropped", ["prune", "--drop"]), ("fused", ["fuse", "--moments", scored, "--drop"])):
         assert run(command[0], "embedded", *command[1:], "3,4", "--out", tmp_path / name)[0] == 0
@@ -109,6 +113,7 @@ def test_fewer_blocks_by_a_map_are_better_than_by_nothing(run, scored, tmp_path)
     assert errors["linear"] < errors["dropped"]
 
 
+@pytest.mark.slow
 def test_auto_puts_a_linear_block_where_nothing_can_be_fused_and_says_why(run, tmp_path):
     text = tmp_path / "text.py"
     text.write_text(TEXT * 100)
@@ -124,6 +129,7 @@ def test_auto_puts_a_linear_block_where_nothing_can_be_fused_and_says_why(run, t
         assert model(ids()).logits.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_number_measures_on_a_text_where_there_are_no_moments(run, tmp_path):
     text = tmp_path / "text.py"
     text.write_text(TEXT * 100)
@@ -137,6 +143,7 @@ def test_a_number_measures_on_a_text_where_there_are_no_moments(run, tmp_path):
     assert list(choice["figures"]) == [str(index) for index in choice["blocks"]]
 
 
+@pytest.mark.slow
 def test_rank_by_perplexity_leaves_one_block_out_after_the_other(run, scored, tmp_path):
     text = tmp_path / "text.py"
     text.write_text(TEXT * 100)
@@ -147,6 +154,7 @@ def test_rank_by_perplexity_leaves_one_block_out_after_the_other(run, scored, tm
     assert sorted(json.loads(printed)) == ["2-3", "3-4", "4-5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

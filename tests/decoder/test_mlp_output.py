@@ -28,6 +28,7 @@ def test_every_family_is_one_or_the_other():
     assert {*PROJECTIONS, *REFUSED} == set(FAMILIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("family", PROJECTIONS)
 def test_the_projection_is_found(family, dtype):

@@ -48,6 +48,7 @@ def test_the_last_state_becomes_the_models_output_through_its_final_norm(family:
     assert not torch.allclose(last[..., : expected.shape[-1]], expected, rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["left", "right"])
 @every_family
 def test_padding_leaves_the_states_of_real_tokens_unchanged(family: str, side: str) -> None:

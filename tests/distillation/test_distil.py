@@ -14,6 +14,7 @@ from linscore.errors import LinscoreError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_least_squares_map_is_found_again(teacher):
     """All that a linear block can reach is what scikit-learn's regression leaves."""
     from sklearn.linear_model import LinearRegression

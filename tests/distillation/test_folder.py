@@ -21,6 +21,7 @@ def kill_at(step):
     return progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path, mode):
     """Bit for bit, with dropout too: the random state is part of a checkpoint."""
@@ -121,6 +122,7 @@ def test_a_damaged_curve_is_one_line(teacher, tmp_path):
             distil(linear_student(teacher), teacher, batches(), resume=True, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, b"", b"{]"])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl"])
 def test_a_damaged_checkpoint_is_one_line_and_stays(teacher, tmp_path, name, content):

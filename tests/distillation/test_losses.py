@@ -12,6 +12,7 @@ from linscore.decoder.find import find_decoder
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "falcon", "gemma2", "gpt_neox"])
 def test_losses_are_those_of_the_formulas(family):
     teacher = tiny(family)

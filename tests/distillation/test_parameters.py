@@ -36,6 +36,7 @@ def test_all_parameters_are_trained_by_default(teacher):
     assert kept == {"model.layers.1.center"}  # a buffer
 
 
+@pytest.mark.slow
 def test_bfloat16_is_trained_in_float32_and_rounded_once():
     """Updates far below bfloat16's rounding add up, and give what training the same numbers in float32 gives."""
     teacher = tiny("llama")

@@ -58,6 +58,7 @@ def losses(keep):
     return [logs["loss"] for _, logs in keep.logs if "loss" in logs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Trainer, RegularizedTrainer])
 def test_the_training_does_not_notice(tmp_path, kind):
     _, plain = train(tmp_path, kind=kind)
@@ -69,6 +70,7 @@ def test_the_training_does_not_notice(tmp_path, kind):
     assert trainer.model.training
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_model_at_that_step(tmp_path):
     _, keep = train(tmp_path, 2, tmp_path / "out")
     dynamics = series(tmp_path / "out")
@@ -86,6 +88,7 @@ def test_figures_are_those_of_the_model_at_that_step(tmp_path):
     assert (tmp_path / "out" / "dynamics.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_trackers_are_told(tmp_path):
     trainer, keep = train(tmp_path, 2, tmp_path / "out")
     told = [(step, logs) for step, logs in keep.logs if MEANS[0] in logs]
@@ -106,6 +109,7 @@ def test_without_a_trainer_the_history_has_the_figures(tmp_path):
     assert len(losses(keep)) == 5
 
 
+@pytest.mark.slow
 def test_a_series_is_continued_from_the_checkpoint(tmp_path):
     """What was scored after the checkpoint is scored again; the rest stays as it is."""
     out = tmp_path / "out"
@@ -120,6 +124,7 @@ def test_a_series_is_continued_from_the_checkpoint(tmp_path):
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["0", "2", "3", "4"]
 
 
+@pytest.mark.slow
 def test_a_new_training_does_not_touch_a_series(tmp_path):
     out = tmp_path / "out"
     train(tmp_path, 2, out, save_strategy="steps", save_steps=4)
@@ -133,6 +138,7 @@ def test_a_new_training_does_not_touch_a_series(tmp_path):
     assert (out / "dynamics.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_one_short_sequence_leaves_a_fold_empty(tmp_path):
     """Then there is no held-out figure, and no error either."""
     trainer = Trainer(model=tiny("gpt2"), args=arguments(tmp_path, max_steps=1), train_dataset=Texts())

@@ -33,6 +33,7 @@ def scored(monkeypatch):
     return loads
 
 
+@pytest.mark.slow
 def test_a_repeated_command_scores_only_what_is_new(runs, text, scored, tmp_path):
     def again(*names):
         scored.clear()
@@ -52,6 +53,7 @@ def test_a_repeated_command_scores_only_what_is_new(runs, text, scored, tmp_path
     assert (tmp_path / "out" / "10" / "report.json").read_bytes() == report
 
 
+@pytest.mark.slow
 def test_what_was_done_before_an_interruption_is_kept(runs, text, done, scored, tmp_path, monkeypatch):
     out, write = tmp_path / "out", dynamics_folder.whole_file
 
@@ -87,6 +89,7 @@ def test_other_settings_are_refused(runs, text, done, changes, message):
     assert content(done[0]) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -105,6 +108,7 @@ def test_another_model_does_not_join_the_series(runs, text, tmp_path, changes, m
     assert Dynamics.load(out / "dynamics.json").steps == [9]
 
 
+@pytest.mark.slow
 def test_what_changed_since_is_noticed(runs, tmp_path, text):
     out, words = tmp_path / "out", tmp_path / "words.txt"
     words.write_text(open(text).read())  # noqa: SIM115
@@ -124,6 +128,7 @@ def test_what_changed_since_is_noticed(runs, tmp_path, text):
     assert content(out) == before
 
 
+@pytest.mark.slow
 def test_revisions_of_one_name(text, monkeypatch, tmp_path, runs):
     asked = []
 

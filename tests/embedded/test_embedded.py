@@ -21,6 +21,7 @@ def test_the_weights_are_small_and_the_blocks_8_to_12(folder):
     assert 8 <= config["num_hidden_layers"] <= 12
 
 
+@pytest.mark.slow
 def test_the_regularized_sibling_reads_the_same_tokens_and_differs_in_nothing_but_its_weights():
     plain, sibling = (load_pretrained(name, device="cpu") for name in SHIPPED)
     text = (EMBEDDED_TEXT / "heapq.py.txt").read_text(encoding="utf-8")
@@ -36,6 +37,7 @@ def test_the_regularized_sibling_reads_the_same_tokens_and_differs_in_nothing_bu
     assert cosines[1] > cosines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_it_needs_fewer_bits_per_byte_on_heldout_files_than_xz(name):
     texts = [path.read_text(encoding="utf-8") for path in sorted(EMBEDDED_TEXT.glob("*.py.txt"))]
@@ -58,6 +60,7 @@ def test_a_package_without_the_sibling_says_where_it_is(read, monkeypatch, tmp_p
         read("embedded-cosine")
 
 
+@pytest.mark.slow
 def test_the_default_job_scores_the_shipped_text(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["linscore", "score", "--tokens", "8192", "--out", str(tmp_path), "--json"])
     cli.main()

@@ -86,6 +86,7 @@ def test_a_text_shorter_than_the_window_costs_what_transformers_says(family):
     assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize(("window", "stride", "batch_size"), [(8, 4, 3), (7, 7, 1), (9, 1, 4), (1, 1, 8), (10, 3, 100)])
 def test_every_token_is_predicted_once_from_the_context_of_its_definition(bos, window, stride, batch_size):
@@ -103,6 +104,7 @@ def test_every_token_is_predicted_once_from_the_context_of_its_definition(bos, w
     assert found.nll == pytest.approx(math.fsum(itertools.chain(*losses)), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_and_batches_change_nothing_in_any_family(family):
     model, documents = tiny(family), random_ids([17, 5, 11])

@@ -92,6 +92,7 @@ def test_arc_counts_the_answers_that_the_model_finds_likeliest(embedded, tmp_pat
     assert result.stderr == pytest.approx(np.std(right, ddof=1) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "labelled",
     [
@@ -108,6 +109,7 @@ def test_boolq_takes_every_form_of_its_label(embedded, tmp_path, labelled):
     assert answered(embedded, "boolq", written(tmp_path / "boolq.jsonl", rows)).value == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [True, False])
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
 def test_cb_and_its_f1_from_every_kind_of_file(embedded, tmp_path, words, suffix):
@@ -264,6 +266,7 @@ def test_data_for_a_task_that_does_not_run_and_a_folder_that_is_not_there_are_re
         load_tasks(["boolq"], include_path=tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_rows_as_published_need_no_network(monkeypatch):
     def refuse(*_):
         raise OSError("there is no network")

@@ -62,6 +62,7 @@ def delta_of(checkpoint, folder, rows, **options):
     return run_finetune_delta(checkpoint, data=written(folder, rows), **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "task"), [(ROWS, "classification"), (PAIRS, "reward")])
 def test_a_task_is_learned_and_its_texts_are_scored(checkpoint, tokenizer, tmp_path, rows, task):
     result = delta_of(checkpoint, tmp_path, rows, task=task)
@@ -92,6 +93,7 @@ def test_scores_afterwards_are_those_of_the_trained_weights(checkpoint, tokenize
     assert result.delta("linearity", 0) == Spread(0.0, None)
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_result_and_others_differ(checkpoint, tmp_path):
     options = {"epochs": 1, "out": str(tmp_path / "out")}
     one = delta_of(checkpoint, tmp_path, ROWS, **options)
@@ -152,6 +154,7 @@ def test_the_command_prints_a_row_per_block(run, checkpoint, tmp_path):
     assert "one seed: no spread" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -19,6 +19,7 @@ from linscore.surgery.record import Record, Replacement
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_what_stands_for_the_block_is_trained_and_the_rest_stays(place):
     before = names(place)
     done = job(place, kl=0.5)
@@ -55,6 +56,7 @@ def hidden_and_kl(folder, teacher, ids):
     return np.mean(rows, axis=0)
 
 
+@pytest.mark.slow
 def test_before_and_after_are_of_the_same_batches(place):
     """The first four of the text, packed as the tokenizer gives them."""
     distilled = job(place, steps=9, learning_rate=0.01, kl=0.5).record.distilled
@@ -69,17 +71,20 @@ def test_before_and_after_are_of_the_same_batches(place):
         assert distilled[when]["lm"] is None
 
 
+@pytest.mark.slow
 def test_training_brings_the_student_nearer_to_its_teacher(place):
     distilled = job(place, steps=60, learning_rate=0.01).record.distilled
     assert distilled["after"]["hidden"] < 0.9 * distilled["before"]["hidden"]
 
 
+@pytest.mark.slow
 def test_everything_of_a_model_without_blocks_is_trained_on_request(place):
     job(place, student="cut", train="all", lm=1, hidden=0, kl=1)
     old, new = weights(place / "cut"), weights(place / "out")
     assert not [name for name in old if torch.equal(old[name], new[name])]
 
 
+@pytest.mark.slow
 def test_the_dtype_of_the_student_is_that_of_the_result(place):
     original = tiny("llama", vocab_size=2048)
     replacement = Replacement("1", "fused", 0, [PROJECTION])
@@ -90,6 +95,7 @@ def test_the_dtype_of_the_student_is_that_of_the_result(place):
         assert {value.dtype for value in weights(place / f"{name}-out").values()} == {dtype}
 
 
+@pytest.mark.slow
 def test_standard_input_is_read_once_and_used_again(place, monkeypatch):
     job(place, out="file", seq_len=64, steps=8)
     monkeypatch.setattr(sys, "stdin", StringIO((place / "text.txt").read_text()))
@@ -100,6 +106,7 @@ def test_standard_input_is_read_once_and_used_again(place, monkeypatch):
     assert len(set(hidden)) == len(hidden) == 8
 
 
+@pytest.mark.slow
 def test_the_embeddings_are_no_block_to_match(place):
     save(
         place / "first",

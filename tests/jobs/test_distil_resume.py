@@ -16,6 +16,7 @@ run_distil = asked(run_distil)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_a_slash_behind_the_folder_is_no_part_of_its_name(place, monkeypatch):
     given = {"text": str(place / "text.txt"), "steps": 6, "batch_size": 2, "seq_len": 16, "save_every": 2}
     with monkeypatch.context() as patch:
@@ -29,6 +30,7 @@ def test_a_slash_behind_the_folder_is_no_part_of_its_name(place, monkeypatch):
     assert not (place / "out.training").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_working_directory(place, monkeypatch):
     given = {"steps": 6, "batch_size": 2, "seq_len": 16, "save_every": 2, "device": "cpu"}
     with monkeypatch.context() as patch:
@@ -44,6 +46,7 @@ def test_a_run_goes_on_from_another_working_directory(place, monkeypatch):
     assert (done.record.distilled["text"], done.record.distilled["teacher"]) == (text, teacher)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["[]", "{", "{}", '{"before": 1}', "", "no before", "wrong before"])
 def test_damaged_settings_are_one_line_and_nothing_is_lost(place, monkeypatch, content):
     with monkeypatch.context() as patch:
@@ -63,6 +66,7 @@ def test_damaged_settings_are_one_line_and_nothing_is_lost(place, monkeypatch, c
     assert (place / "out.training" / "step_2").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 6])
 def test_an_interrupted_run_goes_on_where_it_was(place, monkeypatch, step):
     job(place, out="whole", kl=1)
@@ -92,6 +96,7 @@ def test_an_interruption_before_the_first_checkpoint_leaves_nothing(place, monke
     assert names(place) == before
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_does_not_lose_the_training(place, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError("No space left on device")

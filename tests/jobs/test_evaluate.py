@@ -103,6 +103,7 @@ def test_a_model_has_the_figures_of_its_text(tmp_path, text):
     assert found.tasks == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_count_once_where_they_are_tied(tmp_path, text, tied):
     what = tiny("llama", vocab_size=2048, max_position_embeddings=CONTEXT, tie_word_embeddings=tied)
@@ -115,6 +116,7 @@ def test_parameters_count_once_where_they_are_tied(tmp_path, text, tied):
     assert found.weights_mib == pytest.approx(4 * expected / 2**20, abs=8 * heads / 2**20)
 
 
+@pytest.mark.slow
 def test_models_side_by_side_are_what_the_surgery_left(tmp_path, text):
     what = model()
     names = [
@@ -139,6 +141,7 @@ def test_models_side_by_side_are_what_the_surgery_left(tmp_path, text):
     assert f"{without:.4f}" in table
 
 
+@pytest.mark.slow
 def test_each_model_is_let_go_before_the_next_is_loaded(tmp_path, text, monkeypatch):
     loaded = []
 
@@ -160,6 +163,7 @@ def test_without_text_and_tasks_the_text_that_ships_with_linscore_is_predicted()
     assert found.bits_per_byte < 4  # random guesses of 2,048 tokens would need more
 
 
+@pytest.mark.slow
 def test_tasks_alone_leave_the_text_out(tmp_path, boolq):
     pytest.importorskip("lm_eval")
     name = saved(tmp_path / "model", model())

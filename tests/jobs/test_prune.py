@@ -39,6 +39,7 @@ def best(scored, by, sign):
     return {block["index"]: block[by] for block in sorted(blocks, key=lambda block: sign * block[by])}
 
 
+@pytest.mark.slow
 def test_a_number_takes_the_first_of_the_ranking(run, scored, tmp_path):
     out = tmp_path / "not" / "there" / "cut"
     code, printed, _ = run("prune", "embedded", "--moments", scored, "--drop", 3, "--out", out)
@@ -71,6 +72,7 @@ def test_any_metric_ranks(run, scored, tmp_path):
     check_is_embedded_without(out, list(best(scored, "block_influence", 1))[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocks", "gone", "runs"),
     [("2,5-7", [2, 5, 6, 7], ["2", "5-7"]), ("5,", [5], ["5"]), ("0-1", [0, 1], ["0-1"]), ("4,3", [3, 4], ["3-4"])],
@@ -94,6 +96,7 @@ def test_nothing_but_the_checkpoint_is_left_behind(run, tmp_path):
     assert not list(out.glob("*.bin"))
 
 
+@pytest.mark.slow
 def test_dtype_is_that_of_the_checkpoint_or_as_asked(run, tmp_path):
     for name, options in (("stored", ()), ("asked", ("--dtype", "float32"))):
         assert run("prune", "embedded", "--drop", "5,", "--out", tmp_path / name, *options)[0] == 0
@@ -101,6 +104,7 @@ def test_dtype_is_that_of_the_checkpoint_or_as_asked(run, tmp_path):
     assert dtypes == [AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype="auto").dtype, torch.float32]
 
 
+@pytest.mark.slow
 def test_float16_stays_float16_though_a_cpu_computes_in_float32(run, tmp_path):
     model = tmp_path / "half"
     embedded().half().save_pretrained(model)
@@ -118,6 +122,7 @@ def test_a_folder_that_exists_is_left_alone_before_any_work(run, tmp_path, monke
     assert [p.name for p in (tmp_path / "cut").iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_save_leaves_nothing(run, tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError("No space left on device")

@@ -11,6 +11,7 @@ run_score = asked(run_score)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_command_line_collects_what_it_is_asked_for(tmp_path):
     report, _ = run_score(
         tokens=1500,

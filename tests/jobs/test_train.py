@@ -16,6 +16,7 @@ from linscore.regularization.trainer import RegularizedTrainer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_model_a_curve_and_a_series(run, config, tmp_path):
     out = tmp_path / "out"
     code, printed, error = run("train", "--config", config, "--out", out, "--regularizer", "cosine", "--weight", 0.3)
@@ -37,6 +38,7 @@ def test_a_run_leaves_a_model_a_curve_and_a_series(run, config, tmp_path):
     assert all(torch.equal(saved[name], last[name]) for name in last)
 
 
+@pytest.mark.slow
 def test_the_heldout_loss_is_that_of_the_saved_model_on_the_end_of_the_text(run, config, tmp_path):
     assert run("train", "--config", config, "--out", tmp_path / "out")[0] == 0
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").eval()
@@ -65,6 +67,7 @@ def spoil(monkeypatch, step, what):
     monkeypatch.setattr(RegularizedTrainer, "training_step", training_step, raising=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "what", "message"),
     [

@@ -11,6 +11,7 @@ from linscore.pretraining.checkpoints import newest_checkpoint
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(run, config, tmp_path):
     """Each takes half of the batch, in two micro-batches."""
     recipe = yaml.safe_load(config.read_text(encoding="utf-8")) | {"steps": 4}
@@ -25,6 +26,7 @@ def test_two_processes_are_one(run, config, tmp_path):
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_curve(run, config, tmp_path):
     """Killed after a checkpoint, while the next was being written."""
     options = ("train", "--config", config, "--regularizer", "mse", "--weight", 0.01)

@@ -12,6 +12,7 @@ from linscore.jobs import train as job
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(run, config, tmp_path, monkeypatch):
     options = ("train", "--config", config)
     assert run(*options, "--out", tmp_path / "whole")[0] == 0
@@ -24,6 +25,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(run, config, tmp_p
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_begun_anew(run, config, tmp_path):
     """Also where its checkpoints were removed to save space."""
     out = tmp_path / "out"
@@ -37,6 +39,7 @@ def test_a_finished_run_is_not_begun_anew(run, config, tmp_path):
     assert sorted(out.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_run_killed_behind_its_last_checkpoint_is_finished(run, config, tmp_path):
     """The last step is neither trained nor scored again, and another micro-batch is allowed."""
     assert run("train", "--config", config, "--out", tmp_path / "whole")[0] == 0
@@ -54,6 +57,7 @@ def test_a_run_killed_behind_its_last_checkpoint_is_finished(run, config, tmp_pa
     assert not (out / ".part-0-model").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_or_leaves_nothing(run, config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         broken_at(patch, 8, KeyboardInterrupt())

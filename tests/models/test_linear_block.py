@@ -14,6 +14,7 @@ from linscore.statistics.maps import fit_block_map
 from linscore.surgery.linearize import linearize
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "falcon", "opt", "gpt_neox", "llama", "gemma3", "mamba"])
 def test_gradient_checkpointing_gives_the_same_gradients(family, reentrant):
@@ -46,6 +47,7 @@ def test_checkpointing_that_was_on_before_stays_on():
     assert calls == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_cast_to_16_bits_runs_and_generates(family):
     model = tiny(family).to(torch.bfloat16)

@@ -48,6 +48,7 @@ def test_a_plain_folder_loads_as_it_is(tmp_path):
     assert load(EMBEDDED_MODEL).config.model_type
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [

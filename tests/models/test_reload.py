@@ -31,6 +31,7 @@ def greedy(model: PreTrainedModel, use_cache: bool) -> torch.Tensor:
     return model.generate(prompt, attention_mask=torch.ones_like(prompt), use_cache=use_cache, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_loaders_give_the_model_in_memory(family, tmp_path):
     linear = linearize(tiny(family), {0: random_map(), 2: random_map(2)})
@@ -46,6 +47,7 @@ def test_both_loaders_give_the_model_in_memory(family, tmp_path):
         assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == tied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "gpt_oss", "mamba"])
 @pytest.mark.parametrize("loader", [load, load_elsewhere])
 def test_16_bits_keep_the_means_exactly(family, loader, tmp_path):
@@ -91,6 +93,7 @@ def test_low_rank_and_diagonal_maps_keep_their_form(loader, tmp_path):
         assert sum(p.numel() for p in find_decoder(loaded).blocks[index].parameters()) == fitted.parameters
 
 
+@pytest.mark.slow
 def test_a_reloaded_model_is_saved_linearized_and_cut_again(llama, tmp_path):
     for number, loader in enumerate((load, load_elsewhere)):
         loader(llama).save_pretrained(tmp_path / f"again{number}")

@@ -116,6 +116,7 @@ def test_a_new_tokenizer_encodes_every_text():
         train_tokenizer(DOCUMENTS, 256)
 
 
+@pytest.mark.slow
 def test_the_standard_library_without_what_ships_as_heldout_text():
     heldout = {path.read_text(encoding="utf-8") for path in EMBEDDED_TEXT.glob("*.py.txt")}
     texts = list(standard_library())

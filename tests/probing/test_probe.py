@@ -73,6 +73,7 @@ def test_a_linear_label_is_found_and_a_random_one_is_not():
         assert abs(one.accuracy - 0.5) < chance + 0.02
 
 
+@pytest.mark.slow
 def test_the_job_probes_every_layer_and_writes_a_new_folder(tmp_path, checkpoint, tokenizer):
     data, out = written(tmp_path, "jsonl"), tmp_path / "out"
     options = {"data": data, "text_field": "premise,hypothesis", "device": "cpu", "out": str(out)}

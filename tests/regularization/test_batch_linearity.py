@@ -31,6 +31,7 @@ def test_the_score_is_that_of_a_ridge_regression():
     assert float(batch_linearity(x.double(), y.double(), rows)) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ridge", [1e-3, 0.5])
 def test_gradients_of_the_score(ridge):
     generator = torch.Generator().manual_seed(0)
@@ -40,6 +41,7 @@ def test_gradients_of_the_score(ridge):
     assert torch.autograd.gradcheck(lambda x, y: 3 * batch_linearity(x, y, ridge=ridge), (x, y))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_triton(), reason="no triton")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_score_from_the_triton_kernels(monkeypatch, dtype):

@@ -55,6 +55,7 @@ def test_states_are_let_go_after_an_error():
         assert [state() for state in seen] == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "falcon"])
 def test_gradient_checkpointing_changes_nothing_or_is_refused(family, reentrant):
@@ -109,6 +110,7 @@ def test_mixed_precision():
     assert errors[1] <= 2 * errors[0]
 
 
+@pytest.mark.slow
 def test_compiled_models():
     model = Toy()
     with LinearityRegularizer(model, **WEIGHTS) as regularizer:

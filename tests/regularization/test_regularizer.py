@@ -13,6 +13,7 @@ from linscore.regularization.regularizer import LinearityRegularizer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [None, "left", "right"])
 @pytest.mark.parametrize("family", BLOCKS)
 def test_loss_and_gradients_are_those_of_the_formula(family, side):

@@ -97,6 +97,7 @@ def checkpointed(reentrant, **changes):
     return model
 
 
+@pytest.mark.slow
 @refused
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_checkpointed_step_peaks_no_higher(reentrant):

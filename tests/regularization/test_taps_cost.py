@@ -94,6 +94,7 @@ def test_a_step_with_taps_peaks_no_higher():
     assert tapped - plain <= 0.03 * (count + 1) * h.nbytes
 
 
+@pytest.mark.slow
 def test_compiling_a_caller_leaves_its_graph_whole():
     states = [state.detach().float().requires_grad_() for state in forward(decoder(2), embeddings(), None)[1]]
 

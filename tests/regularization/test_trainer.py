@@ -62,6 +62,7 @@ def test_a_step_follows_the_gradient_of_the_formula(tmp_path, weights):
         assert entry[name] == pytest.approx(1 - value if name == "linearity" else value, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_accumulation_changes_nothing(tmp_path, whole):
     """Four micro-batches of two are one batch of eight, also where they hold unlike numbers of tokens."""
@@ -94,6 +95,7 @@ def test_models_without_loss_arguments_take_means_of_micro_batches(tmp_path):
         assert one["regularizer"] == pytest.approx(other["regularizer"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_function_of_the_users(tmp_path):
     """Its loss is taken as it is: the penalty is scaled all the same."""
 
@@ -132,6 +134,7 @@ def test_evaluation_has_no_penalty_and_training_goes_on(tmp_path):
     assert curve(trainer)[-1]["regularizer"] > 0
 
 
+@pytest.mark.slow
 def test_logs_are_means_over_the_steps_since_the_last(tmp_path):
     options = {"max_steps": 4, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
     each, pairs = curve(trained(tmp_path, **options)), curve(trained(tmp_path, logging_steps=2, **options))
@@ -173,6 +176,7 @@ def test_a_model_that_is_made_anew(tmp_path):
     assert not any(module._forward_hooks for model in made for module in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing(tmp_path, reentrant):
     options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}

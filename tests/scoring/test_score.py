@@ -21,6 +21,7 @@ def close(a: linscore.Report, b: linscore.Report, bound: float) -> None:
                 assert value == pytest.approx(getattr(other, name), abs=bound, rel=bound), (mine.index, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "mamba"])
 def test_scores_equal_the_svd_of_all_stacked_states(family):
     model = tiny(family)
@@ -61,6 +62,7 @@ def test_folds_follow_the_place_in_the_stream_and_heldout_is_scikit_learns():
         assert block.linearity_no_residual_heldout == pytest.approx(heldout_no_residual, abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, 24])
 def test_batch_size_changes_nothing(batch_size):
     model = tiny("llama")
@@ -194,6 +196,7 @@ def test_a_plain_module_of_like_blocks_is_scored_too():
         assert block.linearity_no_residual_heldout == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter stands in for a GPU only where there is none")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_triton_backend_gives_the_scores_of_the_eager_one(dtype):
@@ -224,6 +227,7 @@ def test_batches_and_options_that_cannot_be_are_refused(batches, options, messag
         linscore.score(tiny("llama"), batches, **options)
 
 
+@pytest.mark.slow
 def test_memory_of_a_run_is_that_of_its_moments_however_many_batches():
     model = tiny("llama")
     sizes = []

@@ -69,6 +69,7 @@ def same_as_observed(collector: Collector, seen: dict[str, list[torch.Tensor]], 
             same(read(collector.moments[f"fuse.{span}.{kind}"]), expected(before, h[1] - h[0]), bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_spans_of_every_family_pair_what_enters_with_what_leaves(family):
     model, ids = shared(family), tokens(4)
@@ -80,6 +81,7 @@ def test_spans_of_every_family_pair_what_enters_with_what_leaves(family):
         same(read(collector.moments[f"span.{span}"]), expected(x, y - x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "gptj", "falcon", "mpt", "opt", "llama", "mamba"])
 def test_fusing_pairs_the_mlp_before_a_span_with_what_the_span_adds(family):
     model, ids = shared(family), tokens()
@@ -106,6 +108,7 @@ def test_padding_counts_nowhere(side):
     same_as_observed(collector, observe(model, ids, "fc2"), bound=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, 12])
 def test_batch_size_changes_nothing(batch_size):
     model, ids = tiny("gpt2"), tokens()
@@ -157,6 +160,7 @@ def test_what_a_span_of_16_bit_states_adds_is_not_rounded_to_16_bits():
     same_as_observed(collector, observe(model, ids, "mlp.down_proj"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter stands in for a GPU only where there is none")
 def test_the_triton_backend_takes_a_float32_delta_beside_16_bit_activations():
     model, ids = tiny("llama").to(torch.bfloat16), tokens(4)

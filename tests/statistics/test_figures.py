@@ -37,6 +37,7 @@ def rows_and_scores(dtype: torch.dtype):
     return x, y, folds, (*svd_scores(x, y), *heldout_scores(x, y, folds), procrustes(x, y), linear_cka(x, y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "precision"), list(BOUNDS))
 def test_every_score_is_the_float64_svds_within_the_promise(dtype, precision):
     x, y, folds, expected = rows_and_scores(dtype)
@@ -51,6 +52,7 @@ def test_every_score_is_the_float64_svds_within_the_promise(dtype, precision):
     assert got.cka == pytest.approx(by_kernel, abs=with_residual)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("precision", "with_residual", "without"), [("fast", 1e-4, 1e-3), ("exact", 1e-5, 1e-5)])
 def test_outlier_features_and_sink_tokens_leave_the_scores_right(dtype, precision, with_residual, without):

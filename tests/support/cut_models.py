@@ -1,13 +1,33 @@
 """What a cut model must compute: the original with the same blocks doing nothing, with and without a cache."""
 
 from contextlib import contextmanager
+from functools import cache
 
 import torch
-from tiny_models import VOCABULARY
+from tiny_models import VOCABULARY, tiny
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from linscore import find_decoder
+from linscore import drop, find_decoder
+
+# What the tiny configurations do not have by default: block types that differ from one block to the next.
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+MIXTURES = {
+    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "layer_types": MIXED},
+    "gemma3": {"layer_types": MIXED},
+    "smollm3": {"no_rope_layers": [1, 0, 1]},
+}
+
+
+@cache
+def model_of(family: str) -> PreTrainedModel:
+    return tiny(family, **MIXTURES.get(family, {}))
+
+
+@cache
+def cut_of(family: str, *gone: int) -> PreTrainedModel:
+    """For tests that leave it as it is."""
+    return drop(model_of(family), list(gone))
 
 
 def tokens(seed: int = 0, length: int = 11) -> Tensor:

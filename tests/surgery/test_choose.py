@@ -69,6 +69,7 @@ def test_spans_do_not_overlap():
     assert choice.spans == [Span(*best), Span(*second)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", [1, 2])
 def test_perplexity_is_that_of_the_model_with_the_span_left_out(span):
     expected = {first: perplexity_without(list(range(first, first + span))) for first in range(DEPTH - span + 1)}
@@ -77,6 +78,7 @@ def test_perplexity_is_that_of_the_model_with_the_span_left_out(span):
     assert choice.figures[str(choice.spans[0])] == pytest.approx(min(expected.values()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sequential_measures_again_on_what_is_left():
     gone: list[int] = []
     perplexities = []

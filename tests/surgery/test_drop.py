@@ -1,43 +1,22 @@
 """Dropped blocks in tiny models of every family; the oracle is the original, with `forward` of blocks made idle."""
 
-from functools import cache
-
 import pytest
 import torch
 import transformers
-from caches import logits_by_cache
-from cut_models import doing_nothing, greedy, inputs_and_logits, logits, tokens
+from cut_models import MIXED, cut_of, doing_nothing, inputs_and_logits, logits, model_of, tokens
 from rare_models import llama4, qwen3_next, random_model
 from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, tiny
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
 from linscore import LinscoreError, drop, find_decoder
 
-# What the tiny configurations do not have by default: block types that differ from one block to the next.
-MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
-MIXTURES = {
-    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "layer_types": MIXED},
-    "gemma3": {"layer_types": MIXED},
-    "smollm3": {"no_rope_layers": [1, 0, 1]},
-}
 every_family = pytest.mark.parametrize("family", FAMILIES)
 pytestmark = pytest.mark.usefixtures("one_thread")
 every_cut = pytest.mark.parametrize("gone", [[0], [1], [2], [0, 2], [1, 2]], ids=str)
 
 
-@cache
-def model_of(family: str) -> PreTrainedModel:
-    return tiny(family, **MIXTURES.get(family, {}))
-
-
-@cache
-def cut_of(family: str, *gone: int) -> PreTrainedModel:
-    """For tests that leave it as it is."""
-    return drop(model_of(family), list(gone))
-
-
+@pytest.mark.slow
 @every_cut
 @every_family
 def test_states_and_logits_are_those_of_the_original_with_the_blocks_doing_nothing(family, gone):
@@ -52,27 +31,6 @@ def test_states_and_logits_are_those_of_the_original_with_the_blocks_doing_nothi
     for new, old in enumerate(survivors):
         torch.testing.assert_close(found_states[new], entered[old])
     torch.testing.assert_close(found, expected)
-
-
-@every_cut
-@every_family
-def test_the_cache_carries_what_the_whole_sequence_says(family, gone):
-    cut = cut_of(family, *gone)
-    torch.testing.assert_close(logits_by_cache(cut, tokens()), logits(cut, tokens()), rtol=1e-4, atol=1e-4)
-    assert greedy(cut, tokens(), use_cache=True) == greedy(cut, tokens(), use_cache=False)
-
-
-@pytest.mark.parametrize("gone", [[0], [1], [0, 2]], ids=str)
-@every_family
-def test_a_saved_cut_reloads_with_plain_transformers(family, gone, tmp_path):
-    cut = cut_of(family, *gone)
-    cut.save_pretrained(tmp_path)
-    reloaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert type(reloaded) is type(cut)
-    assert torch.equal(logits(reloaded, tokens()), logits(cut, tokens()))
-    assert greedy(reloaded, tokens(), use_cache=True) == greedy(cut, tokens(), use_cache=True)
 
 
 @every_family
@@ -90,6 +48,7 @@ def test_blocks_are_numbered_from_zero_wherever_the_number_is(family):
     assert cut.config.num_hidden_layers == len(blocks) == DEPTH - 1
 
 
+@pytest.mark.slow
 @every_family
 def test_the_original_stays_as_it_was_and_shares_nothing(family):
     model = model_of(family)
@@ -100,13 +59,6 @@ def test_the_original_stays_as_it_was_and_shares_nothing(family):
             tensor.zero_()
     assert model.config.num_hidden_layers == len(find_decoder(model).blocks) == DEPTH
     assert torch.equal(logits(model, tokens()), before)
-
-
-@pytest.mark.parametrize("tie", [True, False])
-@pytest.mark.parametrize("family", ["gpt2", "gemma", "llama", "opt", "falcon"])
-def test_tied_weights_stay_tied_and_others_apart(family, tie):
-    cut = drop(tiny(family, tie_word_embeddings=tie), [1])
-    assert (cut.get_output_embeddings().weight is cut.get_input_embeddings().weight) == tie
 
 
 def test_per_block_lists_lose_the_entries_of_the_blocks_that_go():
@@ -127,24 +79,6 @@ def test_dtype_mode_and_frozen_weights_are_kept():
     assert cut.model.layers[0].mlp.up_proj.weight.requires_grad
     assert cut.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
     assert cut.model.norm.weight.dtype == torch.float32
-
-
-@pytest.mark.parametrize("before", [True, False], ids=["enabled-before", "enabled-after"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "mamba"])
-def test_gradient_checkpointing_changes_no_gradient(family, before):
-    model = tiny(family)
-    plain = drop(model, [0]).train()
-    if before:
-        model.gradient_checkpointing_enable()
-    checkpointed = drop(model, [0]).train()
-    if not before:
-        checkpointed.gradient_checkpointing_enable()
-    assert checkpointed.is_gradient_checkpointing
-    for one in (plain, checkpointed):
-        torch.manual_seed(0)  # dropout
-        one(tokens(), labels=tokens(), use_cache=False).loss.backward()
-    for (name, expected), found in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, expected.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_a_cut_can_be_cut_again():

@@ -74,6 +74,7 @@ def least_squares(x: np.ndarray, delta: np.ndarray, intercept: bool) -> np.ndarr
     return design @ np.linalg.lstsq(design, delta, rcond=1e-12)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", ["intermediate", "output"])
 @fusible
 def test_the_projection_gives_what_it_gave_plus_the_best_prediction_of_the_span(family, on):
@@ -111,6 +112,7 @@ def test_errors_are_those_on_the_rows_themselves():
     assert fit_fusion(model, 1, moments).fitted.error_heldout <= fitted.error_heldout  # the ridge was chosen by it
 
 
+@pytest.mark.slow
 @fusible
 def test_a_fused_checkpoint_is_plain(family, tmp_path):
     model, moments = fixture(family)

@@ -28,6 +28,7 @@ def mean_loss(model, batches):
     return sum(float(loss) * tokens for loss, tokens in losses) / sum(tokens for _, tokens in losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_is_that_of_a_model_whose_blocks_are_idle(family):
     model, batches = shared(family), packed()

@@ -37,6 +37,7 @@ class PlainBlock(nn.Linear):
         return x + torch.tanh(super().forward(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(DEPTH))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_map_that_adds_nothing_equals_bypassing_the_block(family, index):
@@ -46,6 +47,7 @@ def test_a_map_that_adds_nothing_equals_bypassing_the_block(family, index):
     torch.testing.assert_close(logits(linearize(model, {index: zero_map()}), tokens()), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_block_can_be_replaced_and_the_model_stays_as_it_was(family):
     model = shared(family)
@@ -88,6 +90,7 @@ def test_an_affine_block_is_replaced_by_its_own_map_without_error(family):
     torch.testing.assert_close(logits(again, tokens()), logits(affine, tokens()), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked_before", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_linear_blocks_appear_in_the_hidden_states(family, asked_before):
@@ -111,6 +114,7 @@ def test_what_does_not_fit_is_refused():
         linearize(model, {0: zero_map()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_span_whose_map_adds_nothing_equals_the_model_without_it(family):
     model = shared(family)

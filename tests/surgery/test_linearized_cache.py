@@ -11,6 +11,7 @@ from transformers import DynamicCache, StaticCache
 from linscore.surgery.linearize import linearize
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replaced", [(0,), (1,), (2,), (0, 1), (0, 2), (0, 1, 2)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_with_a_cache_equal_those_without(family, replaced):
@@ -37,6 +38,7 @@ def test_a_linear_block_counts_tokens_whatever_its_model_calls_the_cache(name):
     assert cache.get_seq_length() == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_and_beam_text_are_the_same_with_and_without_a_cache(family):
     linear = linear_of(family, 0)
@@ -50,6 +52,7 @@ def test_greedy_and_beam_text_are_the_same_with_and_without_a_cache(family):
         assert torch.equal(cached, uncached)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ATTENTION)
 def test_left_padding_changes_no_logits(family):
     linear = linear_of(family, 0)

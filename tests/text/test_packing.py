@@ -104,6 +104,7 @@ def test_a_passage_is_at_most_sixteen_sequences():
     assert runs[-3:-1] == [16, 16]
 
 
+@pytest.mark.slow
 @given(
     lengths=st.lists(st.integers(0, 60) | st.integers(200, 700), min_size=1, max_size=12),
     seq_len=st.integers(2, 9),
@@ -128,6 +129,7 @@ def test_packing_follows_the_rules_for_any_documents(lengths, seq_len, folds, to
         assert len(packed) == min(tokens // seq_len, sum(len(fold) // seq_len for fold in oracle))
 
 
+@pytest.mark.slow
 @given(lengths=st.lists(st.integers(0, 60), min_size=20, max_size=60), folds=st.integers(1, 4))
 def test_a_document_is_never_split_unless_longer_than_a_passage_and_folds_are_balanced(lengths, folds):
     seq_len = 5
