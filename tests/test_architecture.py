@@ -77,6 +77,17 @@ def test_files_and_functions_stay_short():
                 assert node.end_lineno - node.lineno < 50, f"{path}: {node.name}"
 
 
+def test_lines_that_obey_a_decision_name_one_that_is_there():
+    text = (ROOT / "docs/decisions.md").read_text(encoding="utf-8")
+    headings = set(re.findall(r"^###? (.+)$", text, re.MULTILINE))
+    named = set()
+    for path in [*ROOT.glob("linscore/**/*.py"), *ROOT.glob("kernels/**/*.py")]:
+        source = re.sub(r"\n#? *", " ", path.read_text(encoding="utf-8"))
+        named |= {match[1] for match in re.finditer(r"\bdecisions: ([^)\n]+?)(?=[).\n]|  )", source)}
+    assert len(named) >= 10
+    assert named <= headings, named - headings
+
+
 def test_the_library_names_arguments_and_only_the_command_line_names_options():
     for path in (ROOT / "linscore").rglob("*.py"):
         if path.parent.name != "cli":

@@ -9,10 +9,10 @@ from torch import Tensor
 
 # A row is heavy when it lies further than this from the centre, in medians of that distance: attention sinks,
 # a few tokens up to a thousand times longer than the rest, which no 16- or 32-bit product survives.
-HEAVY_MEDIANS = 20.0
+HEAVY_MEDIANS = 20.0  # decisions: Heavy rows by x and by δ
 
 # The pilot reads this many leading rows: few enough to lie in the first sequences whatever the batch size.
-PILOT_ROWS = 256
+PILOT_ROWS = 256  # decisions: Moments about a pilot centre
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from linscore.decoder.find import Decoder, weight_sample
 from linscore.errors import LinscoreError
 from linscore.scoring.report import Report
 
-SAME = 0.005  # median relative difference of a few weights of one model, loaded in different dtypes
+# The median relative difference of a few weights of one model in different dtypes (decisions: Whose moments).
+SAME = 0.005
 
 
 def check_belongs(report: Report, decoder: Decoder, name: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from linscore.scoring.report import BlockReport, ScoreWarning, SpanReport
 from linscore.statistics.figures import BlockMetrics
 
-ROUNDING = 1e-3  # share of t_δ: at 2.6e-3 the score without residual moves by .001 to .002 (measured, design.md)
+# Share of t_δ: at 2.6e-3 the score without residual moves by .001 to .002 (decisions: When rounding is warned of).
+ROUNDING = 1e-3
 SENSITIVITY = 1e-4  # of the score without residual, when the cut-off of the solve is ten times higher
 OUTSIDE = 1e-6  # beyond this an in-sample score outside [0, 1] is more than rounding
 

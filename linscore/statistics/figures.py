@@ -1,4 +1,4 @@
-"""Every figure of one block from its moments alone (paper: sections 3.1 and 5; design: section 1).
+"""Every figure of one block from its moments alone (paper: sections 3.1 and 5; docs/notation.md).
 
 linearity                = 1 − RSS/t_y       min over affine maps of the normalized error, "with the residual"
 linearity w/o residual   = 1 − RSS/t_δ       the same with what the block adds in place of what leaves it

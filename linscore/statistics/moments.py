@@ -2,8 +2,8 @@
 
 δ = y − x is formed first, per element, never as the difference of two Grams: in a trained decoder it is 1 to 10 % of x.
 The sums are float64 about a pilot centre that the first rows fix, so they add up over batches, folds, processes and
-files. Rows far from the centre (attention sinks) are summed apart, as float64 products (docs/decisions.md: moments
-about a pilot centre, heavy rows).
+files. Rows far from the centre (attention sinks) are summed apart, as float64 products (decisions: Heavy
+rows by x and by δ).
 """
 
 from __future__ import annotations

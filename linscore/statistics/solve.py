@@ -20,7 +20,7 @@ from linscore.statistics.centered import Centered
 
 # Eigenvalues of the equilibrated C_xx below this share of the light rows' largest are noise of the moments: sums of
 # float32 products carry about 1e-7, float64 sums about 1e-16 times a growth with d and n.
-CUTOFF = {"fast": 1e-7, "exact": 1e-13}
+CUTOFF = {"fast": 1e-7, "exact": 1e-13}  # decisions: Noise is judged by the light rows
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LONGEST_PASSAGE = 16  # sequences
+LONGEST_PASSAGE = 16  # sequences (decisions: Folds are dealt by text)
 
 
 def passage_length(sequences: int, folds: int) -> int:

@@ -17,8 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-NARROWEST = 64  # columns of a block: narrower ones save less than they cost (measured: docs/decisions.md)
-WIDE = 1024  # columns from which oneDNN's products are worth a transposed copy of x (measured, too)
+NARROWEST = 64  # columns of a block: narrower ones save less than they cost (decisions: CPU products)
+WIDE = 1024  # columns from which a transposed copy of x is worth it (decisions: oneDNN for wide states)
 
 
 class Products:

@@ -26,7 +26,7 @@ from linscore_kernels.tuning.parameters import Launch
 # What a partial tile costs to write and merge, in tokens of its own product: 16 B per entry at 3.3 TB/s against
 # 2 FLOP per entry and token at 600 TFLOP/s (H100), rounded up.
 TOKENS_PER_MERGE = 1024
-LONGEST = 16384  # tokens that one float32 accumulator takes at most
+LONGEST = 16384  # tokens of one float32 accumulator (decisions: How long one tensor-core sum may be)
 GROUP = 8  # rows of tiles that run together, so that their operands meet in L2
 
 
