@@ -74,7 +74,7 @@ def run_file(file: str, path: Path, deadline: float, extra: list[str]) -> bool:
         results.add(path, {"group": "not run", "name": file, "status": "skipped", "message": results.NO_TIME})
         return True
     environment = os.environ | {"LINSCORE_RESULTS_FILE": str(path.resolve()), "LINSCORE_BENCH_DEADLINE": str(deadline)}
-    command = [sys.executable, "-m", "pytest", str(HERE / file), "-p", "no:cacheprovider", *extra]
+    command = [sys.executable, "-m", "pytest", str(HERE / "suite" / file), "-p", "no:cacheprovider", *extra]
     try:
         code = subprocess.run(command, env=environment, timeout=left, check=False).returncode
         message = f"ended with code {code}"

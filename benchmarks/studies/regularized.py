@@ -1,8 +1,8 @@
 """What a regularizer does to a decoder that learns: `linscore train`, plain and regularized, the same seeds for each.
 
-    python benchmarks/regularized.py --config 1M --seeds 0,1,2 --runs FOLDER        # every run takes minutes
-    python benchmarks/regularized.py --config embedded --regularizers none,cosine --beside embedded --runs FOLDER
-    python benchmarks/regularized.py --config 150M --seeds 0,1,2 --runs FOLDER      # on a GPU
+    python -m benchmarks.studies.regularized --config 1M --seeds 0,1,2 --runs DIR
+    python -m benchmarks.studies.regularized --config embedded --regularizers none,cosine --beside embedded --runs DIR
+    python -m benchmarks.studies.regularized --config 150M --seeds 0,1,2 --runs DIR
 
 Runs that are finished are kept, others are begun or gone on with; with --collect only what is there is read. Losses,
 scores and cosines are those of the recipe's held-out text. Probes tell from which held-out module a passage of some 400
@@ -22,10 +22,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import regularized_tables
-import results
-
 import linscore
+from benchmarks import results
+from benchmarks.studies import regularized_tables
 from linscore.dynamics.folder import SERIES
 from linscore.dynamics.series import FIGURES, Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.embedded.shipped import EMBEDDED_TEXT

@@ -1,6 +1,6 @@
 """What a tensor core that truncates its float32 sums does to scores: an emulation, on the built-in decoder in bfloat16.
 
-    python benchmarks/truncation.py
+    python -m benchmarks.studies.truncation
 
 Tensor cores are reported to round toward zero whenever they add 16 products to the sum. Here every such step is done in
 float64 and cut to float32, sums are flushed every so many tokens, and the scores without residual are compared with

@@ -1,7 +1,7 @@
 """What surgery costs in perplexity, and which figure chooses best: a table for one decoder, about twenty minutes.
 
-    python benchmarks/surgery.py                                        # the built-in decoder
-    python benchmarks/surgery.py FOLDER --train FILE --test FILE        # any other
+    python -m benchmarks.studies.surgery                                        # the built-in decoder
+    python -m benchmarks.studies.surgery FOLDER --train FILE --test FILE        # any other
 
 Moments and distillation see the training text only, losses are of the test text. Results go to
 benchmarks/results/surgery-NAME.json and .md. The built-in decoder is fitted on its training text (this Python's
@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import results
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import linscore
+from benchmarks import results
 from linscore.distillation.distil import distil
 from linscore.embedded.shipped import EMBEDDED, EMBEDDED_TEXT
 from linscore.evaluation.perplexity import TextLoss, text_loss

@@ -1,6 +1,6 @@
 """Make what ships with linscore of a trained decoder: float16 weights that load as float32, tied ones once.
 
-python benchmarks/ship.py RUN/model linscore/embedded/cosine
+python -m benchmarks.studies.ship RUN/model linscore/embedded/cosine
 """
 
 from __future__ import annotations
