@@ -18,6 +18,8 @@ from compile_cases import (
     token_stats_cases,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def architecture_of(case: str) -> int:
     return int(case.split("-")[-1])

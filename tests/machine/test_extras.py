@@ -106,12 +106,14 @@ print(json.dumps(ended))
 """
 
 
+@pytest.mark.slow
 def test_scoring_needs_no_extra(bare):
     code, printed, error = bare[SCORE]
     assert code == 0, error
     assert len(json.loads(printed)["blocks"]) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ANSWERS)
 def test_a_job_says_in_one_line_what_it_needs(command, bare):
     assert bare[command] == [2, "", f"linscore: {ANSWERS[command]}\n"]

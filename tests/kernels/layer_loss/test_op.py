@@ -168,6 +168,7 @@ def test_states_may_differ_in_dtype(backend):
         assert (ours - truth).norm() <= torch.finfo(dtype).eps * 8 * truth.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_schemas_fakes_and_autograd_are_what_torch_asks_for(backend):
     states, weight = stream(6, 5), weights(6)

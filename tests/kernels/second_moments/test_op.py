@@ -31,6 +31,7 @@ def pair(n: int = 40, d: int = 32, dtype: torch.dtype = torch.float32) -> tuple[
     return x, y, pilot
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("rows", [None, torch.tensor([3, 1, 8])])
@@ -45,6 +46,7 @@ def test_schemas_and_fakes_are_what_torch_asks_for(backend, precision, rows):
     opcheck(ops.centered_gram, (x, y, True, precision, backend))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_fake_knows_a_delta_that_is_narrower_than_x(backend):
     x, _, _ = pair(20, 16)
@@ -53,6 +55,7 @@ def test_the_fake_knows_a_delta_that_is_narrower_than_x(backend):
     opcheck(torch.ops.linscore.accumulate, (x, delta, second, rows, *flat(pilot), True, "fast", 1, backend))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiling_a_caller_leaves_its_graph_whole(backend):
     x, y, pilot = pair()
