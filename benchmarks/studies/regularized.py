@@ -26,7 +26,7 @@ import linscore
 from benchmarks import results
 from benchmarks.studies import regularized_tables
 from linscore.dynamics.folder import SERIES
-from linscore.dynamics.series import FIGURES, Checkpoint, Dynamics, ScoredCheckpoint
+from linscore.dynamics.series import Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.evaluation.perplexity import text_loss
 from linscore.files.curve import read_curve
@@ -37,6 +37,7 @@ from linscore.models.load import load_pretrained
 from linscore.options import LabelledOptions, ProbeOptions, RegularizerOptions, TextOptions, TrainingOptions
 from linscore.pretraining.curve import CURVE
 from linscore.pretraining.recipe import read_recipe
+from linscore.scoring.block_figures import FIGURES
 from linscore.scoring.report import REPORT
 from linscore.text.source import Source, Text
 

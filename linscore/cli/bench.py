@@ -20,4 +20,4 @@ def bench(states: BenchOptions, text: TextOptions, place: PlaceOptions, tune: bo
 
     if tune:
         click.echo(f"rewrote  {run_tune(place.device, click.echo)}")
-    show(run_bench(states.width, text.tokens, place))
+    show(run_bench(states.width, text.tokens, place.dtype, place.device))

@@ -14,11 +14,12 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from linscore.dynamics.folder import DynamicsFolder
 from linscore.dynamics.series import Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.errors import LinscoreError
+from linscore.regularization.trainer import log_beside
 from linscore.scoring.report import Report
 from linscore.scoring.score import score
 from linscore.text.batch import Batch, TokenDigest
 
-__all__ = ["LinearityCallback", "log_beside"]
+__all__ = ["LinearityCallback"]
 
 LOGGED = ("linearity_heldout", "linearity_no_residual_heldout")
 
@@ -108,13 +109,6 @@ class LinearityCallback(TrainerCallback):
             state.log_history.append({**figures, "epoch": state.epoch, "step": state.global_step})
         else:
             log_beside(self._trainer, control, figures)
-
-
-def log_beside(trainer: Trainer, control: TrainerControl, figures: dict[str, float]) -> None:
-    """Log figures in a step whose loss is perhaps still to be logged: logging takes the wish for it back."""
-    wanted = control.should_log
-    trainer.log(figures)
-    control.should_log = wanted
 
 
 def _before(folder: DynamicsFolder, step: int) -> Dynamics | None:

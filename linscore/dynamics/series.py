@@ -11,18 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from linscore.files.json_file import read_json
-from linscore.scoring.block_figures import BlockFigures, block_figures, mean_of
+from linscore.scoring.block_figures import FIGURES, BlockFigures, block_figures, mean_of
 from linscore.scoring.report import Report
 
-__all__ = ["FIGURES", "Checkpoint", "Dynamics", "ScoredCheckpoint"]
-
-FIGURES = (
-    "linearity",
-    "linearity_heldout",
-    "linearity_no_residual",
-    "linearity_no_residual_heldout",
-    "cosine",
-)
+__all__ = ["Checkpoint", "Dynamics", "ScoredCheckpoint"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from linscore.dynamics.series import FIGURES, Dynamics, ScoredCheckpoint
+from linscore.dynamics.series import Dynamics, ScoredCheckpoint
+from linscore.scoring.block_figures import FIGURES
 from linscore.terminal import BAR, bar, number, warning
 
 

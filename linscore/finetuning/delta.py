@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from linscore.dynamics.series import FIGURES
-from linscore.scoring.block_figures import BlockFigures, mean_of
+from linscore.scoring.block_figures import FIGURES, BlockFigures, mean_of
 
 __all__ = ["FinetuneDelta", "SeedResult", "Spread"]
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 
 from transformers import set_seed
 
-from linscore.dynamics.series import FIGURES
 from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError, at_least
 from linscore.files.whole import new_folder
@@ -30,7 +29,7 @@ from linscore.options import (
     TrainingOptions,
 )
 from linscore.progress import StepProgress, TokenProgress
-from linscore.scoring.block_figures import block_figures
+from linscore.scoring.block_figures import FIGURES, block_figures
 from linscore.scoring.report import Report
 from linscore.scoring.score import score
 from linscore.text.batch import Batch

@@ -23,7 +23,6 @@ from linscore.machine.device import choose_device
 from linscore.machine.extras import need
 from linscore.machine.kernel_cases import CASES, Case
 from linscore.machine.timing import floor, interleaved, rates
-from linscore.options import PlaceOptions
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,12 @@ DEFAULTS = {"cuda": (4096, 65_536, "bfloat16"), "cpu": (768, 16_384, "float32")}
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def run_bench(width: int | None = None, tokens: int | None = None, place: PlaceOptions | None = None) -> Table:
+def run_bench(width: int | None = None, tokens: int | None = None, dtype: str = "auto", device: str = "auto") -> Table:
     """The table of `linscore bench`: random states `[tokens, width]`. Raises LinscoreError for what cannot be."""
-    place = place or PlaceOptions()
-    where = choose_device(place.device)
+    where = choose_device(device)
     usual_width, usual_tokens, usual_dtype = DEFAULTS[where.type]
     width, tokens = width or usual_width, tokens or usual_tokens
-    dtype = usual_dtype if place.dtype == "auto" else place.dtype
+    dtype = usual_dtype if dtype == "auto" else dtype
     if width < 32 or tokens < 2 * PILOT_ROWS:
         raise LinscoreError(f"`width={width}` and `tokens={tokens}`: give at least 32 and {2 * PILOT_ROWS}")
     one_of("dtype", dtype, DTYPES)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from linscore.decoder.run import evaluating
-from linscore.dynamics.callback import log_beside
+from linscore.regularization.trainer import log_beside
 
 __all__ = ["HeldoutLossCallback"]
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerControl
 
 from linscore.regularization.regularizer import LinearityRegularizer
 
-__all__ = ["LinearityRegularizerMixin", "RegularizedTrainer"]
+__all__ = ["LinearityRegularizerMixin", "RegularizedTrainer", "log_beside"]
 
 
 # For mypy the mixin is a Trainer; when it runs it stands before any Trainer class, trl's too.
@@ -163,6 +163,13 @@ class LinearityRegularizerMixin(_Base):
 
 class RegularizedTrainer(LinearityRegularizerMixin, Trainer):
     """transformers' Trainer with a linearity regularizer: see `LinearityRegularizerMixin`."""
+
+
+def log_beside(trainer: Trainer, control: TrainerControl, figures: dict[str, float]) -> None:
+    """Log figures in a step whose loss is perhaps still to be logged: logging takes the wish for it back."""
+    wanted = control.should_log
+    trainer.log(figures)
+    control.should_log = wanted
 
 
 def _real_tokens(batch: Mapping[str, Any]) -> Tensor | None:

@@ -7,6 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from linscore.scoring.report import Report
 
+# What a series of checkpoints and a comparison keep.
+FIGURES = (
+    "linearity",
+    "linearity_heldout",
+    "linearity_no_residual",
+    "linearity_no_residual_heldout",
+    "cosine",
+)
 BlockFigures = dict[str, list[float | None]]  # figure → its value for each block; None: not defined there
 
 

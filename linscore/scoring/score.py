@@ -73,8 +73,8 @@ def score_decoder(
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """The same for a decoder that was found already."""
-    check_causal(decoder)
     collector = Collector(decoder, options)
+    check_causal(decoder)
     started = time.perf_counter()
     for batch in batches:
         tokens = collector.add(batch)

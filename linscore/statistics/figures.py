@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from linscore.errors import LinscoreError
-from linscore.options import ScoreOptions
 from linscore.statistics.affine import fit_map, squared_error
 from linscore.statistics.centered import Centered, centered, splits
 from linscore.statistics.moments import Moments
@@ -70,9 +69,7 @@ class BlockMetrics(Linearity):
     without_heavy: Linearity | None
 
 
-def linearity(
-    x: Tensor, y: Tensor, *, folds: int = ScoreOptions.folds, precision: str = ScoreOptions.precision
-) -> BlockMetrics:
+def linearity(x: Tensor, y: Tensor, *, folds: int = 2, precision: str = "fast") -> BlockMetrics:
     """Every figure of two tensors in one call (paper: section 3.1): how much of `y` is an affine map of `x`.
 
         linscore.linearity(x, y).linearity_heldout
