@@ -50,6 +50,7 @@ def test_every_room_is_in_the_order_and_every_name_in_the_order_is_a_room():
     assert sorted(order_of_rooms()) == sorted(rooms())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", sorted(rooms()))
 def test_a_room_imports_only_what_stands_left_of_it(room):
     order = order_of_rooms()
@@ -68,6 +69,7 @@ def test_packages_say_one_line_and_nothing_else():
             assert isinstance(line, ast.Expr), path
 
 
+@pytest.mark.slow
 def test_files_and_functions_stay_short():
     for path in [*ROOT.glob("linscore/**/*.py"), *ROOT.glob("kernels/**/*.py"), *ROOT.glob("tests/**/*.py")]:
         text = path.read_text(encoding="utf-8")

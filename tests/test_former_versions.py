@@ -51,6 +51,7 @@ def test_a_cut_model_loads_and_has_its_record(cut):
     assert [isinstance(block, LinearBlock) for block in blocks] == [False] + [cut == "linear"] * 2
 
 
+@pytest.mark.slow
 def test_models_predict_as_well_as_they_did(run, monkeypatch):
     monkeypatch.chdir(FORMER)
     code, printed, error = run(
@@ -74,6 +75,7 @@ def test_former_moments_still_choose_and_fit(run, tmp_path):
     torch.testing.assert_close(again[down] @ again[up], former[down] @ former[up])
 
 
+@pytest.mark.slow
 def test_a_series_is_read_and_gone_on_with(run, tmp_path, monkeypatch):
     former = told("series/dynamics.json")
     assert json.loads(Dynamics.load(FORMER / "series" / "dynamics.json").to_json()) == former

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 MAMBAS = ("mamba", "mamba2")
 
 
+@pytest.mark.slow
 @every_family
 def test_states_are_the_hidden_states_of_the_model(family: str) -> None:
     decoder, tokens = decoder_of(family), some_tokens()

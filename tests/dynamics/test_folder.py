@@ -45,6 +45,7 @@ def test_a_foreign_folder_is_left_alone(runs, text, tmp_path, there, message):
     assert content(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_folder_in_the_place_of_a_report_is_left_alone(runs, text, tmp_path):
     options = {"text": text, "seq_len": SEQ_LEN, "tokens": 64, "device": "cpu", "out": str(tmp_path)}
     run_dynamics([str(runs / "checkpoint-9")], **options)

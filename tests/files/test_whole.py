@@ -127,6 +127,7 @@ def write_often(folder, word, gate, results):
     results.put(None)
 
 
+@pytest.mark.slow
 def test_of_two_writers_at_once_both_succeed_and_one_result_stays(tmp_path):
     context = multiprocessing.get_context("fork")
     gate, results = context.Barrier(2), context.Queue()

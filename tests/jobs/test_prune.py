@@ -66,6 +66,7 @@ def test_a_number_takes_the_first_of_the_ranking(run, scored, tmp_path):
     assert {"linscore", "torch", "transformers"} <= set(record["versions"])
 
 
+@pytest.mark.slow
 def test_any_metric_ranks(run, scored, tmp_path):
     out = tmp_path / "cut"
     assert run("prune", "embedded", "--moments", scored, "--drop", 1, "--by", "block_influence", "--out", out)[0] == 0

@@ -42,6 +42,7 @@ def samples(n=90, width=12, layers=3, seed=0):
     return torch.tensor(states, dtype=torch.float32), [f"class {c}" for c in scores.argmax(1)]
 
 
+@pytest.mark.slow
 def test_a_probe_is_a_standardized_logistic_regression_on_stratified_folds():
     states, labels = samples()
     found = probe_layers(states, labels, seed=3)

@@ -39,6 +39,7 @@ def assert_same(one, other, tolerance=1e-6):
         assert float(change.detach().abs().max()) <= tolerance, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [WEIGHTS, {"linearity": -0.5}])
 def test_a_step_follows_the_gradient_of_the_formula(tmp_path, weights):
     model, texts = tiny("llama").double(), Texts(whole="linearity" in weights)
@@ -75,6 +76,7 @@ def test_accumulation_changes_nothing(tmp_path, whole):
             assert one[name] == pytest.approx(other[name], rel=1e-6), name
 
 
+@pytest.mark.slow
 def test_an_incomplete_last_batch(tmp_path):
     options = {"texts": Texts(11), "max_steps": -1, "num_train_epochs": 1}
     at_once = trained(tmp_path, **options)
@@ -83,6 +85,7 @@ def test_an_incomplete_last_batch(tmp_path):
     assert_same(in_four, at_once)
 
 
+@pytest.mark.slow
 def test_models_without_loss_arguments_take_means_of_micro_batches(tmp_path):
     """Then the Trainer divides the loss by the number of micro-batches, the penalty with it."""
     trainers = []
@@ -112,6 +115,7 @@ def test_a_loss_function_of_the_users(tmp_path):
         assert_same(trained(tmp_path, kind, model=model, **options), plain)
 
 
+@pytest.mark.slow
 def test_without_weights_the_run_is_the_same_bit_for_bit(tmp_path):
     options = {"model": None, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     plain, other = trained(tmp_path, Trainer, weights={}, **options), trained(tmp_path, weights={}, **options)
@@ -120,6 +124,7 @@ def test_without_weights_the_run_is_the_same_bit_for_bit(tmp_path):
     assert_same(plain, other, 0.0)
 
 
+@pytest.mark.slow
 def test_evaluation_has_no_penalty_and_training_goes_on(tmp_path):
     texts = Texts(8)
     trainer = trained(tmp_path, texts=texts, max_steps=1)
@@ -144,6 +149,7 @@ def test_logs_are_means_over_the_steps_since_the_last(tmp_path):
             assert pairs[index][name] == pytest.approx(mean, rel=1e-6), name
 
 
+@pytest.mark.slow
 def test_the_mixin_stands_before_other_trainers(tmp_path):
     class Other(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -161,6 +167,7 @@ def test_the_mixin_stands_before_other_trainers(tmp_path):
     assert_same(trainer, trained(tmp_path), 0.0)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_made_anew(tmp_path):
     made = []
 

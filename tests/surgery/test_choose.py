@@ -99,6 +99,7 @@ def test_sequential_spans_may_close_around_a_gap():
     assert sorted(index for span in choice.spans for index in span.blocks) == sorted(choice.blocks)
 
 
+@pytest.mark.slow
 def test_the_first_of_a_sequence_is_the_first_of_the_ranking():
     once = choose(model(), texts, 1, by="linearity_heldout")
     again = choose(model(), texts, 2, by="linearity_heldout", sequential=True)

@@ -63,6 +63,7 @@ def test_every_block_can_be_replaced_and_the_model_stays_as_it_was(family):
     assert [isinstance(block, LinearBlock) for block in find_decoder(linear).blocks] == [True] * DEPTH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "gemma3", "mamba"])
 def test_an_affine_block_is_replaced_by_its_own_map_without_error(family):
     affine = linearize(tiny(family), {1: random_map()})

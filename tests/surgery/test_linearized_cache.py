@@ -20,6 +20,7 @@ def test_logits_with_a_cache_equal_those_without(family, replaced):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replaced", [0, 1])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "qwen2"])
 def test_logits_with_a_static_cache_equal_those_without(family, replaced):

@@ -206,6 +206,7 @@ def test_tokens_do_not_depend_on_the_cuts_where_there_are_lines_or_words(monkeyp
     assert all_ids(packed) == whole[: len(whole) // 2 * 2]
 
 
+@pytest.mark.slow
 @given(st.text("ab \n", max_size=80), st.lists(st.integers(0, 80), max_size=6))
 def test_tokens_do_not_depend_on_how_a_document_comes_in_pieces(text, cuts):
     text = "start" + text

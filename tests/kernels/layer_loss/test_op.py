@@ -49,6 +49,7 @@ def with_gradients(function, states):
     return [sums.detach().double(), *(grad.double() for grad in torch.autograd.grad(loss, leaves))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "d"), [(7, 3), (80, 67), (30, 96), (3, 5000)])
@@ -62,6 +63,7 @@ def test_errors_are_at_most_twice_those_of_the_formula_plus_a_rounding(n, d, dty
         assert (ours - truth).norm() <= 2 * (theirs - truth).norm() + rounding, index
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
 def test_the_gradient_is_added_to_the_one_that_comes(dtype, backend):

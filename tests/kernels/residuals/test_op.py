@@ -10,6 +10,7 @@ BACKENDS = ["eager", pytest.param("triton", marks=pytest.mark.skipif(not has_tri
 PRECISIONS = ["fast", "exact"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("rows", [None, torch.tensor([3, 1, 8])])

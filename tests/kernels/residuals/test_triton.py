@@ -39,6 +39,7 @@ TILES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", TILES, ids=["chosen", "descriptors", "halves"])
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize(("n", "d"), [(1, 32), (300, 67), (77, 144)])

@@ -21,6 +21,7 @@ def upper(second: torch.Tensor) -> torch.Tensor:
     return torch.cat([second[:, :d].triu(), second[:, d:]], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("n", "d"), [(1, 5), (77, 32), (2048, 97), (9001, 130), (3000, 768), (2100, 1024)])
 def test_gram_of_ragged_shapes_equals_float64(dtype, n, d):

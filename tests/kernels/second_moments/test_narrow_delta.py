@@ -28,6 +28,7 @@ def bound(dtype: torch.dtype, precision: str, backend: str) -> float:
     return SPLIT if precision == "exact" else ROUNDED.get(dtype, SPLIT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -49,6 +50,7 @@ def test_sums_are_those_of_float64(n, d, e, dtype, precision, backend):
     assert sums.scalars[SCALARS.index("q_delta")].item() == pytest.approx((delta_hat**2).sum(), rel=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_beyond_its_width_delta_counts_as_zero_in_per_token_figures(dtype, backend):
@@ -72,6 +74,7 @@ def test_beyond_its_width_delta_counts_as_zero_in_per_token_figures(dtype, backe
     assert scalars[SCALARS.index("rounding")].item() == pytest.approx(rounding, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 def test_picked_rows_strides_and_a_negative_sign(precision, backend):
@@ -93,6 +96,7 @@ def test_picked_rows_strides_and_a_negative_sign(precision, backend):
     torch.testing.assert_close(second, start, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 def test_gram_multiplies_as_many_columns_of_delta_as_it_has_room_for(precision, backend):
@@ -125,6 +129,7 @@ def test_wide_states_take_the_products_of_wide_states():
     assert_close(second[:, 1024:], x_hat.T @ delta_hat, SPLIT)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_triton(), reason="no triton")
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 def test_every_way_to_the_products_of_triton_agrees(precision, monkeypatch):

@@ -34,6 +34,7 @@ def test_splits_fill_the_device_only_where_tiles_do_not():
     assert splits_for(128, tiles=1, programs=132) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 def test_where_torch_is_faster_its_products_give_the_moments(monkeypatch, precision):
     torch_everywhere(monkeypatch)

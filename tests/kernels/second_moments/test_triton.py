@@ -29,6 +29,7 @@ def token_stats(x, y, pilot, **options):
     return triton_backend.token_stats(x, y, pilot=pilot, delta_given=False, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "precision"), PATHS)
 @pytest.mark.parametrize(("n", "d"), [(1, 32), (77, 40), (300, 67), (100, 130)])
 def test_second_moments_stay_in_the_error_budget(n, d, dtype, precision):
@@ -77,6 +78,7 @@ def test_per_token_figures_match_their_definitions(dtype):
     assert (stats.status == LIGHT).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_sums_over_light_rows_match_their_definitions(dtype):
     x, y, pilot = hard(150, 40, dtype)
@@ -92,6 +94,7 @@ def test_sums_over_light_rows_match_their_definitions(dtype):
     assert scalars["q_delta"] == pytest.approx(delta_hat.square().sum().item(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")  # NumPy's, in the interpreter
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 def test_heavy_and_nonfinite_rows_leave_no_trace_but_their_status(precision):
@@ -126,6 +129,7 @@ def test_a_row_that_an_operand_cannot_hold_is_heavy():
         assert second.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_picked_rows_strides_and_padding_change_nothing(dtype):
     x, y, pilot = hard(200, 40, dtype)
@@ -139,6 +143,7 @@ def test_picked_rows_strides_and_padding_change_nothing(dtype):
     assert all(torch.equal(a, b) for a, b in zip(sums, sums_again, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_given_delta_is_taken_as_it_is(dtype):
     x, y, pilot = hard(90, 40, dtype)
@@ -152,6 +157,7 @@ def test_a_given_delta_is_taken_as_it_is(dtype):
     assert sums.scalars[SCALARS.index("norm_y")].item() == pytest.approx(norm_y, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 def test_sign_minus_one_takes_rows_out_again_and_leaves_what_was_there(precision):
     x, y, pilot = hard(60, 32, torch.float16)
@@ -164,6 +170,7 @@ def test_sign_minus_one_takes_rows_out_again_and_leaves_what_was_there(precision
     assert torch.equal(second[:, :32].tril(-1), start[:, :32].tril(-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("descriptors", [False, True])
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 def test_splitting_flushing_halves_and_descriptors_agree(precision, descriptors):
@@ -184,6 +191,7 @@ def test_a_feature_that_moves_in_steps_makes_no_row_heavy():
     assert (sums.status == LIGHT).all()
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_bits():
     x, y, pilot = hard(200, 67, torch.bfloat16)
     (one, sums), (two, sums_two) = (moments(x, y, pilot, splits=2) for _ in range(2))
@@ -191,6 +199,7 @@ def test_the_same_call_gives_the_same_bits():
     assert all(torch.equal(a, b) for a, b in zip(sums, sums_two, strict=True))
 
 
+@pytest.mark.slow
 def test_chunks_add_up(monkeypatch):
     monkeypatch.setattr(triton_backend, "OPERAND_BYTES", 1)
     monkeypatch.setattr(triton_backend, "LEAST_CHUNK", 64)
@@ -201,6 +210,7 @@ def test_chunks_add_up(monkeypatch):
     assert len(sums.status) == 150
 
 
+@pytest.mark.slow
 def test_wide_rows_are_shared_by_programs_that_agree(monkeypatch):
     x, y, pilot = hard(20, 130, torch.bfloat16)
     whole = token_stats(x, y, pilot)
@@ -211,6 +221,7 @@ def test_wide_rows_are_shared_by_programs_that_agree(monkeypatch):
     torch.testing.assert_close(whole.figures, shared.figures)
 
 
+@pytest.mark.slow
 def test_gram_adds_the_products_of_the_operands_as_they_are():
     x, y, pilot = hard(90, 40, torch.bfloat16)
     unscaled = replace(pilot, scale_x=torch.full((40,), 1e9), scale_delta=torch.full((40,), 1e9)).to(DEVICE)

@@ -73,6 +73,7 @@ def test_a_candidate_must_have_run_at_every_wide_width():
     assert nothing.torch_widths == (1024,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["single", "split", "residual"])
 def test_a_wrong_candidate_and_one_that_fails_are_skipped_and_named(monkeypatch, path):
     def faulty(right):
@@ -150,6 +151,7 @@ def test_a_table_that_cannot_be_written_says_so(monkeypatch, table_file):
     assert [file.name for file in table_file.parent.iterdir()] == [TABLE.name]
 
 
+@pytest.mark.slow
 def test_an_interrupted_or_second_tuning_leaves_the_table_whole(monkeypatch, table_file):
     """Each writes beside the table under a name of its own, which is gone whatever ends it."""
     result, replace, names = measured(monkeypatch, {"one": 2.0, "two": 1.0, TORCH: 0.5}), os.replace, []
