@@ -28,6 +28,9 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 # Files are given out in the order that tests/conftest.py brings them into.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# Many containers set it; every process of the tests would then compile torch and transformers anew, for 9 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 HAS_VENV := $(wildcard $(BIN)/python)
 
 .PHONY: install score test test-fast bench bench-gpu check clean
