@@ -21,9 +21,9 @@ class Decoder:
         model: the model as given.
         backbone: what to call: the model without its language-model head.
         blocks: the decoder blocks, in the order they run.
-        path: where ``blocks`` is in ``model``, e.g. ``"model.layers"``.
+        path: where `blocks` is in `model`, e.g. `"model.layers"`.
         width: d, the number of features of the residual stream.
-        name: ``config.name_or_path``, or the class of the model.
+        name: `config.name_or_path`, or the class of the model.
     """
 
     model: nn.Module
@@ -78,7 +78,7 @@ def _backbones(model: nn.Module) -> list[nn.Module]:
 
 
 def _block_lists(root: nn.Module, depth: int | None) -> list[nn.ModuleList]:
-    """ModuleLists of like blocks, of length ``depth`` if there are such, without those inside another of them."""
+    """ModuleLists of like blocks, of length `depth` if there are such, without those inside another of them."""
     lists = [m for m in root.modules() if isinstance(m, nn.ModuleList) and _are_alike(m, depth)]
     lists = [blocks for blocks in lists if len(blocks) == depth] or lists
     inner = {id(module) for blocks in lists for module in blocks.modules() if module is not blocks}

@@ -37,7 +37,7 @@ def find_projection(decoder: Decoder) -> str:
     """Finds the MLP's output projection, by adding something to its output: it must leave every block as it is.
 
     Returns:
-        The path inside a block, such as ``"mlp.down_proj"``.
+        The path inside a block, such as `"mlp.down_proj"`.
 
     Raises:
         LinscoreError: with the reason, where no map can be fused: a mixture of experts, no projection found, one that

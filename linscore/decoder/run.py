@@ -24,7 +24,7 @@ def run(decoder: Decoder, input_ids: Tensor, attention_mask: Tensor | None = Non
     Padding on either side leaves the states of real tokens as they are without it; those of padding mean nothing.
 
     Args:
-        decoder: from ``find_decoder``.
+        decoder: from `find_decoder`.
         input_ids: [batch, seq], integers, on any device.
         attention_mask: [batch, seq], 1 for tokens and 0 for padding; None where nothing is padded.
 
@@ -85,15 +85,15 @@ def watch(
     blocks: Collection[int] | None = None,
     sub_blocks: SubBlocks | None = None,
 ) -> Iterator[None]:
-    """Calls ``callback(index, states)`` each time a block has run, until the context is left.
+    """Calls `callback(index, states)` each time a block has run, until the context is left.
 
     Nothing here keeps a tensor after the callback has returned.
 
     Args:
-        decoder: from ``find_decoder``.
+        decoder: from `find_decoder`.
         callback: must not modify the states, which are the model's own tensors.
         blocks: indices of the blocks to watch; all by default.
-        sub_blocks: from ``find_sub_blocks``, to be given the contributions of attention and MLP as well.
+        sub_blocks: from `find_sub_blocks`, to be given the contributions of attention and MLP as well.
 
     Raises:
         LinscoreError: if a block or a path inside it does not exist.

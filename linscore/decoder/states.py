@@ -15,7 +15,7 @@ class SubBlocks:
     """Which modules of a block give what its attention and its MLP add to the residual stream.
 
     Attributes:
-        attention: path inside a block, e.g. ``"self_attn"``; its output (the first, if several) is the contribution.
+        attention: path inside a block, e.g. `"self_attn"`; its output (the first, if several) is the contribution.
         mlp: the same for the MLP.
         parallel: both read x (GPT-NeoX, GPT-J, Phi, Falcon); otherwise the MLP reads x + attention.
     """
@@ -47,10 +47,10 @@ class BlockStates:
 def hook_block(
     hooks: ExitStack, block: nn.Module, callback: Callable[[BlockStates], None], sub_blocks: SubBlocks | None
 ) -> None:
-    """Calls ``callback`` with the states each time ``block`` has run, until ``hooks`` is closed.
+    """Calls `callback` with the states each time `block` has run, until `hooks` is closed.
 
     Raises:
-        LinscoreError: now, if the block lacks a path of ``sub_blocks``; at the hook, if states cannot be read.
+        LinscoreError: now, if the block lacks a path of `sub_blocks`; at the hook, if states cannot be read.
     """
     added: dict[str, Tensor] = {}
 
@@ -104,7 +104,7 @@ def first_tensor(output: Any) -> Tensor:
 
 
 def has_path(module: nn.Module, path: str) -> bool:
-    """Whether ``path`` leads to a submodule; an identity would only give its input."""
+    """Whether `path` leads to a submodule; an identity would only give its input."""
     try:
         return not isinstance(module.get_submodule(path), nn.Identity)
     except AttributeError:

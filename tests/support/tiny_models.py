@@ -94,10 +94,10 @@ PROJECTIONS = {
 
 
 def tiny(family: str, **changes: Any) -> PreTrainedModel:
-    """Builds a random decoder of ``family`` with its language-model head, in evaluation mode.
+    """Builds a random decoder of `family` with its language-model head, in evaluation mode.
 
     Args:
-        family: one of ``FAMILIES``.
+        family: one of `FAMILIES`.
         changes: configuration values that differ from the family's tiny ones.
 
     Returns:
@@ -119,7 +119,7 @@ def tiny(family: str, **changes: Any) -> PreTrainedModel:
 
 @cache
 def shared(family: str) -> PreTrainedModel:
-    """The model that ``tiny(family)`` gives, one and the same at every call: for tests that leave it as it is."""
+    """The model that `tiny(family)` gives, one and the same at every call: for tests that leave it as it is."""
     return tiny(family)
 
 
