@@ -48,13 +48,9 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except LinscoreError as error:
-            raise LinscoreError(in_options(str(error), self._called(ctx))) from error
-        except Interrupted as error:
-            raise Interrupted(in_options(str(error), self._called(ctx))) from error
-
-    def _called(self, ctx: click.Context) -> click.Command | None:
-        return self.commands.get(ctx.invoked_subcommand or "")
+        except (LinscoreError, Interrupted) as error:
+            called = self.commands.get(ctx.invoked_subcommand or "")
+            raise type(error)(in_options(str(error), called)) from error
 
 
 @click.group(

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from linscore.cli.takes import as_json, result_folder, takes
+from linscore.embedded.shipped import EMBEDDED
 from linscore.options import (
     FINETUNE_TEXT,
     FINETUNE_TRAINING,
@@ -17,7 +18,7 @@ from linscore.options import (
 
 
 @click.command("finetune-delta")
-@click.argument("model", default="embedded")
+@click.argument("model", default=EMBEDDED)
 @takes(LabelledOptions(), "labelled")
 @takes(FinetuneOptions(), "finetuning")
 @takes(FINETUNE_TRAINING, "training", only=("learning_rate",))

@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from linscore.cli.takes import as_json, result_folder, takes
+from linscore.embedded.shipped import EMBEDDED
 from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, ProbeOptions, TextOptions
 
 
 @click.command()
-@click.argument("model", default="embedded")
+@click.argument("model", default=EMBEDDED)
 @takes(LabelledOptions(), "labelled")
 @takes(ProbeOptions(), "probing")
 @takes(TextOptions(), "reading", only=("batch_size",), changed={"batch_size": "Texts in a batch."})

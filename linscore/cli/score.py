@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from linscore.cli.takes import as_json, result_folder, takes
+from linscore.embedded.shipped import EMBEDDED
 from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOptions
 
 
 @click.command()
-@click.argument("model", default="embedded")
+@click.argument("model", default=EMBEDDED)
 @takes(TextOptions(), "text")
 @takes(PlaceOptions(), "place")
 @takes(ScoreOptions(), "scoring", only=("folds", "skip_first", "precision", "sub_blocks"))
@@ -33,5 +34,5 @@ def score(model: str, out: str | None, as_json: bool, **asked: Any) -> None:
     show(score_table(report))
     click.echo(f"report   {paths[0]}\nmoments  {paths[1]}")
     click.echo(f"next     linscore rank {paths[0].parent} --by block_influence")
-    if model == "embedded":
+    if model == EMBEDDED:
         click.echo("         linscore score MODEL --text FILE   (MODEL: a Hub name or a folder)")

@@ -85,9 +85,7 @@ def in_options(message: str, command: click.Command | None) -> str:
     )
 
     def option(match: re.Match[str]) -> str:
-        name, value = match[1], match[2]
-        if name not in flags:
-            return name if value is None else f"{name} {value}"
-        return flags[name] if value is None else f"{flags[name]} {value}"
+        name, value = flags.get(match[1], match[1]), match[2]
+        return name if value is None else f"{name} {value}"
 
     return _ARGUMENT.sub(option, message)
