@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from linscore.errors import LinscoreError
@@ -41,6 +41,11 @@ class Span(NamedTuple):
         return span
 
 
+def indices(spans: Iterable[Span]) -> list[int]:
+    """The blocks of some spans, one span after the other."""
+    return [index for span in spans for index in span.blocks]
+
+
 def after(index: int, gone: Collection[int]) -> int:
     """What the block `index` is called once these blocks are gone; of one that goes, what the next is called."""
     return index - sum(one < index for one in gone)
@@ -52,7 +57,7 @@ def parse_blocks(text: str) -> list[int]:
     Raises:
         LinscoreError: if it is none.
     """
-    return [index for part in text.split(",") for index in Span.parse(part).blocks]
+    return indices(map(Span.parse, text.split(",")))
 
 
 def runs(blocks: Collection[int]) -> list[Span]:

@@ -96,10 +96,11 @@ def fitted(kind: Any, value: Any, name: str) -> Any:
     if origin is dict:
         return {key: fitted(inner[1], one, f"{name}.{key}") for key, one in _plain(dict, value, name).items()}
     if origin in (list, tuple):
-        kinds = inner if origin is tuple else inner * len(_plain(list, value, name))
-        if len(kinds) != len(_plain(list, value, name)):
+        items = _plain(list, value, name)
+        kinds = inner if origin is tuple else inner * len(items)
+        if len(kinds) != len(items):
             raise MisfitError(name, value, f"a list of {len(kinds)}")
-        return origin(fitted(one, value[i], f"{name}[{i}]") for i, one in enumerate(kinds))
+        return origin(fitted(one, items[i], f"{name}[{i}]") for i, one in enumerate(kinds))
     return _plain(kind, value, name)
 
 

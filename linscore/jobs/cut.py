@@ -21,7 +21,7 @@ from linscore.models.cost import sizes
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import PlaceOptions
 from linscore.scoring.belongs import check_belongs
-from linscore.spans import Span, after
+from linscore.spans import Span, after, indices
 from linscore.statistics.maps import FittedMap
 from linscore.surgery.fuse import Fusion, fuse
 from linscore.surgery.linearize import linearize
@@ -101,7 +101,7 @@ def replaced(
 ) -> Result:
     """Fuse some spans, put linear blocks in the place of others, and note which block stands for which."""
     fusions, reasons = fusions or {}, reasons or {}
-    gone = [index for span in fusions for index in span.blocks]
+    gone = indices(fusions)
     cut = fuse(model, fusions) if fusions else model
     if maps:
         cut = linearize(cut, {Span(*(after(i, gone) for i in span)): fitted for span, fitted in maps.items()})

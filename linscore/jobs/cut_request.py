@@ -15,7 +15,7 @@ from linscore.options import BY, CutOptions, TextOptions
 from linscore.progress import watched
 from linscore.scoring.ranking import PERPLEXITY
 from linscore.scoring.report import Report
-from linscore.spans import Span
+from linscore.spans import Span, indices
 from linscore.surgery.choose import Choice, choose_blocks, choose_from
 from linscore.text.source import Text
 
@@ -71,7 +71,7 @@ class CutRequest:
         except LinscoreError as error:
             form = f"`blocks={self.cut.blocks}` is no number and no list: write 3, or 2,5-7, or 5,"
             raise LinscoreError(form) from error
-        blocks = [index for span in spans for index in span.blocks]
+        blocks = indices(spans)
         if len(set(blocks)) < len(blocks):
             raise LinscoreError(f"`blocks={self.cut.blocks}` names a block more than once: name each block once")
         return spans

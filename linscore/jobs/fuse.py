@@ -13,7 +13,7 @@ from linscore.jobs.cut_request import CutRequest
 from linscore.models.load import Pretrained
 from linscore.options import CutOptions, FuseOptions, MapOptions, PlaceOptions, TextOptions
 from linscore.scoring.names import MomentsName
-from linscore.spans import Span, runs
+from linscore.spans import Span, indices, runs
 from linscore.statistics.maps import fit_block_map
 from linscore.surgery.fuse import FORMS, fit_fusion
 
@@ -41,7 +41,7 @@ def run_fuse(
     ridge = read_ridge((form or MapOptions()).ridge)
 
     def operate(loaded: Pretrained, spans: Sequence[Span]) -> Result:
-        merged = runs([index for span in spans for index in span.blocks])
+        merged = runs(indices(spans))
         reasons = _cannot_be_fused(loaded.decoder, merged, fusing.auto)
         names = {
             span: [MomentsName.across(span)]

@@ -8,7 +8,7 @@ from linscore.jobs.cut import Cut, Result, run_cut
 from linscore.jobs.cut_request import CutRequest
 from linscore.models.load import Pretrained
 from linscore.options import CutOptions, PlaceOptions, TextOptions
-from linscore.spans import Span, after, runs
+from linscore.spans import Span, after, indices, runs
 from linscore.surgery.drop import drop
 from linscore.surgery.record import Replacement
 
@@ -26,6 +26,6 @@ def run_prune(
 
 
 def _dropped(loaded: Pretrained, spans: Sequence[Span]) -> Result:
-    gone = [index for span in spans for index in span.blocks]
+    gone = indices(spans)
     cut, where = drop(loaded.model, gone), {span: after(span.first, gone) - 1 for span in runs(gone)}
     return Result(cut, [Replacement(str(span), "dropped", i if i >= 0 else None) for span, i in where.items()])

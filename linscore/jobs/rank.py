@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from linscore.errors import LinscoreError
 from linscore.options import TextOptions
 from linscore.scoring.ranking import PERPLEXITY, rank
@@ -9,7 +11,7 @@ from linscore.scoring.report import Report
 from linscore.spans import Span
 
 
-def run_rank(folder: str, by: str, *, span: int = 1, text: TextOptions | None = None) -> dict[Span, float | None]:
+def run_rank(folder: str, by: str, *, span: int = 1, text: TextOptions | None = None) -> Mapping[Span, float | None]:
     """The figure `by` of every block or span of `span` blocks of a scored model, the first to go first.
 
     By "perplexity" the model that was scored is loaded, and each of them left out of it on a text, by default the
@@ -26,22 +28,20 @@ def run_rank(folder: str, by: str, *, span: int = 1, text: TextOptions | None = 
     return {one.span: getattr(one, by) for one in rank(report, by, span=span)}
 
 
-def _measured(report: Report, span: int, text: TextOptions) -> dict[Span, float | None]:
+def _measured(report: Report, span: int, text: TextOptions) -> Mapping[Span, float | None]:
     """The perplexity without every block or span."""
     # transformers takes seconds to import, and reading a report needs none of it.
-    from linscore.evaluation.perplexity import perplexity
     from linscore.models.load import load_pretrained
     from linscore.progress import watched
     from linscore.scoring.belongs import check_belongs
-    from linscore.surgery.choose import losses_without
+    from linscore.surgery.choose import measured_figures
     from linscore.text.source import Text
 
     read = Text(text)
     read.source.check()
     loaded = load_pretrained(report.model)
-    check_belongs(report, loaded.decoder, loaded.name)
+    decoder = loaded.decoder
+    check_belongs(report, decoder, loaded.name)
     batches = read.batches(loaded.tokenizer, loaded.context, loaded.model.device)
     measured = watched(batches, read.expected_tokens(loaded.tokenizer), "measuring")
-    losses = losses_without(loaded.model, measured, span)
-    order = sorted((loss, one) for one, loss in losses.items() if one is not None)
-    return {one: perplexity(loss) for loss, one in order}
+    return measured_figures(decoder, measured, PERPLEXITY, span)

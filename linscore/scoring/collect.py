@@ -25,7 +25,7 @@ from linscore.options import ScoreOptions
 from linscore.scoring.names import MomentsName
 from linscore.scoring.span_states import Pair, SpanStates
 from linscore.statistics.moments import Moments
-from linscore.text.batch import Batch, read_batch
+from linscore.text.batch import Batch, Tokens, read_batch
 from linscore.text.folds import FoldDealer
 
 Rows = dict[int, Tensor | None]  # fold → positions in the flattened batch; None: all of them
@@ -165,8 +165,8 @@ class Collector:
 
     def _counting(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Which positions `[B, T]` count: no padding, none of the first k, no token that is to be left out."""
-        real = torch.ones_like(ids) if mask is None else (mask != 0).long()
-        counting = (real == 1) & (real.cumsum(1) > self.options.skip_first)
+        real = Tokens(ids, mask, None).real
+        counting = real & (real.cumsum(1) > self.options.skip_first)
         return counting & ~torch.isin(ids, self._skip_tokens) if len(self._skip_tokens) else counting
 
 

@@ -14,7 +14,7 @@ from linscore.options import BY, ScoreOptions
 from linscore.scoring.ranking import PERPLEXITY, ranked
 from linscore.scoring.report import Report
 from linscore.scoring.score import score_decoder
-from linscore.spans import Span, runs
+from linscore.spans import Span, indices, runs
 from linscore.surgery.drop import drop_blocks
 from linscore.surgery.left_out import left_out_losses
 from linscore.text.batch import Batch
@@ -91,14 +91,14 @@ def choose_blocks(
     """The same for a decoder that was found already."""
     read = batches if callable(batches) else lambda: batches
     if not sequential:
-        return _choice(_first(_measured(decoder, read(), by, span), count, span, by), by)
+        return _choice(_first(measured_figures(decoder, read(), by, span), count, span, by), by)
     left = list(range(len(decoder.blocks)))
     gone: list[int] = []
     figures: dict[str, float] = {}
     _check_count(count, span, len(left), by)
     while len(gone) < count:
         cut = find_decoder(drop_blocks(decoder, gone)) if gone else decoder
-        ((found, figure),) = _first(_measured(cut, read(), by, span), span, span, by).items()
+        ((found, figure),) = _first(measured_figures(cut, read(), by, span), span, span, by).items()
         taken = [left[index] for index in found.blocks]
         figures[",".join(map(str, runs(taken)))] = figure
         gone += taken
@@ -112,8 +112,12 @@ def losses_without(model: PreTrainedModel, batches: Iterable[Batch], span: int =
     return left_out_losses(decoder, batches, _spans(len(decoder.blocks), span))
 
 
-def _measured(decoder: Decoder, batches: Iterable[Batch], by: str, span: int) -> dict[Span, float]:
-    """The figure of every span of a decoder, the best first."""
+def measured_figures(decoder: Decoder, batches: Iterable[Batch], by: str, span: int) -> dict[Span, float]:
+    """The figure `by` of every span of `span` blocks, the first to go first.
+
+    Raises:
+        LinscoreError: as `score` and `rank`, or where the decoder has no such spans.
+    """
     spans = _spans(len(decoder.blocks), span)
     if by == PERPLEXITY:
         losses = left_out_losses(decoder, batches, spans)
@@ -131,7 +135,7 @@ def _spans(depth: int, length: int) -> list[Span]:
 
 def _first(figures: Mapping[Span, float], count: int, span: int, by: str) -> dict[Span, float]:
     """The first spans that do not overlap, until they make up `count` blocks."""
-    _check_count(count, span, len({index for key in figures for index in key.blocks}), by)
+    _check_count(count, span, len(set(indices(figures))), by)
     taken: dict[Span, float] = {}
     for key, figure in figures.items():
         if len(taken) * span < count and not any(set(key.blocks) & set(other.blocks) for other in taken):
@@ -149,5 +153,4 @@ def _check_count(count: int, span: int, scored: int, by: str) -> None:
 
 
 def _choice(taken: Mapping[Span, float], by: str, scored: dict[str, str | int | None] | None = None) -> Choice:
-    blocks = [index for span in taken for index in span.blocks]
-    return Choice(blocks, by, {str(span): figure for span, figure in taken.items()}, scored=scored)
+    return Choice(indices(taken), by, {str(span): figure for span, figure in taken.items()}, scored=scored)

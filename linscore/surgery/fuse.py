@@ -24,7 +24,7 @@ from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.mlp_output import find_projection, in_out_weight
 from linscore.errors import LinscoreError, one_of
 from linscore.scoring.names import Fused, MomentsName
-from linscore.spans import Span, after
+from linscore.spans import Span, after, indices
 from linscore.statistics.centered import Centered
 from linscore.statistics.maps import FittedMap, fit
 from linscore.statistics.moments import Moments
@@ -90,7 +90,7 @@ def fuse(model: nn.Module, fusions: Mapping[int, Fusion] | Mapping[Span, Fusion]
         LinscoreError: as `drop`, and where the block before a span goes too or has no projection that fits.
     """
     spans = {Span(key, key) if isinstance(key, int) else key: fusion for key, fusion in fusions.items()}
-    gone = [index for span in spans for index in span.blocks]
+    gone = indices(spans)
     whole = find_decoder(model)
     for span in spans:
         if span.first - 1 in gone:

@@ -15,7 +15,7 @@ from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.run import probe_tokens, run
 from linscore.errors import LinscoreError
 from linscore.models.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement
-from linscore.spans import Span, after
+from linscore.spans import Span, after, indices
 from linscore.statistics.affine import AffineMap
 from linscore.statistics.maps import FittedMap
 from linscore.surgery.drop import drop
@@ -69,7 +69,7 @@ def _check(decoder: Decoder, keys: list[int | Span], spans: Mapping[Span, Affine
     missing = sorted({index for span in spans for index in (span.first, span.last) if not 0 <= index < count})
     if missing:
         raise LinscoreError(f"{decoder.name} has no blocks {missing}: choose from 0 to {count - 1}")
-    blocks = [index for span in spans for index in span.blocks]
+    blocks = indices(spans)
     if len(set(blocks)) < len(blocks) or len(spans) < len(keys):
         raise LinscoreError(f"blocks {', '.join(map(str, keys))} overlap: give one map for each block")
     for span, fitted in spans.items():

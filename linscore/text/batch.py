@@ -33,7 +33,7 @@ def read_batch(batch: Batch) -> Tokens:
     Raises:
         LinscoreError: for a batch that holds no token ids `[B, T]`, or a mask of another shape.
     """
-    parts = {"input_ids": batch} if isinstance(batch, Tensor) else batch
+    parts = _parts(batch)
     ids, mask = parts.get("input_ids"), parts.get("attention_mask")
     if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
         raise LinscoreError("a batch must be a tensor of token ids [B, T], or a dict that holds one as input_ids")
@@ -51,10 +51,14 @@ class TokenDigest:
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches."""
         for batch in batches:
-            parts: Mapping[str, Tensor] = {"input_ids": batch} if isinstance(batch, Tensor) else batch
+            parts = _parts(batch)
             for name in sorted(parts):
                 self._digest.update(parts[name].numpy(force=True).tobytes())
             yield batch
 
     def __str__(self) -> str:
         return self._digest.hexdigest()
+
+
+def _parts(batch: Batch) -> Mapping[str, Tensor]:
+    return {"input_ids": batch} if isinstance(batch, Tensor) else batch
