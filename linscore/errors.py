@@ -17,7 +17,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with one line that says how to go on."""
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The message of a foreign error in one line of moderate length."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 

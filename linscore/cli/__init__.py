@@ -1,4 +1,4 @@
-"""The command line: reads options, calls the jobs, prints. Every mistake of the user is one line and exit code 2."""
+"""The command line: reads options, calls the jobs, prints. Every error is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from linscore.cli.bench import bench
 from linscore.cli.distil import distil
 from linscore.cli.doctor import doctor
 from linscore.cli.dynamics import dynamics
+from linscore.cli.ends import debug, end
 from linscore.cli.evaluate import evaluate
 from linscore.cli.finetune_delta import finetune_delta
 from linscore.cli.fuse import fuse
@@ -40,6 +41,8 @@ COMMANDS = (
     bench,
     doctor,
 )
+for command in COMMANDS:
+    debug(command)
 
 
 class _Commands(click.Group):
@@ -58,37 +61,25 @@ class _Commands(click.Group):
     commands=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@debug
 @click.version_option(package_name="linscore")
 def cli() -> None:
     """How linear is each block of a transformer decoder? Score and rank blocks, cut them, and see what it costs."""
 
 
 def main() -> None:
-    """Entry point: one line on standard error for what the user can mend."""
+    """Entry point: whatever happens, one line on standard error says so (see `linscore.cli.ends`)."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would bury the one line
     # transformers' advice about padding does not concern packed text, and bars of single files say nothing about a job.
     # By variables, because to import it takes seconds.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every context: nothing half is left
+    asked: dict[str, bool] = {}
     try:
-        cli.main(prog_name="linscore", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        sys.exit(2)
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except (LinscoreError, OSError) as error:
-        _fail(str(error))
-    except (click.Abort, KeyboardInterrupt) as error:
-        cause = error.__cause__ if isinstance(error, click.Abort) else error  # click wraps what Ctrl-C raised
-        left = str(cause) if isinstance(cause, Interrupted) else "interrupted, nothing was written"
-        click.echo(f"linscore: {left}", err=True)
-        sys.exit(130)
+        cli.main(prog_name="linscore", standalone_mode=False, obj=asked)
+        sys.stdout.flush()  # a closed pipe shows here, not when Python ends
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(end(error, shown=asked.get("debug", False)))
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _fail(message: str) -> None:
-    click.echo(f"linscore: {' '.join(message.split())}", err=True)
-    sys.exit(2)

@@ -67,7 +67,9 @@ DEFAULTS = {
 @pytest.mark.parametrize("name", PROMISED)
 def test_every_command_has_the_options_that_it_promised(name):
     flags = {flag for one in cli.commands[name].params if isinstance(one, click.Option) for flag in one.opts}
-    assert {f"--{word}" for word in PROMISED[name].split()} == {flag for flag in flags if flag.startswith("--")}
+    assert {"--debug", *(f"--{word}" for word in PROMISED[name].split())} == {
+        flag for flag in flags if flag.startswith("--")
+    }
 
 
 def test_every_command_is_listed():
