@@ -149,6 +149,11 @@ class Linearized:
         if is_main_process:
             _add_code(Path(save_directory))
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: tensors are called on disk what transformers calls the family's, and are read by the same names."""
+        return False
+
     def _init_weights(self, module: nn.Module) -> None:
         if not isinstance(module, LinearBlock):  # a family that knows its block's class would look for what is gone
             super()._init_weights(module)  # type: ignore[misc]
@@ -237,10 +242,10 @@ def linear_class(family: type) -> type[LinearBlock]:
 
 @cache
 def linearized_class(family: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The class of models of `family` that hold linear blocks."""
+    """The class of models of `family` that hold linear blocks; it is called as the family, see `is_custom_code`."""
     if issubclass(family, Linearized):
         return family
-    return type(f"Linearized{family.__name__}", (Linearized, family), {"family": family, "__module__": __name__})
+    return type(family.__name__, (Linearized, family), {"family": family, "__module__": __name__})
 
 
 def _described_class(config: PreTrainedConfig) -> Any:
@@ -270,7 +275,7 @@ def _add_code(folder: Path) -> None:
     """Put this file into a saved model's folder, and let its configuration point there."""
     path = folder / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
-    values["model_type"] = MODEL_TYPE
+    values["model_type"], values["architectures"] = MODEL_TYPE, [f"Linearized{values['linscore']['architecture']}"]
     names = {"AutoConfig": LinearizedConfig, "AutoModelForCausalLM": LinearizedForCausalLM}
     values["auto_map"] = {auto: f"{MODULE}.{own.__name__}" for auto, own in names.items()}
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -14,11 +14,16 @@ from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
 from linscore.decoder.find import Decoder, find_decoder
@@ -159,9 +164,17 @@ def _load_model(
     at = _at(revision)
     config = _read_config(source, at)
     stored = config.get_text_config().dtype
-    loader = LinearizedForCausalLM if hasattr(config, "linscore") else AutoModelForCausalLM
-    model = loader.from_pretrained(source, config=config, dtype=_dtype(dtype, config, device), **at)
+    model = _loader(config).from_pretrained(source, config=config, dtype=_dtype(dtype, config, device), **at)
     return config, stored, model.eval()
+
+
+def _loader(config: Any) -> Any:
+    """What loads the decoder that `config` describes, together with its vision tower where the family has no other."""
+    if hasattr(config, "linscore"):
+        return LinearizedForCausalLM
+    kind = config.model_type
+    multimodal = kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForMultimodalLM if multimodal else AutoModelForCausalLM
 
 
 @contextmanager
