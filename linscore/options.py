@@ -50,10 +50,11 @@ class LabelledOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceOptions:
-    """What a model is computed in, and where."""
+    """What a model is computed in, where, and whether code that it brings may run."""
 
     dtype: str = option("auto", "auto, float32, bfloat16 or float16.")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, …")
+    trust_remote_code: bool = option(False, "Run code that the model brings: read it first.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ class EvaluateOptions:
 
     tasks: str | None = option(None, "lm-eval tasks, such as arc_easy,boolq,cb.", "LIST")
     task_data: tuple[str, ...] = option((), "Data of a task from a local file: no network.", "NAME=FILE")
-    include_path: str | None = option(None, "A folder with more lm-eval task configurations.", "DIR")
+    include_path: str | None = option(None, "A folder with more lm-eval tasks, whose code runs.", "DIR")
     window: int | None = option(None, "Tokens that a model is fed at a time [its context, ≤ 2048].", "W")
     stride: int | None = option(None, "How far the window moves [half of it].", "S")
     limit: int | None = option(None, "The first N questions of each task only.", "N")

@@ -9,15 +9,16 @@ import json
 import sys
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from linscore import load_pretrained
 
 
 def ship(source: Path, target: Path) -> None:
     """Write the folder."""
-    model = AutoModelForCausalLM.from_pretrained(source)
+    loaded = load_pretrained(str(source), device="cpu")
+    model = loaded.model
     half = {name: value.half() for name, value in model.state_dict().items() if name != "lm_head.weight"}
     model.save_pretrained(target, state_dict=half)
-    AutoTokenizer.from_pretrained(source).save_pretrained(target)
+    loaded.tokenizer.save_pretrained(target)
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
     (target / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
 

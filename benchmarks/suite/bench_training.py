@@ -34,7 +34,7 @@ def decoder(checkpointing: bool) -> PreTrainedModel:
     torch.manual_seed(0)
     config = MistralConfig(**{"vocab_size": 2048, **SHAPE}, sliding_window=None, max_position_embeddings=LENGTH)
     with torch.device(DEVICE):
-        model = AutoModelForCausalLM.from_config(config).train()
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model

@@ -27,7 +27,7 @@ def build(shape: LlamaShape, dtype: torch.dtype, blocks: int | None = None) -> P
         max_position_embeddings=shape.sequence,
     )
     with torch.device(DEVICE):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()
 
 
 def batches(shape: LlamaShape) -> Text:

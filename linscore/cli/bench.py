@@ -11,7 +11,12 @@ from linscore.options import BenchOptions, PlaceOptions, TextOptions
 @click.command()
 @takes(BenchOptions(), "states")
 @takes(TextOptions(), "text", only=("tokens",), changed={"tokens": "Tokens [default: 16,384; GPU 65,536]."})
-@takes(PlaceOptions(), "place", changed={"dtype": "float32, bfloat16 or float16 [auto: float32; GPU bfloat16]."})
+@takes(
+    PlaceOptions(),
+    "place",
+    only=("dtype", "device"),
+    changed={"dtype": "float32, bfloat16 or float16 [auto: float32; GPU bfloat16]."},
+)
 @click.option("--tune", is_flag=True, help="Measure launch parameters on this GPU first, and rewrite their table.")
 def bench(states: BenchOptions, text: TextOptions, place: PlaceOptions, tune: bool) -> None:
     """Time every kernel beside its physical floor and plain torch."""

@@ -28,7 +28,7 @@ from linscore.options import (
     only=("tokens", "batch_size"),
     changed={"tokens": "Scored at most.", "batch_size": "Examples in an update."},
 )
-@takes(PlaceOptions(), "place", only=("device",))
+@takes(PlaceOptions(), "place", only=("device", "trust_remote_code"))
 @result_folder("A new folder for finetune.json.")
 @as_json
 def finetune_delta(model: str, as_json: bool, **asked: Any) -> None:

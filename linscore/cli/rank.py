@@ -7,15 +7,16 @@ import json
 import click
 
 from linscore.cli.takes import takes
-from linscore.options import BY, CutOptions, TextOptions
+from linscore.options import BY, CutOptions, PlaceOptions, TextOptions
 
 
 @click.command()
 @click.argument("folder", metavar="DIR")
 @takes(CutOptions(by=BY), "ranking", only=("by", "span"))
 @takes(TextOptions(), "text", only=("text", "dataset", "tokens"))
+@takes(PlaceOptions(), "place", only=("trust_remote_code",))
 @click.option("--json", "as_json", is_flag=True, help='Print blocks, best first, as JSON: [3, 1, …] or ["3-5", …].')
-def rank(folder: str, ranking: CutOptions, text: TextOptions, as_json: bool) -> None:
+def rank(folder: str, ranking: CutOptions, text: TextOptions, place: PlaceOptions, as_json: bool) -> None:
     """Order the blocks of a scored model, or spans of them, what looks easiest to do without first.
 
     --by perplexity measures, on --text: it loads the model and leaves out one block, or span, after the other.
@@ -25,7 +26,7 @@ def rank(folder: str, ranking: CutOptions, text: TextOptions, as_json: bool) -> 
     from linscore.terminal import show
 
     by = ranking.by or BY
-    figures = run_rank(folder, by, span=ranking.span, text=text)
+    figures = run_rank(folder, by, span=ranking.span, text=text, place=place)
     if as_json:
         click.echo(json.dumps([one.first if ranking.span == 1 else str(one) for one in figures]))
     else:

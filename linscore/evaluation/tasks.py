@@ -64,7 +64,8 @@ def load_tasks(
         tasks: names as lm-eval knows them.
         task_data: for a task by its name, a local `.jsonl`, `.json` (a list of objects) or `.parquet` file that takes
             the place of the split it is evaluated on; such a task needs no network.
-        include_path: a folder with more task configurations, which come before those of the same name.
+        include_path: a folder with more task configurations, which come before those of the same name. Functions that
+            they name run as code.
 
     Raises:
         LinscoreError: lm-eval is not installed, a name is not known, or data cannot be had or does not fit.
@@ -109,7 +110,9 @@ def run_tasks(
     from lm_eval.models.huggingface import HFLM
 
     with _quiet():
-        wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
+        wrapped = HFLM(
+            pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal", trust_remote_code=False
+        )
         try:
             # Not simple_evaluate, which asks the Hub about the model, and the system about itself.
             found = evaluate(wrapped, tasks, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=False)

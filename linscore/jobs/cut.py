@@ -68,7 +68,7 @@ def run_cut(
     """
     with new_folder(out) as folder:
         report = request.check()
-        loaded = load_pretrained(name, dtype=place.dtype, device=place.device)
+        loaded = load_pretrained(name, **asdict(place))
         decoder = loaded.decoder
         if report is not None:
             check_belongs(report, decoder, loaded.name)

@@ -92,7 +92,7 @@ def run_distil(
     if before is None:
         begun.check_new()
     with new_folder(out) as folder:
-        loaded = _load(asked, record, place.device)
+        loaded = _load(asked, record, place)
         with StepProgress("distilling", steps) as progress:
 
             def advance(loss: DistilLoss) -> None:
@@ -205,10 +205,13 @@ def _parameters(record: Record, train: str) -> list[str] | None:
     return names
 
 
-def _load(asked: Settings, record: Record, device: str) -> tuple[Pretrained, Pretrained]:
+def _load(asked: Settings, record: Record, place: PlaceOptions) -> tuple[Pretrained, Pretrained]:
     """Both models; the student in its own dtype, which it is to be saved in."""
     student, teacher = asked.student, asked.teacher
-    ours, theirs = load_pretrained(student, device=device), load_pretrained(teacher, dtype=asked.dtype, device=device)
+    ours, theirs = (
+        load_pretrained(name, dtype=dtype, device=place.device, trust_remote_code=place.trust_remote_code)
+        for name, dtype in ((student, "auto"), (teacher, asked.dtype))
+    )
     if ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab():
         raise LinscoreError(f"{student} and {teacher} have different vocabularies: give the student's own `teacher`")
     depth = len(theirs.decoder.blocks)

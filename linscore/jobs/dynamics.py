@@ -56,8 +56,7 @@ def run_dynamics(
     read.source.check()
     if len(series) > 1:
         read.source.check_read_again(" to score several checkpoints")
-    settings = asdict(text) | asdict(place)
-    job = _Job(Path(out), read, settings)
+    job = _Job(Path(out), read, place)
     job.resume(series)
     try:
         for checkpoint in series:
@@ -70,8 +69,9 @@ def run_dynamics(
 class _Job:
     """The folder of a series, what it holds so far, and how a checkpoint is scored."""
 
-    def __init__(self, out: Path, text: Text, settings: dict[str, Any]) -> None:
-        self.out, self.text, self.settings = out, text, settings
+    def __init__(self, out: Path, text: Text, place: PlaceOptions) -> None:
+        self.out, self.text, self.place = out, text, place
+        self.settings: dict[str, Any] = asdict(text.options) | {"dtype": place.dtype, "device": place.device}
         self.folder = DynamicsFolder(out)
         self.dynamics: Dynamics | None = None
 
@@ -119,8 +119,7 @@ class _Job:
 
     def _scored(self, checkpoint: Checkpoint) -> tuple[Dynamics, Report]:
         """The report, and what a series with nothing in it would say beside it."""
-        where = {"dtype": self.settings["dtype"], "device": self.settings["device"]}
-        loaded = load_pretrained(checkpoint.name, **where, revision=checkpoint.revision)
+        loaded = load_pretrained(checkpoint.name, **asdict(self.place), revision=checkpoint.revision)
         vocabulary = _vocabulary_digest(loaded.tokenizer)
         _check_model(checkpoint, loaded, vocabulary, self.dynamics)
         report, digest = self._pass(checkpoint, loaded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +57,18 @@ def run_evaluate(
     Raises:
         LinscoreError: for any input that cannot be used.
     """
-    text, asked = text or TextOptions(), evaluating or EvaluateOptions()
+    text, asked, place = text or TextOptions(), evaluating or EvaluateOptions(), place or PlaceOptions()
     _check(models, text, asked)
     forms = [_form(model) for model in models]
     for model in models:  # before the first of them takes its time
-        within_context("window", asked.window, read_context(model), of=model)
+        context = read_context(model, trust_remote_code=place.trust_remote_code)
+        within_context("window", asked.window, context, of=model)
     loaded = None
     if asked.tasks is not None:
         data = _files(asked.task_data)
         loaded = load_tasks(_names(asked.tasks), task_data=data, include_path=asked.include_path)
     predicted = Text(text) if asked.tasks is None or text.given else None
-    about = (asked.window, asked.stride, text.batch_size, asked.limit, place or PlaceOptions())
+    about = (asked.window, asked.stride, text.batch_size, asked.limit, place)
     job = _Job(predicted, loaded, *about)
     return [_evaluate(model, form, job) for model, form in zip(models, forms, strict=True)]
 
@@ -125,7 +126,7 @@ def _evaluate(name: str, form: str, job: _Job) -> Evaluation:
     where = choose_device(job.place.device)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    loaded = load_pretrained(name, dtype=job.place.dtype, device=job.place.device)
+    loaded = load_pretrained(name, **asdict(job.place))
     window = within_context("window", job.window, loaded.context)
     stride = job.stride if job.stride is not None else max(1, window // 2)
     batch_size = job.batch_size or batch_of(window, where)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError, at_least
@@ -63,13 +63,15 @@ def run_finetune_delta(
         LinscoreError: for any input that cannot be used, or a loss that is not finite; then nothing is written.
     """
     need("train", "fine-tuning", "accelerate", "sklearn")
-    labelled, asked = labelled or LabelledOptions(), finetuning or FinetuneOptions()
+    labelled, asked, place = labelled or LabelledOptions(), finetuning or FinetuneOptions(), place or PlaceOptions()
+    trust = place.trust_remote_code
     settings = _settings(asked, training, scored)
-    longest = within_context("longest", asked.longest, read_context(model), LONGEST, of=model)
-    examples = _examples(model, labelled, asked, longest)
+    context = read_context(model, trust_remote_code=trust)
+    longest = within_context("longest", asked.longest, context, LONGEST, of=model)
+    examples = _examples(load_tokenizer(model, trust_remote_code=trust), labelled, asked, longest)
     text = _Scored(examples, asked.score_text, scored.tokens)
     with nullcontext() if out is None else new_folder(out) as folder:
-        before, results = _seeds(model, examples, settings, text, asked.seeds, place or PlaceOptions())
+        before, results = _seeds(model, examples, settings, text, asked.seeds, place)
         result = FinetuneDelta(
             model=model,
             task=asked.task,
@@ -100,9 +102,11 @@ def _settings(asked: FinetuneOptions, training: TrainingOptions, scored: TextOpt
     return Finetuning(epochs=asked.epochs, batch_size=batch_size, learning_rate=rate)
 
 
-def _examples(model: str, labelled: LabelledOptions, asked: FinetuneOptions, longest: int) -> Examples:
+def _examples(
+    tokenizer: PreTrainedTokenizerBase, labelled: LabelledOptions, asked: FinetuneOptions, longest: int
+) -> Examples:
     """What the head is trained on."""
-    source, tokenizer = labelled_source(labelled), load_tokenizer(model)
+    source = labelled_source(labelled)
     if asked.task == "classification":
         found = labelled_texts(source, text_field=labelled.text_field, label_field=labelled.label_field)
         return class_examples(found, tokenizer, longest)
@@ -120,7 +124,7 @@ def _seeds(
     results = []
     for seed in range(seeds):
         set_seed(seed)
-        loaded = load_with_head(model, examples.outputs, device=place.device)
+        loaded = load_with_head(model, examples.outputs, device=place.device, trust_remote_code=place.trust_remote_code)
         before = text.report(loaded, "before") if before is None else before
         results.append(_tuned(loaded, examples, settings, seed, text))
         del loaded  # before the next one comes

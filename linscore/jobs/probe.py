@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from importlib.metadata import version
 
 from linscore.decoder.run import check_causal
@@ -50,7 +51,7 @@ def run_probe(
     classes = check_classes(labels)
     with nullcontext() if out is None else new_folder(out) as folder:
         place = place or PlaceOptions()
-        loaded = load_pretrained(model, dtype=place.dtype, device=place.device)
+        loaded = load_pretrained(model, **asdict(place))
         features = _features(loaded, texts, pool, (reading or TextOptions()).batch_size)
         found = Probing(
             model=model,

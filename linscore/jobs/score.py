@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from linscore.embedded.shipped import EMBEDDED
@@ -44,7 +44,7 @@ def run_score(
     chosen = _Selection(selected or SelectOptions())
     read.source.check()
     folder = prepare_folder(out or f"scores/{Path(model).name}")
-    loaded = load_pretrained(model, dtype=place.dtype, device=place.device)
+    loaded = load_pretrained(model, **asdict(place))
     batches = read.batches(loaded.tokenizer, loaded.context, loaded.model.device, folds=scoring.folds)
     special = loaded.tokenizer.all_special_ids if chosen.skip_special else ()
     options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))

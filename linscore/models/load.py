@@ -12,12 +12,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -30,9 +27,11 @@ from linscore.decoder.find import Decoder, find_decoder
 from linscore.embedded.shipped import EMBEDDED, SHIPPED
 from linscore.errors import LinscoreError, one_of
 from linscore.machine.device import choose_device
-from linscore.models.linear_block import MODEL_TYPE, DamagedError, LinearizedConfig, LinearizedForCausalLM
+from linscore.models.linear_block import DamagedError, LinearizedForCausalLM
+from linscore.models.pretrained import Checkpoint
 from linscore.models.quiet import quiet
 
+HEAD = AutoModelForSequenceClassification
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -52,24 +51,32 @@ class Pretrained(NamedTuple):
 
 
 def load_pretrained(
-    name: str = EMBEDDED, *, dtype: str = "auto", device: str = "auto", revision: str | None = None
+    name: str = EMBEDDED,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Pretrained:
     """Load `name` (a Hub name, a folder, or one of `SHIPPED`, such as "embedded") for scoring.
 
     `dtype` "auto" is the checkpoint's own, but float32 for float16 on a CPU, which computes it slowly; `device` "auto"
-    is the GPU where there is one; `revision` is a branch, tag or commit of a Hub name.
+    is the GPU where there is one; `revision` is a branch, tag or commit of a Hub name; `trust_remote_code` lets code
+    that the checkpoint brings run.
 
     Raises:
-        LinscoreError: when there is no such model, device or dtype, or it is not a causal language model.
+        LinscoreError: when there is no such model, device or dtype, it is not a causal language model, or it needs code
+            of its own that may not run.
     """
     where = choose_device(device)
     with _loading(name):
-        config, stored, model = _load_model(_source(name), dtype, where, revision)
-        tokenizer = AutoTokenizer.from_pretrained(_source(name), config=config, **_at(revision))
+        checkpoint = _checkpoint(name, trust_remote_code, revision)
+        config, stored, model = _load_model(checkpoint, dtype, where)
+        tokenizer = checkpoint.tokenizer(config)
     return Pretrained(name, model.to(where), tokenizer, _context(config), stored)  # type: ignore[arg-type]
 
 
-def load_with_head(name: str, outputs: int, *, device: str = "auto") -> Pretrained:
+def load_with_head(name: str, outputs: int, *, device: str = "auto", trust_remote_code: bool = False) -> Pretrained:
     """`name` with a new linear head of so many outputs on the state of each text's last token, for fine-tuning.
 
     Weights are float32 and the head is random, from torch's generator. Texts are padded with the tokenizer's padding
@@ -80,71 +87,75 @@ def load_with_head(name: str, outputs: int, *, device: str = "auto") -> Pretrain
     """
     where = choose_device(device)
     with _loading(name):
-        config = _read_config(_source(name), {})
-        if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        checkpoint = _checkpoint(name, trust_remote_code)
+        config = checkpoint.config()
+        own = getattr(config, "auto_map", None) or {}
+        if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and HEAD.__name__ not in own:
             raise LinscoreError(f"transformers has no head for {config.model_type} that classifies texts")
-        tokenizer = AutoTokenizer.from_pretrained(_source(name), config=config)
+        tokenizer = checkpoint.tokenizer(config)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         config.num_labels, config.pad_token_id = outputs, pad or 0
-        model = AutoModelForSequenceClassification.from_pretrained(_source(name), config=config, dtype=torch.float32)
+        model = checkpoint.model(HEAD, config, torch.float32)
     return Pretrained(name, model.to(where), tokenizer, _context(config), config.get_text_config().dtype)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hub name, a folder, or "embedded".
 
     Raises:
-        LinscoreError: when there is none.
+        LinscoreError: when there is none, or it needs code of its own that may not run.
     """
-    source = _source(name)
+    checkpoint = _checkpoint(name, trust_remote_code)
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(source)
+            return checkpoint.tokenizer()
+    except LinscoreError:
+        raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise LinscoreError(f"no tokenizer {name!r}: neither a folder with one nor to be had from the Hub") from error
 
 
-def read_context(name: str) -> int:
+def read_context(name: str, *, trust_remote_code: bool = False) -> int:
     """The longest sequence that a model was made for, 0 where it does not say, from its configuration alone.
 
     Raises:
-        LinscoreError: when there is no such model.
+        LinscoreError: when there is no such model, or it needs code of its own that may not run.
     """
     with _loading(name):
-        return _context(_read_config(_source(name), {}))
+        return _context(_checkpoint(name, trust_remote_code).config())
 
 
 def _context(config: Any) -> int:
     return getattr(config.get_text_config(), "max_position_embeddings", 0) or 0
 
 
-def load(path: str | Path, dtype: str = "auto", device: str = "auto") -> PreTrainedModel:
+def load(
+    path: str | Path, dtype: str = "auto", device: str = "auto", *, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """Load a saved model, with linear blocks or without, in evaluation mode.
 
-    No code from the folder is run: linear blocks are linscore's own.
+    No code from the folder is run unless you say so: linear blocks are linscore's own.
 
     Args:
         path: a folder that `save_pretrained` or a command of linscore has written, a Hub name, or "embedded".
         dtype: "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own, but float32 for float16 on a CPU,
             which computes it slowly. The means of linear blocks stay float32.
         device: such as "cpu" or "cuda:1"; "auto" is the GPU where there is one.
+        trust_remote_code: let code that the checkpoint brings run; a line on standard error then says so.
 
     Raises:
-        LinscoreError: when there is no such model, device or dtype, or its weights do not fit its configuration.
+        LinscoreError: when there is no such model, device or dtype, its weights do not fit its configuration, or it
+            needs code of its own that may not run.
     """
     where = choose_device(device)
     with _loading(str(path)):
-        model = _load_model(_source(str(path)), dtype, where)[-1]
+        checkpoint = _checkpoint(str(path), trust_remote_code)
+        model = _load_model(checkpoint, dtype, where)[-1]
     return model.to(where)  # type: ignore[arg-type]
 
 
-def _read_config(source: str, at: dict[str, Any]) -> Any:
-    values, _ = PreTrainedConfig.get_config_dict(source, **at)
-    return (LinearizedConfig if values.get("model_type") == MODEL_TYPE else AutoConfig).from_pretrained(source, **at)
-
-
-def _at(revision: str | None) -> dict[str, Any]:
-    return {} if revision is None else {"revision": revision}
+def _checkpoint(name: str, trust_remote_code: bool, revision: str | None = None) -> Checkpoint:
+    return Checkpoint(_source(name), revision, trust_remote_code)
 
 
 def _source(name: str) -> str:
@@ -158,13 +169,12 @@ def _source(name: str) -> str:
 
 
 def _load_model(
-    source: str, dtype: str, device: torch.device, revision: str | None = None
+    checkpoint: Checkpoint, dtype: str, device: torch.device
 ) -> tuple[Any, torch.dtype | None, PreTrainedModel]:
     """Configuration, dtype of the checkpoint, and model, in evaluation mode on the CPU; `device` is where it goes."""
-    at = _at(revision)
-    config = _read_config(source, at)
+    config = checkpoint.config()
     stored = config.get_text_config().dtype
-    model = _loader(config).from_pretrained(source, config=config, dtype=_dtype(dtype, config, device), **at)
+    model = checkpoint.model(_loader(config), config, _dtype(dtype, config, device))
     return config, stored, model.eval()
 
 

@@ -39,7 +39,7 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedM
         raise LinscoreError(f"vocab_size is {values['vocab_size']}, the tokenizer has {len(tokenizer)}: give as many")
     set_seed(recipe.seed)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(kind(**values)).float()
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(kind(**values), trust_remote_code=False).float()
         with torch.no_grad():  # some sizes fit together only in appearance
             model.eval()(input_ids=torch.zeros(1, 2, dtype=torch.long))
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:

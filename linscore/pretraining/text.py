@@ -13,6 +13,7 @@ from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError
 from linscore.files.whole import new_folder
 from linscore.models.load import load_tokenizer
+from linscore.models.pretrained import UntrustedError
 from linscore.pretraining.recipe import Recipe
 from linscore.pretraining.sequences import consecutive
 from linscore.pretraining.token_store import TokenizedCorpus, standard_library, tokenize, train_tokenizer
@@ -77,7 +78,10 @@ def _write(recipe: Recipe, folder: Path) -> None:
 
 def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     if recipe.tokenizer != "train":
-        return load_tokenizer(recipe.tokenizer)
+        try:
+            return load_tokenizer(recipe.tokenizer)
+        except UntrustedError as error:
+            raise LinscoreError(f"tokenizer {recipe.tokenizer} needs code of its own: give one without") from error
     size = recipe.model.get("vocab_size")
     if not isinstance(size, int):
         raise LinscoreError("tokenizer is train, but model has no vocab_size: give it")

@@ -15,20 +15,23 @@ from linscore.errors import LinscoreError, above_zero, at_least, one_of
 CLASSES = [kind for kind in vars(options).values() if is_dataclass(kind) and isinstance(kind, type)]
 # What commands promised before options had one home: command → flags that people have in scripts.
 PROMISED = {
-    "score": "text dataset tokens seq-len batch-size dtype device folds skip-first skip-special precision blocks "
-    "sub-blocks for span-lengths out json",
-    "rank": "by span text dataset tokens json",
-    "prune": "drop moments by span sequential text dataset tokens seq-len out dtype device",
-    "linearize": "replace moments by span sequential text dataset tokens seq-len rank diagonal ridge out dtype device",
-    "fuse": "drop moments by span sequential text dataset tokens seq-len on auto ridge out dtype device",
-    "evaluate": "text dataset tokens tasks task-data include-path window stride batch-size limit dtype device json",
+    "score": "text dataset tokens seq-len batch-size dtype device trust-remote-code folds skip-first skip-special "
+    "precision blocks sub-blocks for span-lengths out json",
+    "rank": "by span text dataset tokens trust-remote-code json",
+    "prune": "drop moments by span sequential text dataset tokens seq-len out dtype device trust-remote-code",
+    "linearize": "replace moments by span sequential text dataset tokens seq-len rank diagonal ridge out dtype "
+    "device trust-remote-code",
+    "fuse": "drop moments by span sequential text dataset tokens seq-len on auto ridge out dtype device "
+    "trust-remote-code",
+    "evaluate": "text dataset tokens tasks task-data include-path window stride batch-size limit dtype device "
+    "trust-remote-code json",
     "distil": "text dataset teacher train steps batch-size seq-len learning-rate hidden kl lm save-every resume out "
-    "dtype device",
+    "dtype device trust-remote-code",
     "train": "config out text dataset regularizer weight steps seed resume device",
     "finetune-delta": "data dataset text-field label-field task chosen-field rejected-field seeds epochs batch-size "
-    "learning-rate longest score-text tokens device out json",
-    "dynamics": "revisions text dataset tokens seq-len batch-size out dtype device json",
-    "probe": "data dataset text-field label-field pool batch-size seed out dtype device json",
+    "learning-rate longest score-text tokens device trust-remote-code out json",
+    "dynamics": "revisions text dataset tokens seq-len batch-size out dtype device trust-remote-code json",
+    "probe": "data dataset text-field label-field pool batch-size seed out dtype device trust-remote-code json",
     "bench": "width tokens dtype device tune",
     "doctor": "",
 }

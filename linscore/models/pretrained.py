@@ -1,0 +1,91 @@
+"""The one door to what reads models with transformers: no code that a checkpoint brings runs unless the user says so.
+
+transformers, where nobody says, asks on standard input, and a corpus there would answer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+
+from linscore.errors import LinscoreError
+from linscore.models.linear_block import MODEL_TYPE, LinearizedConfig
+
+__all__ = ["Checkpoint", "UntrustedError"]
+
+_KERNELS = ("attn_implementation", "experts_implementation")  # keys that may name code on the Hub
+
+
+class UntrustedError(LinscoreError):
+    """A checkpoint brings code, and nobody said that it may run."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What transformers reads of a folder or a Hub name.
+
+    Attributes:
+        source: the folder or the name.
+        revision: a branch, tag or commit of a Hub name.
+        trust_remote_code: whether code that the checkpoint brings may run, of which a line on standard error tells.
+
+    Every method raises UntrustedError where it would need such code and may not, and whatever transformers raises.
+    """
+
+    def __post_init__(self) -> None:
+        if self.trust_remote_code:
+            _tell(self.source)
+
+    source: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def config(self) -> Any:
+        """The configuration; of a model with linear blocks, that of its family."""
+        values, _ = PreTrainedConfig.get_config_dict(self.source, **self._at())
+        if not self.trust_remote_code and any("/" in str(name) for name in _kernels(values)):
+            raise _untrusted(self.source)
+        return self._read(LinearizedConfig if values.get("model_type") == MODEL_TYPE else AutoConfig)
+
+    def tokenizer(self, config: Any = None) -> Any:
+        """The tokenizer."""
+        return self._read(AutoTokenizer, **({} if config is None else {"config": config}))
+
+    def model(self, loader: Any, config: Any, dtype: Any) -> Any:
+        """The model of a configuration, as the auto class `loader` makes it."""
+        return self._read(loader, config=config, dtype=dtype)
+
+    def _read(self, loader: Any, **given: Any) -> Any:
+        try:
+            return loader.from_pretrained(self.source, trust_remote_code=self.trust_remote_code, **given, **self._at())
+        except ValueError as error:
+            if self.trust_remote_code or "trust_remote_code" not in str(error):
+                raise
+            raise _untrusted(self.source) from error
+
+    def _at(self) -> dict[str, str]:
+        return {} if self.revision is None else {"revision": self.revision}
+
+
+def _untrusted(source: str) -> UntrustedError:
+    return UntrustedError(
+        f"{source} brings code of its own, which does not run unasked: read it, then give `trust_remote_code`, or give "
+        "another model"
+    )
+
+
+@cache
+def _tell(source: str) -> None:
+    """Once in a process: the configuration, the tokenizer and the weights of a model are read one by one."""
+    print(f"trusted: code that {source} brings may run", file=sys.stderr)
+
+
+def _kernels(values: Mapping[str, Any]) -> list[Any]:
+    """What a configuration, or one inside it, says about how attention and experts are computed."""
+    parts = [values, *(part for part in values.values() if isinstance(part, dict))]
+    return [part[key] for part in parts for key in part if key.lstrip("_") in _KERNELS]
