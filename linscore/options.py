@@ -14,7 +14,7 @@ from typing import Any
 from linscore.errors import at_least
 from linscore.spans import Span
 
-BY = "linearity_heldout"  # what ranks blocks where nobody says
+BY = "block_influence"  # what ranks blocks where nobody says and no text is given (decisions: What chooses)
 
 
 def option(default: Any, meaning: str, metavar: str | None = None, flag: str | None = None) -> Any:
@@ -108,7 +108,12 @@ class CutOptions:
 
     blocks: str = option("", "A plain number N: the N first blocks of the ranking.", "N|LIST")
     moments: str | None = option(None, "What `linscore score --out DIR` wrote for MODEL.", "DIR")
-    by: str | None = option(None, "What ranks the blocks: any figure of `linscore rank`, or perplexity.", "METRIC")
+    by: str | None = option(
+        None,
+        "What ranks the blocks: perplexity, measured on a text, or a figure of a report "
+        "[block_influence; with a text perplexity, measured again after each choice].",
+        "METRIC",
+    )
     span: int = option(1, "Rank spans of K blocks.", "K")
     sequential: bool = option(False, "Measure again after each choice, on what is left; needs a text.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -71,9 +71,18 @@ class StepProgress(Bar):
         self._bar.console.print(line, highlight=False)
 
 
-def watched(batches: Iterable[dict[str, Tensor]], total: int | None, what: str) -> Iterator[dict[str, Tensor]]:
-    """The same batches, counted by a progress bar as each of them is done with."""
+def _size(batch: dict[str, Tensor]) -> int:
+    return batch["input_ids"].numel()
+
+
+def watched(
+    batches: Iterable[dict[str, Tensor]],
+    total: int | None,
+    what: str,
+    tokens: Callable[[dict[str, Tensor]], int] = _size,
+) -> Iterator[dict[str, Tensor]]:
+    """The same batches, their `tokens` counted by a progress bar as each of them is done with."""
     with TokenProgress(total, what) as progress:
         for batch in batches:
             yield batch
-            progress.advance(batch["input_ids"].numel())
+            progress.advance(tokens(batch))

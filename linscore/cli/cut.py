@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from linscore.cli.follow_up import PLACE, TEXT, next_command
 from linscore.cli.takes import Command, new_folder, takes
 from linscore.options import CutOptions, PlaceOptions, TextOptions
 
@@ -43,4 +44,6 @@ def show(cut: Cut) -> None:
     """What was done, what it saves, and what to do next."""
     click.echo(cut.record.summary())
     click.echo(f"model    {cut.out}")
-    click.echo(f"next     linscore evaluate {cut.record.model} {cut.out}")
+    window = click.get_current_context().params["seq_len"]
+    evaluate = next_command("evaluate", cut.record.model, cut.out, keep=(*TEXT, *PLACE), window=window)
+    click.echo(f"next     {evaluate}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.takes import new_folder, resume, takes
 from linscore.options import DISTIL_PLACE, DISTIL_TEXT, DISTIL_TRAINING, DistilOptions
 
@@ -43,4 +44,6 @@ def distil(student: str, **asked: Any) -> None:
     click.echo(f"trained  {about['trained_parameters']:,} parameters on {about['tokens']:,} tokens of {about['text']}")
     click.echo(f"loss     {about['before']['loss']:.4f} → {about['after']['loss']:.4f} on its first batches")
     click.echo(f"model    {done.out}")
-    click.echo(f"next     linscore evaluate {about['teacher']} {student} {done.out}")
+    click.echo(
+        f"next     {next_command('evaluate', about['teacher'], student, done.out, keep=(*TEXT, 'device', TRUST))}"
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.takes import as_json, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOptions
@@ -33,6 +34,9 @@ def score(model: str, out: str | None, as_json: bool, **asked: Any) -> None:
         return
     show(score_table(report))
     click.echo(f"report   {paths[0]}\nmoments  {paths[1]}")
-    click.echo(f"next     linscore rank {paths[0].parent} --by block_influence")
+    folder = paths[0].parent
+    click.echo(f"next     {next_command('rank', folder)}")
+    if asked["text"].given and asked["text"].text != "-":  # measuring needs it again
+        click.echo(f"         {next_command('rank', folder, keep=(*TEXT, TRUST))}")
     if model == EMBEDDED:
         click.echo("         linscore score MODEL --text FILE   (MODEL: a Hub name or a folder)")

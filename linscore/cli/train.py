@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.takes import new_folder, resume, takes
 from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
 
@@ -40,4 +41,4 @@ def train(config: str, **asked: Any) -> None:
     click.echo(f"linearity  {score} held out, {without} without residual, cosine {cosine} (means over the blocks)")
     click.echo(f"model      {trained.out}/model")
     click.echo(f"curve      {trained.out}/curve.png, {trained.out}/linearity/dynamics.png")
-    click.echo(f"next       linscore score {trained.out}/model")
+    click.echo(f"next       {next_command('score', f'{trained.out}/model', keep=(*TEXT, 'device', TRUST))}")

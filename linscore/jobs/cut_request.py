@@ -10,13 +10,15 @@ from torch import Tensor
 
 from linscore.decoder.find import Decoder
 from linscore.errors import LinscoreError, at_least
+from linscore.jobs.predicting import predicting
 from linscore.models.load import Pretrained
 from linscore.options import BY, CutOptions, TextOptions
 from linscore.progress import watched
-from linscore.scoring.ranking import PERPLEXITY
+from linscore.scoring.ranking import PERPLEXITY, figure_of
 from linscore.scoring.report import Report
 from linscore.spans import Span, indices
 from linscore.surgery.choose import Choice, choose_blocks, choose_from
+from linscore.text.batch import read_batch
 from linscore.text.source import Text
 
 Batches = Callable[[], Iterator[dict[str, Tensor]]]  # from the start at each call
@@ -55,7 +57,7 @@ class CutRequest:
         self._check_blocks()
         self._check_text()
         if self._measures and not self.options.given:
-            what = "`sequential`" if self.cut.sequential else f"`by={PERPLEXITY}`"
+            what = "`sequential`" if self._sequential else f"`by={PERPLEXITY}`"
             raise LinscoreError(f"{what} measures the model itself: give `text` or `dataset`")
         at_least("span", self.cut.span, 1)
         return None if self.cut.moments is None else Report.load(self.cut.moments)
@@ -79,12 +81,12 @@ class CutRequest:
     def choose(self, loaded: Pretrained, decoder: Decoder, report: Report | None) -> Choice:
         """The blocks of a ranking, read from the report or measured on the text."""
         assert self.number is not None
-        by, span = self.cut.by or BY, self.cut.span
+        by, span = self._by, self.cut.span
         if report is not None and not self._measures:
             return choose_from(report, self.number, by=by, span=span)
         passes: list[int] = []
-        read = _counted(self.batches(loaded), passes)
-        chosen = choose_blocks(decoder, read, self.number, by=by, span=span, sequential=self.cut.sequential)
+        read = _counted(self._predicting(loaded) if by == PERPLEXITY else self.batches(loaded), passes)
+        chosen = choose_blocks(decoder, read, self.number, by=by, span=span, sequential=self._sequential)
         scored: dict[str, str | int | None] = {"model": loaded.name, "text": str(self.text), "tokens": passes[-1]}
         return replace(chosen, scored=scored)
 
@@ -93,6 +95,9 @@ class CutRequest:
         text, total = self.text, self.text.expected_tokens(loaded.tokenizer)
         about = (loaded.tokenizer, loaded.context, loaded.model.device)
         return lambda: watched(text.batches(*about), total, "measuring")
+
+    def _predicting(self, loaded: Pretrained) -> Batches:
+        return lambda: predicting(loaded, self.text, self.options.seq_len)
 
     def _check_blocks(self) -> None:
         cut, blocks = self.cut, self.cut.blocks
@@ -118,8 +123,17 @@ class CutRequest:
         self.text.source.check()
 
     @property
+    def _by(self) -> str:
+        """What ranks the blocks: where nobody says, what a text that is given can measure."""
+        return figure_of(self.cut.by or (PERPLEXITY if self.options.given else BY))
+
+    @property
+    def _sequential(self) -> bool:
+        return self.cut.sequential or (self.cut.by is None and self.options.given)
+
+    @property
     def _measures(self) -> bool:
-        return self.cut.sequential or self.cut.by == PERPLEXITY
+        return self._sequential or self._by == PERPLEXITY
 
 
 def _counted(read: Batches, passes: list[int]) -> Batches:
@@ -128,7 +142,7 @@ def _counted(read: Batches, passes: list[int]) -> Batches:
     def count() -> Iterator[dict[str, Tensor]]:
         passes.append(0)
         for batch in read():
-            passes[-1] += batch["input_ids"].numel()
+            passes[-1] += int(read_batch(batch).predicted.sum()) if "labels" in batch else batch["input_ids"].numel()
             yield batch
 
     return count

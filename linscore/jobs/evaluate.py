@@ -15,13 +15,14 @@ from linscore.errors import LinscoreError, at_least
 from linscore.evaluation.perplexity import TextLoss, next_token_losses, text_loss
 from linscore.evaluation.result import Evaluation
 from linscore.evaluation.tasks import LoadedTasks, load_tasks, run_tasks
+from linscore.jobs.predicting import Windows, windows
 from linscore.machine.device import choose_device
 from linscore.models.load import Pretrained, load_pretrained, read_context
 from linscore.models.release import release
 from linscore.options import EvaluateOptions, PlaceOptions, TextOptions
 from linscore.progress import TokenProgress
 from linscore.surgery.record import RECORD, Record
-from linscore.text.source import Text, batch_of, within_context
+from linscore.text.source import Text, within_context
 
 __all__ = ["run_evaluate"]
 
@@ -127,32 +128,29 @@ def _evaluate(name: str, form: str, job: _Job) -> Evaluation:
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     loaded = load_pretrained(name, **asdict(job.place))
-    window = within_context("window", job.window, loaded.context)
-    stride = job.stride if job.stride is not None else max(1, window // 2)
-    batch_size = job.batch_size or batch_of(window, where)
+    cut = windows(loaded, job.window, job.stride, job.batch_size)
     figures: dict[str, Any] = {}
     if job.text is not None:
-        loss = _text_loss(loaded, job.text, window, stride, batch_size)
-        figures |= {"text": str(job.text), "window": window, "stride": stride, **_figures(loss)}
+        loss = _text_loss(loaded, job.text, cut)
+        figures |= {"text": str(job.text), "window": cut["window"], "stride": cut["stride"], **_figures(loss)}
     if job.tasks is not None:
-        figures["tasks"] = run_tasks(loaded.model, loaded.tokenizer, job.tasks, batch_size=batch_size, limit=job.limit)
+        rows = cut["batch_size"]
+        figures["tasks"] = run_tasks(loaded.model, loaded.tokenizer, job.tasks, batch_size=rows, limit=job.limit)
     figures |= _memory(loaded.model)
     del loaded
     release()
     return Evaluation(model=name, form=form, **figures, seconds=time.perf_counter() - begin)
 
 
-def _text_loss(loaded: Pretrained, text: Text, window: int, stride: int, batch_size: int) -> TextLoss:
+def _text_loss(loaded: Pretrained, text: Text, cut: Windows) -> TextLoss:
     with torch.no_grad():
-        next_token_losses(loaded.model, torch.zeros(1, min(window, WARM_UP) + 1, dtype=torch.long))
+        next_token_losses(loaded.model, torch.zeros(1, min(cut["window"], WARM_UP) + 1, dtype=torch.long))
     with TokenProgress(text.expected_tokens(loaded.tokenizer), "evaluating") as progress:
         return text_loss(
             loaded.model,
             loaded.tokenizer,
             text.source.documents(),
-            window=window,
-            stride=stride,
-            batch_size=batch_size,
+            **cut,
             tokens=text.tokens,
             progress=progress.advance,
         )

@@ -3,41 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from linscore.errors import LinscoreError
-from linscore.options import PlaceOptions, TextOptions
-from linscore.scoring.ranking import PERPLEXITY, rank
+from linscore.options import BY, PlaceOptions, TextOptions
+from linscore.scoring.ranking import PERPLEXITY, figure_of, rank
 from linscore.scoring.report import Report
 from linscore.spans import Span
 
 
-def run_rank(
-    folder: str, by: str, *, span: int = 1, text: TextOptions | None = None, place: PlaceOptions | None = None
-) -> Mapping[Span, float | None]:
-    """The figure `by` of every block or span of `span` blocks of a scored model, the first to go first.
+@dataclass(frozen=True)
+class Ranking:
+    """Blocks or spans in order.
 
-    By "perplexity" the model that was scored is loaded, and each of them left out of it on a text, by default the
-    built-in one.
+    Attributes:
+        by: the figure that orders them.
+        figures: its values, the first to go first.
+        whole: the perplexity with nothing left out; None for other figures.
+    """
+
+    by: str
+    figures: Mapping[Span, float | None]
+    whole: float | None = None
+
+
+def run_rank(
+    folder: str,
+    by: str | None = None,
+    *,
+    span: int = 1,
+    text: TextOptions | None = None,
+    place: PlaceOptions | None = None,
+) -> Ranking:
+    """The blocks, or spans of `span` blocks, of a scored model in the order of the figure `by`.
+
+    That is block influence by default, and perplexity where a text is given. By perplexity the model that was scored
+    is loaded, and each of them left out of it on the text, or on the built-in one.
 
     Raises:
         LinscoreError: for a folder, metric or text that cannot be used.
     """
     report, text = Report.load(folder), text or TextOptions()
-    place = place or PlaceOptions()
+    by, place = figure_of(by or (PERPLEXITY if text.given else BY)), place or PlaceOptions()
     if by == PERPLEXITY:
         return _measured(report, span, text, place)
     if text != TextOptions() or place != PlaceOptions():
         given = "`text`, `dataset`, `tokens` and `trust_remote_code`"
         raise LinscoreError(f"{given} belong to `by={PERPLEXITY}`: leave them out")
-    return {one.span: getattr(one, by) for one in rank(report, by, span=span)}
+    return Ranking(by, {one.span: getattr(one, by) for one in rank(report, by, span=span)})
 
 
-def _measured(report: Report, span: int, text: TextOptions, place: PlaceOptions) -> Mapping[Span, float | None]:
+def _measured(report: Report, span: int, text: TextOptions, place: PlaceOptions) -> Ranking:
     """The perplexity without every block or span."""
     # transformers takes seconds to import, and reading a report needs none of it.
+    from linscore.jobs.predicting import predicting
     from linscore.models.load import load_pretrained
-    from linscore.progress import watched
     from linscore.scoring.belongs import check_belongs
     from linscore.surgery.choose import measured_figures
     from linscore.text.source import Text
@@ -47,6 +67,5 @@ def _measured(report: Report, span: int, text: TextOptions, place: PlaceOptions)
     loaded = load_pretrained(report.model, **asdict(place))
     decoder = loaded.decoder
     check_belongs(report, decoder, loaded.name)
-    batches = read.batches(loaded.tokenizer, loaded.context, loaded.model.device)
-    measured = watched(batches, read.expected_tokens(loaded.tokenizer), "measuring")
-    return measured_figures(decoder, measured, PERPLEXITY, span)
+    measured = measured_figures(decoder, predicting(loaded, read), PERPLEXITY, span)
+    return Ranking(PERPLEXITY, measured.figures, measured.whole)

@@ -155,7 +155,7 @@ class Collector:
 
     def _read(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
         """Token ids `[B, T]`, mask, and the fold of each sequence, on the CPU."""
-        ids, mask, folds = read_batch(batch)
+        ids, mask, folds, _ = read_batch(batch)
         count = self.options.folds
         if folds is None:
             folds = torch.tensor([self._dealer.next() for _ in range(len(ids))], dtype=torch.long)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Literal, overload
 
 from linscore.errors import LinscoreError
@@ -11,12 +12,21 @@ from linscore.options import BY
 from linscore.scoring.report import BlockReport, Report, SpanReport
 from linscore.spans import Span
 
-# Figures that are small where a block does little; of all others the largest comes first.
-SMALLEST_FIRST = ("block_influence", "angular_distance", "delta_ratio", "relative_error", "norm_delta")
-
-# What tells blocks apart, or is no single figure.
-NO_FIGURES = ("index", "first", "last", "sub_blocks", "without_heavy")
-PERPLEXITY = "perplexity"  # with the span left out: the loss is measured, nothing is read off moments
+# Figures by which a block can be easier to do without than another: small where it does little, ...
+LOWEST_FIRST = ("block_influence", "angular_distance", "delta_ratio", "norm_delta", "relative_error")
+# ... and large where a map can do it. What else a report has says nothing of that kind.
+HIGHEST_FIRST = (
+    "linearity_heldout",
+    "linearity",
+    "linearity_no_residual_heldout",
+    "linearity_no_residual",
+    "cosine",
+    "procrustes",
+    "cka",
+)
+PERPLEXITY = "perplexity"  # with the span left out: the loss is measured, nothing is read off moments; lowest first
+SHORT = {"bi": "block_influence"}
+_IN_REPORTS = (*LOWEST_FIRST, *HIGHEST_FIRST)
 
 
 @overload
@@ -27,15 +37,14 @@ def rank(report: Report, by: str = BY, span: int = 1) -> Sequence[BlockReport | 
     """The blocks of `report`, or its spans of `span` blocks, ordered by the figure `by`; those that lack it come last.
 
     Raises:
-        LinscoreError: when `by` is no figure of a block, no block has it, or no span of that length was scored.
+        LinscoreError: when `by` is no figure that ranks, no block has it, or no span of that length was scored.
     """
-    scored = _scored(report, span)
-    names = metric_names(scored[0])
-    if by not in names:
-        raise LinscoreError(f"unknown metric {by!r}: choose one of {', '.join(names)}")
+    scored, by = _scored(report, span), figure_of(by)
+    if by == PERPLEXITY:
+        raise LinscoreError(f"a report has no perplexity, which is measured: choose one of {', '.join(_IN_REPORTS)}")
     if all(getattr(one, by) is None for one in scored):
         raise LinscoreError(f"no block has {by} (with `folds=1` there is nothing held out): choose another metric")
-    sign = 1 if by in SMALLEST_FIRST else -1
+    sign = 1 if lowest_first(by) else -1
 
     def key(one: BlockReport | SpanReport) -> float:
         value = getattr(one, by)
@@ -50,13 +59,27 @@ def ranked(report: Report, by: str, span: int) -> dict[Span, float]:
     Raises:
         LinscoreError: as `rank`.
     """
-    ranking = ((one.span, getattr(one, by)) for one in rank(report, by, span))
+    ranking = ((one.span, getattr(one, figure_of(by))) for one in rank(report, by, span))
     return {span: figure for span, figure in ranking if figure is not None}
 
 
-def metric_names(scored: BlockReport | SpanReport) -> list[str]:
-    """The figures a block or span can be ranked by."""
-    return [name for name in vars(scored) if name not in NO_FIGURES]
+def figure_of(by: str) -> str:
+    """The figure that `by` names, in full.
+
+    Raises:
+        LinscoreError: for a name that ranks nothing.
+    """
+    by = SHORT.get(by, by)
+    if by in (*_IN_REPORTS, PERPLEXITY):
+        return by
+    known = by in {one.name for one in fields(BlockReport)}
+    what = f"{by} does not say how well a block can be done without" if known else f"unknown metric {by!r}"
+    raise LinscoreError(f"{what}: choose one of {', '.join(_IN_REPORTS)}, or {PERPLEXITY}")
+
+
+def lowest_first(by: str) -> bool:
+    """Whether the block with the smallest figure `by` is to go first."""
+    return by == PERPLEXITY or by in LOWEST_FIRST
 
 
 def _scored(report: Report, length: int) -> Sequence[BlockReport | SpanReport]:

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from linscore.scoring.ranking import lowest_first
 from linscore.scoring.report import Report, ScoreWarning
 from linscore.spans import Span
 from linscore.statistics.figures import BlockMetrics
@@ -63,14 +64,16 @@ def _concerning(doubt: ScoreWarning) -> str:
     return " and ".join(where) + ": " * bool(where) + doubt.message
 
 
-def rank_table(figures: Mapping[Span, float | None], by: str) -> RenderableType:
-    """Blocks or spans in the order of one figure, with its bar scaled to the largest."""
+def rank_table(figures: Mapping[Span, float | None], by: str, whole: float | None = None) -> RenderableType:
+    """Blocks or spans in the order of one figure, with its bar scaled to the largest, and that of the whole model."""
     largest = max((abs(value) for value in figures.values() if value is not None), default=0) or 1.0
-    table = Table()
+    order = "lowest" if lowest_first(by) else "highest"
+    table = Table(title=f"by {by}, {order} first")
     table.add_column("rank", justify="right", style="dim")
     table.add_column("block", justify="right")
     table.add_column(by, justify="right")
     table.add_column("", style="cyan")
     for place, (span, value) in enumerate(figures.items(), 1):
         table.add_row(str(place), str(span), number(value, 6), bar(None if value is None else value / largest))
-    return table
+    note = [] if whole is None else [Text(f"{by} of the whole model: {number(whole, 6)}", style="dim")]
+    return Group(table, *note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
@@ -11,13 +12,20 @@ from linscore.decoder.find import Decoder, find_decoder
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import perplexity
 from linscore.options import BY, ScoreOptions
-from linscore.scoring.ranking import PERPLEXITY, ranked
+from linscore.scoring.ranking import PERPLEXITY, figure_of, ranked
 from linscore.scoring.report import Report
 from linscore.scoring.score import score_decoder
 from linscore.spans import Span, indices, runs
 from linscore.surgery.drop import drop_blocks
 from linscore.surgery.left_out import left_out_losses
 from linscore.text.batch import Batch
+
+
+class Measured(NamedTuple):
+    """A figure of every span, the first to go first, and the perplexity of the whole model where that is the figure."""
+
+    figures: dict[Span, float]
+    whole: float | None = None
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,10 @@ class Choice:
     Attributes:
         blocks: their indices, in the order in which they were chosen.
         by: the figure that ranked them.
-        figures: that figure of each span taken, in that order; perplexity is exp(loss) with the span left out.
+        figures: that figure of each span taken, in that order; perplexity is exp(loss) with the span left out, and,
+            where `sequential`, those before it too.
         sequential: measured again after each span, on the model without those before it.
+        whole: the perplexity with nothing left out; None for other figures.
         scored: model, text and tokens that the figures come from.
     """
 
@@ -37,6 +47,7 @@ class Choice:
     figures: dict[str, float]
     sequential: bool = False
     scored: dict[str, str | int | None] | None = None
+    whole: float | None = None
 
     @property
     def spans(self) -> list[Span]:
@@ -50,8 +61,8 @@ def choose_from(report: Report, count: int, *, by: str = BY, span: int = 1) -> C
     Raises:
         LinscoreError: where the report has no such figure, no such spans, or not so many of them.
     """
-    scored: dict[str, str | int | None] = {"model": report.model, "text": report.text, "tokens": report.tokens}
-    return _choice(_first(ranked(report, by, span), count, span, by), by, scored)
+    by, scored = figure_of(by), {"model": report.model, "text": report.text, "tokens": report.tokens}
+    return _choice(Measured(_first(ranked(report, by, span), count, span, by)), by, scored)
 
 
 def choose(
@@ -69,7 +80,7 @@ def choose(
         model: a decoder of transformers.
         batches: as `score` takes them, read once for each pass; or a function that gives them anew each time.
         count: how many blocks go.
-        by: any figure of a block, or "perplexity" with the span left out.
+        by: what ranks blocks: a figure as `rank` takes it, or "perplexity" with the span left out.
         span: how many consecutive blocks are taken, and measured, together.
         sequential: take one span, drop it, measure what is left, and so on (paper: section 5): one pass for each.
 
@@ -89,21 +100,25 @@ def choose_blocks(
     sequential: bool,
 ) -> Choice:
     """The same for a decoder that was found already."""
-    read = batches if callable(batches) else lambda: batches
+    read, by = batches if callable(batches) else lambda: batches, figure_of(by)
     if not sequential:
-        return _choice(_first(measured_figures(decoder, read(), by, span), count, span, by), by)
+        found = measured_figures(decoder, read(), by, span)
+        return _choice(found._replace(figures=_first(found.figures, count, span, by)), by)
     left = list(range(len(decoder.blocks)))
     gone: list[int] = []
     figures: dict[str, float] = {}
+    whole: float | None = None
     _check_count(count, span, len(left), by)
     while len(gone) < count:
         cut = find_decoder(drop_blocks(decoder, gone)) if gone else decoder
-        ((found, figure),) = _first(measured_figures(cut, read(), by, span), span, span, by).items()
-        taken = [left[index] for index in found.blocks]
+        measured = measured_figures(cut, read(), by, span)
+        whole = whole if gone else measured.whole
+        ((first, figure),) = _first(measured.figures, span, span, by).items()
+        taken = [left[index] for index in first.blocks]
         figures[",".join(map(str, runs(taken)))] = figure
         gone += taken
         left = [index for index in left if index not in taken]
-    return Choice(gone, by, figures, sequential=True)
+    return Choice(gone, by, figures, sequential=True, whole=whole)
 
 
 def losses_without(model: PreTrainedModel, batches: Iterable[Batch], span: int = 1) -> dict[Span | None, float]:
@@ -112,8 +127,8 @@ def losses_without(model: PreTrainedModel, batches: Iterable[Batch], span: int =
     return left_out_losses(decoder, batches, _spans(len(decoder.blocks), span))
 
 
-def measured_figures(decoder: Decoder, batches: Iterable[Batch], by: str, span: int) -> dict[Span, float]:
-    """The figure `by` of every span of `span` blocks, the first to go first.
+def measured_figures(decoder: Decoder, batches: Iterable[Batch], by: str, span: int) -> Measured:
+    """The figure `by` of every span of `span` blocks.
 
     Raises:
         LinscoreError: as `score` and `rank`, or where the decoder has no such spans.
@@ -122,8 +137,8 @@ def measured_figures(decoder: Decoder, batches: Iterable[Batch], by: str, span: 
     if by == PERPLEXITY:
         losses = left_out_losses(decoder, batches, spans)
         order = sorted((loss, key) for key, loss in losses.items() if key is not None)
-        return {key: perplexity(loss) for loss, key in order}
-    return ranked(score_decoder(decoder, batches, ScoreOptions(spans=spans)), by, span)
+        return Measured({key: perplexity(loss) for loss, key in order}, perplexity(losses[None]))
+    return Measured(ranked(score_decoder(decoder, batches, ScoreOptions(spans=spans)), by, span))
 
 
 def _spans(depth: int, length: int) -> list[Span]:
@@ -152,5 +167,6 @@ def _check_count(count: int, span: int, scored: int, by: str) -> None:
         raise LinscoreError(f"{count} blocks cannot be had in spans of {span}: give a multiple of {span}")
 
 
-def _choice(taken: Mapping[Span, float], by: str, scored: dict[str, str | int | None] | None = None) -> Choice:
-    return Choice(indices(taken), by, {str(span): figure for span, figure in taken.items()}, scored=scored)
+def _choice(taken: Measured, by: str, scored: dict[str, str | int | None] | None = None) -> Choice:
+    figures = {str(span): figure for span, figure in taken.figures.items()}
+    return Choice(indices(taken.figures), by, figures, scored=scored, whole=taken.whole)

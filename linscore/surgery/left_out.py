@@ -11,9 +11,9 @@ import torch
 from linscore.decoder.find import Decoder
 from linscore.decoder.run import bypass, evaluating
 from linscore.errors import LinscoreError
-from linscore.evaluation.perplexity import next_token_losses
+from linscore.evaluation.perplexity import batch_loss
 from linscore.spans import Span
-from linscore.text.batch import Batch, read_batch
+from linscore.text.batch import Batch
 
 __all__ = ["left_out_losses"]
 
@@ -23,7 +23,8 @@ def left_out_losses(decoder: Decoder, batches: Iterable[Batch], spans: Sequence[
 
     Args:
         decoder: with its language-model head; runs without gradients and dropout, and keeps the mode it is in.
-        batches: [batch, seq] integers, or such under "input_ids", packed; read once, every span is tried on each.
+        batches: [batch, seq] integers, or such under "input_ids", with padding on the right where "attention_mask" says
+            so, and with "labels" of −100 for what is not to be predicted; read once, every span is tried on each.
         spans: of the decoder's blocks.
 
     Returns:
@@ -41,11 +42,11 @@ def left_out_losses(decoder: Decoder, batches: Iterable[Batch], spans: Sequence[
     model: Any = decoder.model
     with torch.no_grad(), evaluating(model):
         for batch in batches:
-            rows = read_batch(batch).input_ids
-            tokens += rows[:, 1:].numel()
             for span in totals:
                 with bypass(decoder, () if span is None else span.blocks):
-                    totals[span] += float(next_token_losses(model, rows).double().sum())
+                    loss, predicted = batch_loss(model, batch)
+                totals[span] += loss
+            tokens += predicted
     if tokens == 0:
         raise LinscoreError("the batches hold no token to predict: give a longer text")
     if not math.isfinite(totals[None]):

@@ -61,6 +61,18 @@ def _fit_parts(fit: dict[str, Any]) -> list[str]:
     return parts
 
 
+def _expected(choice: dict[str, Any], operation: Operation) -> str:
+    """What the choice says of the cost."""
+    whole, scored = choice.get("whole"), choice["scored"]
+    if whole is None:
+        return f"a cost that is not known: {choice['by']} measures none, perplexity on a text does"
+    *before, last = choice["figures"].values()
+    told = f"perplexity {whole:.4f} on {scored['tokens']:,} tokens of {scored['text']}"
+    if before and not choice["sequential"]:
+        return f"a cost that is not known: each was measured alone ({told} with none of them left out)"
+    return f"{told} to become {last:.4f}" + ("" if operation == "drop" else ", or less where the maps help")
+
+
 @dataclass(frozen=True)
 class Record:
     """The content of `linscore.json`."""
@@ -94,6 +106,7 @@ class Record:
             figures = ", ".join(f"{_label(span)} ({figure:.4f})" for span, figure in self.choice["figures"].items())
             how = ", measured again after each" if self.choice["sequential"] else ""
             lines.insert(0, f"chosen   by {self.choice['by']}{how}: {figures}")
+            lines.insert(1, f"expects  {_expected(self.choice, self.operation)}")
         sizes = (
             f"{self.depth} of {self.depth_before} blocks",
             f"{self.parameters:,} of {self.parameters_before:,} parameters",

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from linscore.errors import LinscoreError
 
-Batch = Tensor | Mapping[str, Tensor]  # token ids [B, T], or a dict with `input_ids`, `attention_mask`, `folds`
+Batch = (
+    Tensor | Mapping[str, Tensor]
+)  # token ids [B, T], or a dict with `input_ids`, `attention_mask`, `folds`, `labels`
+UNPREDICTED = -100  # what transformers calls a label that does not count
 
 
 class Tokens(NamedTuple):
@@ -20,6 +23,13 @@ class Tokens(NamedTuple):
     input_ids: Tensor  # [B, T] integers
     mask: Tensor | None  # [B, T], nonzero for tokens and 0 for padding; None: nothing is padded
     folds: Tensor | None  # [B], where the batch says them
+    labels: Tensor | None = None  # [B, T], −100 for tokens that are not to be predicted; None: all but each first one
+
+    @property
+    def predicted(self) -> Tensor:
+        """Which tokens `[B, T]` a language model is to predict, bool; never the first one of a row, and no padding."""
+        wanted = self.real if self.labels is None else self.real & (self.labels != UNPREDICTED)
+        return wanted & (torch.arange(wanted.shape[1], device=wanted.device) > 0)
 
     @property
     def real(self) -> Tensor:
@@ -31,7 +41,7 @@ def read_batch(batch: Batch) -> Tokens:
     """The parts of a batch.
 
     Raises:
-        LinscoreError: for a batch that holds no token ids `[B, T]`, or a mask of another shape.
+        LinscoreError: for a batch that holds no token ids `[B, T]`, or a mask or labels of another shape.
     """
     parts = _parts(batch)
     ids, mask = parts.get("input_ids"), parts.get("attention_mask")
@@ -39,7 +49,10 @@ def read_batch(batch: Batch) -> Tokens:
         raise LinscoreError("a batch must be a tensor of token ids [B, T], or a dict that holds one as input_ids")
     if mask is not None and mask.shape != ids.shape:
         raise LinscoreError(f"attention_mask is {tuple(mask.shape)}, input_ids {tuple(ids.shape)}: give one shape")
-    return Tokens(ids, mask, parts.get("folds"))
+    labels = parts.get("labels")
+    if labels is not None and labels.shape != ids.shape:
+        raise LinscoreError(f"labels are {tuple(labels.shape)}, input_ids {tuple(ids.shape)}: give one shape")
+    return Tokens(ids, mask, parts.get("folds"), labels)
 
 
 class TokenDigest:

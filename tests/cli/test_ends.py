@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from linscore.errors import LinscoreError
+from linscore.jobs.rank import Ranking
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_debug_shows_the_traceback_and_changes_nothing_else(ranking, monkeypatch
 @pytest.mark.parametrize("command", [["doctor"], ["--help"], ["rank", "folder", "--json"]])
 def test_a_reader_that_has_seen_enough_ends_it_quietly(run, monkeypatch, command):
     """`linscore … | head -0`: a pipe whose other end is closed, noticed by rich, by click, or when all is flushed."""
-    monkeypatch.setattr("linscore.jobs.rank.run_rank", lambda *_args, **_kwargs: [])
+    monkeypatch.setattr("linscore.jobs.rank.run_rank", lambda *_args, **_kwargs: Ranking("cosine", {}))
     read, write = os.pipe()
     os.close(read)
     pipe = os.fdopen(write, "w")

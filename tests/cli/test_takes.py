@@ -42,7 +42,6 @@ DEFAULTS = {
     ("score", "precision"): "fast",
     ("score", "span_lengths"): "2",
     ("score", "dtype"): "auto",
-    ("rank", "by"): "linearity_heldout",
     ("rank", "span"): 1,
     ("prune", "span"): 1,
     ("fuse", "on"): "auto",

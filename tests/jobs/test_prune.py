@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linscore.embedded.shipped import EMBEDDED_MODEL
 
+BY = ("--by", "linearity_heldout")
+
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
@@ -42,7 +44,7 @@ def best(scored, by, sign):
 @pytest.mark.slow
 def test_a_number_takes_the_first_of_the_ranking(run, scored, tmp_path):
     out = tmp_path / "not" / "there" / "cut"
-    code, printed, _ = run("prune", "embedded", "--moments", scored, "--drop", 3, "--out", out)
+    code, printed, _ = run("prune", "embedded", "--moments", scored, "--drop", 3, *BY, "--out", out)
     ranking = best(scored, "linearity_heldout", -1)
     gone = list(ranking)[:3]
     assert code == 0
@@ -60,6 +62,7 @@ def test_a_number_takes_the_first_of_the_ranking(run, scored, tmp_path):
         "by": "linearity_heldout",
         "figures": {str(index): ranking[index] for index in gone},
         "sequential": False,
+        "whole": None,
     }
     assert (record["depth_before"], record["depth"]) == (10, 7)
     assert record["parameters"] == sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(out).parameters())
@@ -67,10 +70,13 @@ def test_a_number_takes_the_first_of_the_ranking(run, scored, tmp_path):
 
 
 @pytest.mark.slow
-def test_any_metric_ranks(run, scored, tmp_path):
+def test_block_influence_ranks_where_nobody_says(run, scored, tmp_path):
     out = tmp_path / "cut"
-    assert run("prune", "embedded", "--moments", scored, "--drop", 1, "--by", "block_influence", "--out", out)[0] == 0
+    code, printed, _ = run("prune", "embedded", "--moments", scored, "--drop", 1, "--out", out)
+    assert code == 0
     check_is_embedded_without(out, list(best(scored, "block_influence", 1))[:1])
+    assert "chosen   by block_influence" in printed
+    assert "expects  a cost that is not known: block_influence measures none" in printed
 
 
 @pytest.mark.slow

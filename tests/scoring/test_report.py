@@ -182,7 +182,7 @@ def test_rank_puts_the_block_that_does_least_first(report):
 
 @pytest.mark.parametrize("by", ["nothing", "index", "sub_blocks", "without_heavy"])
 def test_rank_refuses_what_is_no_figure(report, by):
-    with pytest.raises(linscore.LinscoreError, match="choose one of linearity"):
+    with pytest.raises(linscore.LinscoreError, match="choose one of block_influence"):
         rank(report, by=by)
 
 
@@ -190,7 +190,7 @@ def test_rank_says_so_when_no_block_has_the_figure():
     model = tiny("llama")
     report = linscore.score(model, [torch.randint(3, 60, (8, 32))], folds=1)
     with pytest.raises(linscore.LinscoreError, match="held out"):
-        rank(report)
+        rank(report, by="linearity_heldout")
 
 
 def kinds(report: Report) -> set[str]:

@@ -76,6 +76,7 @@ def test_perplexity_is_that_of_the_model_with_the_span_left_out(span):
     choice = choose(model(), texts, span, by="perplexity", span=span)
     assert choice.blocks[0] == min(expected, key=expected.get)
     assert choice.figures[str(choice.spans[0])] == pytest.approx(min(expected.values()), rel=1e-5)
+    assert choice.whole == pytest.approx(perplexity_without([]), rel=1e-5)
 
 
 @pytest.mark.slow
@@ -89,6 +90,7 @@ def test_sequential_measures_again_on_what_is_left():
     choice = choose(model(), texts, 3, by="perplexity", sequential=True)
     assert choice.blocks == gone
     assert list(choice.figures.values()) == pytest.approx(perplexities, rel=1e-5)
+    assert choice.whole == pytest.approx(perplexity_without([]), rel=1e-5)
     assert choice.sequential
 
 
@@ -103,7 +105,7 @@ def test_sequential_spans_may_close_around_a_gap():
 def test_the_first_of_a_sequence_is_the_first_of_the_ranking():
     once = choose(model(), texts, 1, by="linearity_heldout")
     again = choose(model(), texts, 2, by="linearity_heldout", sequential=True)
-    assert again.blocks[0] == once.blocks[0] == choose_from(report(), 1).blocks[0]
+    assert again.blocks[0] == once.blocks[0] == choose_from(report(), 1, by="linearity_heldout").blocks[0]
 
 
 @pytest.mark.parametrize(

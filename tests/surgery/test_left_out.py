@@ -55,3 +55,15 @@ def test_spans_that_are_not_there_and_empty_batches_are_refused():
         left_out_losses(find_decoder(tiny("llama")), packed(), [Span(1, 1), Span(2, 3), Span(7, 7)])
     with pytest.raises(LinscoreError, match="no token to predict"):
         left_out_losses(find_decoder(tiny("llama")), [], SPANS)
+
+
+def test_padding_and_what_is_not_to_be_predicted_do_not_count():
+    """Rows of 9 and 5 tokens in one batch are the rows by themselves; labels leave out what transformers leaves out."""
+    model, ids = tiny("llama"), packed([(2, 9)])[0]["input_ids"]
+    mask = torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
+    alone = [{"input_ids": ids[:1]}, {"input_ids": ids[1:, :5]}]
+    padded = left_out_losses(find_decoder(model), [{"input_ids": ids, "attention_mask": mask}], [])
+    assert padded[None] == pytest.approx(mean_loss(model, alone), rel=1e-5)
+    labels = ids.where(torch.arange(9) % 3 > 0, -100)
+    found = left_out_losses(find_decoder(model), [{"input_ids": ids, "labels": labels}], [])
+    assert found[None] == pytest.approx(model(ids, labels=labels).loss.item(), rel=1e-5)
