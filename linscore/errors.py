@@ -24,7 +24,7 @@ def reason(error: BaseException) -> str:
 
 def at_least(what: str, value: float | None, least: int) -> None:
     """Raise LinscoreError where the argument `what` is given and too small."""
-    if value is not None and value < least:
+    if value is not None and not value >= least:  # so that NaN is refused too
         raise LinscoreError(f"`{what}` is {value}: give {least} or more")
 
 

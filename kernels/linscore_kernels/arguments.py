@@ -42,6 +42,8 @@ def check_arguments(
         raise LinscoreError("no rows: skip empty batches")
     if rows is not None and (rows.dtype is not torch.int64 or rows.ndim != 1 or rows.device != x.device):
         raise LinscoreError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
+    if rows is not None and rows.device.type == "cpu" and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
+        raise LinscoreError(f"rows are {int(rows.min())} to {int(rows.max())}: give indices from 0 to {len(x) - 1}")
 
 
 def _check_shapes(x: Tensor, other: Tensor, width_delta: int | None) -> None:
@@ -61,6 +63,12 @@ def check_pilot(x: Tensor, pilot: Pilot, delta_given: bool) -> None:
     if pilot.width_delta != x.shape[1] and not (delta_given and pilot.width_delta < x.shape[1]):
         widths = f"{pilot.width_delta} columns of δ and x {x.shape[1]}"
         raise LinscoreError(f"the pilot has {widths}: only a given delta may have fewer")
+
+
+def check_sign(sign: int) -> None:
+    """Raises LinscoreError unless rows are added (1) or taken back (−1)."""
+    if sign not in (1, -1):
+        raise LinscoreError(f"sign is {sign}: give 1 to add rows, -1 to take them back")
 
 
 def check_map(x: Tensor, b: Tensor, mean_x: Tensor, mean_delta: Tensor) -> None:

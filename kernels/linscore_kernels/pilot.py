@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from linscore_kernels.errors import LinscoreError
 
 # A row is heavy when it lies further than this from the centre, in medians of that distance: attention sinks,
 # a few tokens up to a thousand times longer than the rest, which no 16- or 32-bit product survives.
@@ -13,6 +16,12 @@ HEAVY_MEDIANS = 20.0  # decisions: Heavy rows by x and by δ
 
 # The pilot reads this many leading rows: few enough to lie in the first sequences whatever the batch size.
 PILOT_ROWS = 256  # decisions: Moments about a pilot centre
+
+# Squares of states, summed over a chunk, stay far within float32 where columns spread by 2^-40 to 2^40.
+ORDINARY = 40  # decisions: States of any size
+
+# Beyond these powers of two float32, which the centre is kept in, holds few digits or none.
+SMALLEST, LARGEST = 2.0**-100, 2.0**120
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,10 @@ class Pilot:
 
     @staticmethod
     def choose(x: Tensor, y: Tensor | None, delta: Tensor | None = None) -> Pilot | None:
-        """Read the pilot off the leading finite rows of `x` and `y` `[n, d]` or `delta` `[n, e]`; None without any."""
+        """Read the pilot off the leading finite rows of `x` and `y` `[n, d]` or `delta` `[n, e]`; None without any.
+
+        Raises LinscoreError for states so large or small that float32 could not hold their centre.
+        """
         other = delta if y is None else y
         assert other is not None
         # A few more rows than are wanted will do, unless too many of them are not finite.
@@ -39,6 +51,7 @@ class Pilot:
                 break
         if not len(rows):
             return None
+        _check_size(x[rows], other[rows])
         narrow = x.element_size() < 4
         x, other = x[rows].float(), other[rows].float()
         center_x, scale_x, limit_x = _center_scale_limit(x, only_large=narrow)
@@ -64,6 +77,12 @@ class Pilot:
     def width_delta(self) -> int:
         """e: how many columns δ has."""
         return len(self.center_delta)
+
+    @cached_property
+    def ordinary(self) -> bool:
+        """Whether products in float32 neither overflow nor vanish; else they have to be float64 ones."""
+        largest = torch.stack([self.scale_x.amin(), self.scale_delta.amin()])  # of the columns' spreads, inverted
+        return bool((largest.log2().abs() <= ORDINARY).all())
 
     def without_limits(self) -> Pilot:
         """The same centre, no row heavy: for the float64 path that takes the heavy rows themselves."""
@@ -101,5 +120,18 @@ def _spread(shifted: Tensor) -> Tensor:
 
 
 def _positive(size: Tensor) -> Tensor:
-    """Sizes of columns, 1 where a column has none."""
-    return torch.where(size > 0, size, 1.0).clamp_min(torch.finfo(torch.float16).tiny)
+    """Sizes of columns; 1 where a column has none, and not so small that a later row would overflow float16."""
+    # Where all columns are small, those limits shrink with them.
+    largest = size.amax()
+    unit = torch.where(largest > 0, (1024 * largest).clamp(1024 * SMALLEST, 1.0), 1.0)
+    return torch.where(size > 0, size, unit).maximum(torch.finfo(torch.float16).tiny * unit)
+
+
+def _check_size(x: Tensor, other: Tensor) -> None:
+    """Raises LinscoreError where float32 cannot hold the finite rows of `x` and of y or δ, `other`."""
+    largest_x, largest = x.abs().amax().item(), other.abs().amax().item()
+    if not (largest_x == 0 or SMALLEST <= largest_x <= LARGEST) or largest > LARGEST:
+        raise LinscoreError(
+            f"x holds values of up to {largest_x:.0e}, y or delta up to {largest:.0e}: multiply both by one power of "
+            "two that brings them near 1, which changes no score"
+        )

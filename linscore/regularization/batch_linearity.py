@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from linscore_kernels import SCALARS, Pilot, accumulate
+from linscore_kernels.full_precision import full_precision
 from linscore_kernels.sums import centre
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -121,7 +122,7 @@ class _BatchLinearity(torch.autograd.Function):
         if running is not None:
             running.add(batch.c_xx, batch.c_xdelta, batch.rows)
         fitted_on = batch if running is None else running
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             b, alpha = _fit(fitted_on.c_xx, fitted_on.c_xdelta, ridge)
             # In full, not as t − tr(BᵀC_xδ): an error of B then enters squared.
             explained = 2 * (b * batch.c_xdelta).sum() - (b * (batch.c_xx @ b)).sum()
@@ -137,7 +138,7 @@ class _BatchLinearity(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, y, rows, b, share, total, mean_x, mean_delta = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             x_c, delta_c = _centred(x, y, rows, mean_x, mean_delta)
             residual = delta_c - x_c @ b
             factor = 2 * upstream / total

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from linscore_kernels.arguments import check_map, y_or_delta
 from linscore_kernels.backend import load_backend
+from linscore_kernels.full_precision import full_precision
+from linscore_kernels.pilot import ORDINARY
+from linscore_kernels.residuals import eager
 
 
 def residual_norms(
@@ -61,7 +64,11 @@ def _residual_norms(
     check_map(x, b, mean_x, mean_delta)
     fitted = {"b": b, "mean_x": mean_x, "mean_delta": mean_delta}
     compute = load_backend("residuals", x.device, backend)
-    norms: Tensor = compute.residual_norms(x, other, delta_given=delta_given, rows=rows, precision=precision, **fitted)
+    asked: dict[str, Any] = {**fitted, "delta_given": delta_given, "rows": rows}
+    with full_precision(x.device):
+        norms: Tensor = compute.residual_norms(x, other, precision=precision, **asked)
+        if precision == "fast" and ((norms < 2.0**-ORDINARY) | (norms > 2.0**ORDINARY)).any():
+            norms = eager.residual_norms(x, other, precision="exact", **asked).float()
     return norms
 
 

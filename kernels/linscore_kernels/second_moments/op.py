@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linscore_kernels.arguments import check_pilot, check_second, y_or_delta
+from linscore_kernels.arguments import check_pilot, check_second, check_sign, y_or_delta
 from linscore_kernels.backend import load_backend
+from linscore_kernels.full_precision import full_precision
 from linscore_kernels.pilot import Pilot
 from linscore_kernels.sums import FIGURES, SCALARS, Sums, TokenStats
 
@@ -70,6 +71,7 @@ def accumulate(
     Adds `sign` times the second moments of the light rows, about the pilot's centre, to `second` `[d, d + e]` float64
     and returns their other sums; the arguments are those of `token_stats`.
     """
+    check_sign(sign)
     other, given = y_or_delta(y, delta)
     return Sums(*_accumulate(x, other, second, rows, *_flat(pilot), given, precision, sign, backend or ""))
 
@@ -101,7 +103,8 @@ def _token_stats(
     pilot = Pilot(center_x, center_delta, scale_x, scale_delta, limit_x, limit_delta)
     check_pilot(x, pilot, delta_given)
     compute = _backend(x.device, backend)
-    stats = compute.token_stats(x, other, delta_given=delta_given, pilot=pilot, rows=rows, precision=precision)
+    with full_precision(x.device):
+        stats = compute.token_stats(x, other, delta_given=delta_given, pilot=pilot, rows=rows, precision=precision)
     return tuple(stats)
 
 
@@ -121,7 +124,8 @@ def _(x: Tensor, _other: Tensor, rows: Tensor | None, *rest: Any) -> tuple[Tenso
 
 @torch.library.custom_op("linscore::gram", mutates_args=("out",))
 def _gram(operands: Tensor, out: Tensor, backend: str) -> None:
-    _backend(out.device, backend).gram(operands, out)
+    with full_precision(out.device):
+        _backend(out.device, backend).gram(operands, out)
 
 
 @torch.library.custom_op("linscore::accumulate", mutates_args=("second",))
@@ -145,7 +149,8 @@ def _accumulate(
     check_pilot(x, pilot, delta_given)
     check_second(x, second, pilot.width_delta)
     options = {"pilot": pilot, "rows": rows, "precision": precision, "sign": sign}
-    return tuple(_backend(x.device, backend).accumulate(x, other, second, delta_given=delta_given, **options))
+    with full_precision(x.device):
+        return tuple(_backend(x.device, backend).accumulate(x, other, second, delta_given=delta_given, **options))
 
 
 @_accumulate.register_fake
