@@ -10,7 +10,6 @@ from linscore.statistics.figures import BlockMetrics
 # Share of t_δ: at 2.6e-3 the score without residual moves by .001 to .002 (decisions: When rounding is warned of).
 ROUNDING = 1e-3
 SENSITIVITY = 1e-4  # of the score without residual, when the cut-off of the solve is ten times higher
-OUTSIDE = 1e-6  # beyond this an in-sample score outside [0, 1] is more than rounding
 
 
 def find_warnings(
@@ -48,11 +47,6 @@ def _concerning(
     return ScoreWarning(kind, message, concerned, concerned_spans) if concerned or concerned_spans else None
 
 
-def _outside(block: BlockMetrics) -> bool:
-    scores = (block.linearity, block.linearity_no_residual)
-    return any(score is not None and not -OUTSIDE <= score <= 1 + OUTSIDE for score in scores)
-
-
 _CHECKS: list[tuple[str, Callable[[BlockMetrics], bool], str]] = [
     (
         "rank_deficient",
@@ -75,10 +69,5 @@ _CHECKS: list[tuple[str, Callable[[BlockMetrics], bool], str]] = [
         "heavy_rows",
         lambda block: block.heavy_rows > 0,
         "tokens far from all others (attention sinks) weigh on these scores: compare without_heavy",
-    ),
-    (
-        "out_of_range",
-        _outside,
-        "an in-sample score lies outside [0, 1]: the moments are not exact enough, use exact precision and report it",
     ),
 ]

@@ -60,4 +60,4 @@ def squared_error(fitted: AffineMap, moments: Centered) -> float:
     b = fitted.b
     g = (moments.mean_delta - fitted.mean_delta) - b.T @ (moments.mean_x - fitted.mean_x)
     quadratic = (b * (moments.c_xx @ b)).sum() - 2 * (b * moments.c_xd).sum()
-    return moments.t_delta + quadratic.item() + moments.n * (g @ g).item()
+    return max(0.0, moments.t_delta + quadratic.item() + moments.n * (g @ g).item())  # rounding may cross zero

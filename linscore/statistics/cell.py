@@ -5,11 +5,23 @@ n, s_x = Σx̂, s_δ = Σδ̂, M = [Σx̂x̂ᵀ | Σx̂δ̂ᵀ], Σ of the per-t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import torch
 from linscore_kernels import SCALARS, Sums
 from torch import Tensor
+
+
+@contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """A context, or a decorator, in which sums are born that can be added to anywhere, whatever the caller's mode is.
+
+    Tensors born in inference mode refuse later changes outside of it.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 @dataclass

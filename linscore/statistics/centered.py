@@ -5,6 +5,7 @@ C_xx = M_xx − s_x s_xᵀ/n     C_xδ = M_xδ − s_x s_δᵀ/n     t_δ = q_δ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,9 @@ from torch import Tensor
 from linscore.errors import LinscoreError
 from linscore.statistics.cell import Cell
 from linscore.statistics.moments import Moments
+
+# What sums lose to rounding, as a share of t_x: float32 products (of the light rows alone), and float64 sums.
+ROUNDING = {"fast": 1e-6, "exact": 1e-12}
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Centered:
     c_xd: Tensor  # [d, e]
     t_delta: float
     c_xx_light: Tensor | None = None  # [d, d] of the light rows, where heavy ones are among the rows: see `solve`
+    precision: str = "exact"  # of the moments, see `ROUNDING`
     means_taken: int = 1  # degrees of freedom that centring took: 0 where the moments are `uncentred`
 
     @staticmethod
@@ -56,8 +61,11 @@ class Centered:
 
     @property
     def t_y(self) -> float:
-        """‖Y_c‖² for y = x + δ."""
-        return self.t_x + 2 * self.c_xd.trace().item() + self.t_delta
+        """‖Y_c‖² for y = x + δ; 0 where y is a constant, up to the rounding of the sums."""
+        total = self.t_x + 2 * self.c_xd.trace().item() + self.t_delta
+        light = self.t_x if self.c_xx_light is None else self.c_xx_light.trace().item()
+        noise = ROUNDING["exact"] * self.t_x + ROUNDING[self.precision] * light
+        return total if total > noise else 0.0
 
     @property
     def directions(self) -> int:
@@ -87,13 +95,16 @@ def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True, inte
     """The moments of some folds, with or without their heavy rows, about their mean or (no intercept) about zero.
 
     Raises:
-        LinscoreError: without a pilot.
+        LinscoreError: without a pilot, or where the sums have overflowed.
     """
     folds = list(folds)
     if moments.pilot is None:
         raise LinscoreError("no finite row was added to these moments yet")
     form = Centered.of if intercept else uncentred
-    return form(moments.light_cell(folds), moments.pilot, moments.heavy_cell(folds) if heavy else None)
+    found = form(moments.light_cell(folds), moments.pilot, moments.heavy_cell(folds) if heavy else None)
+    if not (math.isfinite(found.t_x) and math.isfinite(found.t_delta)) and found.n:
+        raise LinscoreError("the sums of these moments have overflowed: divide x and y by one large power of two")
+    return replace(found, precision=moments.precision)
 
 
 def splits(moments: Moments, *, heavy: bool = True, intercept: bool = True) -> Iterator[tuple[Centered, Centered]]:

@@ -20,6 +20,9 @@ from linscore.statistics.centered import Centered, centered, splits
 from linscore.statistics.moments import Moments
 from linscore.statistics.solve import solve
 
+# How far rounding takes a score beyond 0 or 1: 16-bit products without residual at "fast" (docs/results.md).
+SLACK = {"fast": 1e-3, "exact": 1e-6}
+
 
 @dataclass(frozen=True)
 class Linearity:
@@ -103,7 +106,8 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
         spectra: whether to take the eigenvalues and the nuclear norm: about 5d³, more than the scores themselves.
 
     Raises:
-        LinscoreError: when the moments hold fewer than two rows, or a δ that is narrower than x.
+        LinscoreError: when the moments hold fewer than two rows, or a δ that is narrower than x, or are so inexact that
+            an in-sample score comes out below 0 or above 1.
     """
     if moments.width_delta < moments.d:
         widths = f"a δ of width {moments.width_delta} beside x of width {moments.d}"
@@ -142,14 +146,15 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
 def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Linearity:
     """In-sample scores of `whole`; held-out scores, each fold under the map that was fitted on the others."""
     in_sample = solve(whole, precision=moments.precision, want_map=False)
-    rss = whole.t_delta - in_sample.explained
+    rss, slack = whole.t_delta - in_sample.explained, SLACK[moments.precision]
+    slack_y = slack * (whole.t_x + whole.t_delta) / (whole.t_y or 1.0)  # t_y may be small beside what it comes from
     tests = _test_folds(moments, heavy)
     errors, totals_y, totals_delta = zip(*tests, strict=True) if tests else ((), (), ())
     return Linearity(
-        linearity=_score(rss, whole.t_y),
+        linearity=_bounded(_score(rss, whole.t_y), slack_y),
         linearity_heldout=_score(sum(errors), sum(totals_y)),
         linearity_heldout_spread=_spread(errors, totals_y),
-        linearity_no_residual=_score(rss, whole.t_delta),
+        linearity_no_residual=_bounded(_score(rss, whole.t_delta), slack),
         linearity_no_residual_heldout=_score(sum(errors), sum(totals_delta)),
         linearity_no_residual_heldout_spread=_spread(errors, totals_delta),
         rank=in_sample.rank,
@@ -172,6 +177,16 @@ def _ratio(part: float, total: float) -> float | None:
 
 def _score(error: float, total: float) -> float | None:
     return 1 - error / total if total > 0 else None
+
+
+def _bounded(score: float | None, slack: float) -> float | None:
+    """A score that cannot lie outside [0, 1], brought back into it where rounding alone has taken it out."""
+    if score is not None and not -slack <= score <= 1 + slack:
+        raise LinscoreError(
+            f"a score that cannot lie outside [0, 1] comes out as {score:.6g}: these moments are not exact enough, "
+            "collect them anew with `precision=exact`"
+        )
+    return score if score is None else min(max(score, 0.0), 1.0)
 
 
 def _spread(errors: Sequence[float], totals: Sequence[float]) -> float | None:
@@ -198,16 +213,16 @@ def procrustes(moments: Centered) -> float | None:
         return None
     squares = torch.linalg.eigvalsh(moments.c_xy.T @ moments.c_xy)
     squares = torch.where(squares > torch.finfo(squares.dtype).eps * len(squares) * squares[-1], squares, 0.0)
-    return squares.sqrt().sum().item() ** 2 / total
+    return _bounded(squares.sqrt().sum().item() ** 2 / total, SLACK[moments.precision])
 
 
 def linear_cka(moments: Centered, after: Moments) -> float | None:
-    """‖C_xy‖² / ‖C_xx‖‖C_yy‖ (Kornblith et al., 2019); None unless `after` saw exactly the same rows."""
+    """‖C_xy‖² / ‖C_xx‖‖C_yy‖ (Kornblith et al., 2019); None unless `after` saw the same rows, and they vary."""
     state = centered(after, range(after.folds))
-    if state.n != moments.n:
+    total = (moments.c_xx.norm() * state.c_xx.norm()).item()
+    if state.n != moments.n or not moments.t_y > 0 or not total > 0:
         return None
-    total = moments.c_xx.norm() * state.c_xx.norm()
-    return (moments.c_xy.norm().square() / total).item() if total > 0 else None
+    return _bounded(moments.c_xy.norm().square().item() / total, SLACK[moments.precision])
 
 
 def state_metrics(c_xx: Tensor, *, spectra: bool = True) -> StateMetrics:
@@ -218,6 +233,6 @@ def state_metrics(c_xx: Tensor, *, spectra: bool = True) -> StateMetrics:
     participation = (total.square() / c_xx.square().sum()).item()
     if not spectra:
         return StateMetrics(None, None, participation)
-    shares = (torch.linalg.eigvalsh(c_xx) / total).clamp_min(0)
+    shares = (torch.linalg.eigvalsh(c_xx) / total).clamp(0, 1)
     entropy = -torch.special.xlogy(shares, shares).sum()
     return StateMetrics(shares[-1].item(), entropy.exp().item(), participation)

@@ -96,7 +96,7 @@ def fit(
         ridge=chosen,
         path=path,
         error=_share([squared_error(fitted, regression.whole)], regression.totals[-1:]),
-        error_heldout=heldout,
+        error_heldout=None if heldout is None else max(0.0, heldout),  # rounding may cross zero
     )
 
 

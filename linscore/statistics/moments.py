@@ -12,11 +12,12 @@ from collections.abc import Iterable
 
 import torch
 from linscore_kernels import NONFINITE, Pilot, choose_backend
+from linscore_kernels.arguments import check_sign
 from linscore_kernels.second_moments.heavy_rows import accumulate_apart
 from torch import Tensor
 
 from linscore.errors import LinscoreError
-from linscore.statistics.cell import Cell
+from linscore.statistics.cell import Cell, ordinary_tensors
 
 PRECISIONS = ("fast", "exact")
 
@@ -68,6 +69,7 @@ class Moments:
         """Which backend computes updates on this device, "triton" or "eager"."""
         return choose_backend(self.device, self._wanted)
 
+    @ordinary_tensors()
     def update(
         self,
         x: Tensor,
@@ -80,7 +82,7 @@ class Moments:
     ) -> Tensor:
         """Add the rows of `x` and `y`, or of `x` and a given `delta`: any float dtype (float64 stays exact).
 
-        `x` and `y` are `[n, d]`, `delta` `[n, width_delta]`.
+        `x` and `y` are `[n, d]`, `delta` `[n, width_delta]`; no gradient goes through, and no graph is kept alive.
         `rows` (int64) picks some of them. Rows with a NaN or an infinity are left out. `sign=-1` takes back rows that
         an earlier call had added.
 
@@ -88,11 +90,13 @@ class Moments:
             uint8, the status of each (picked) row: LIGHT, HEAVY or NONFINITE of `linscore_kernels`.
 
         Raises:
-            LinscoreError: for shapes that do not fit, or a fold that is not there.
+            LinscoreError: for shapes that do not fit, a fold that is not there, a sign other than 1 and −1, or values
+                that float32 cannot hold.
         """
         self._check(x, y, delta, fold)
-        x = x.to(self.device)
-        y, delta, rows = (t if t is None else t.to(self.device) for t in (y, delta, rows))
+        check_sign(sign)
+        x = x.detach().to(self.device)
+        y, delta, rows = (t if t is None else t.detach().to(self.device) for t in (y, delta, rows))
         n = len(x) if rows is None else len(rows)
         pilot = self._settle_pilot(x, y, delta, rows) if n else None
         if pilot is None:  # no row, or not one finite row so far
@@ -116,6 +120,7 @@ class Moments:
             self._cell(self.heavy, fold).add_sums(heavy, sign)
         return light.status
 
+    @ordinary_tensors()
     def merge(self, other: Moments) -> Moments:
         """Add the moments of other rows of the same block, in place; returns self.
 
@@ -138,6 +143,7 @@ class Moments:
                     self._cell(cells, fold).add(cell.to(self.device).moved_origin(a, b))
         return self
 
+    @ordinary_tensors()
     def to(self, device: torch.device | str) -> Moments:
         """Move everything to `device`, where later updates are computed; returns self.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from linscore.errors import LinscoreError, reason
 from linscore.files.json_file import build, parse_json
 from linscore.files.whole import whole_file
-from linscore.statistics.cell import Cell
+from linscore.statistics.cell import Cell, ordinary_tensors
 from linscore.statistics.moments import Moments
 
 FORMAT = 2
@@ -47,6 +47,7 @@ def write_moments(path: Path, moments: Mapping[str, Moments], **facts: Any) -> N
     save_file(tensors, path, metadata)
 
 
+@ordinary_tensors()
 def load_moments(path: str | Path, names: Collection[str] | None = None) -> tuple[dict[str, Moments], dict[str, Any]]:
     """Read a file of `save_moments`: the moments by name, or some of them, on the CPU, and the facts.
 

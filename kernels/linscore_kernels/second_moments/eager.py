@@ -167,7 +167,9 @@ def _rounding(stored: Tensor, like: Tensor) -> Tensor:
     """Σ ulp²/12 of each row as it is stored in 16 bits; 0 for wider dtypes, where it is negligible."""
     if stored.dtype not in _EXPONENT:
         return torch.zeros_like(like)
-    power = (stored.view(torch.int16) & _EXPONENT[stored.dtype]).view(stored.dtype).float()  # ulp = 2^exponent · eps
+    power = (
+        (stored.view(torch.int16) & _EXPONENT[stored.dtype]).view(stored.dtype).to(like.dtype)
+    )  # ulp = 2^exponent · eps
     return torch.linalg.vector_norm(power, dim=1).square() * (torch.finfo(stored.dtype).eps ** 2 / 12)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments.op import accumulate
-from linscore_kernels.sums import HEAVY, Sums
+from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Sums
 
 
 def accumulate_apart(
@@ -27,15 +27,19 @@ def accumulate_apart(
     """`accumulate`, and once more over the rows that it left out as heavy, exactly.
 
     Second moments of the heavy rows are added to what `heavy_second` gives, `[d, d + e]` float64, which is asked only
-    where there are any; the other arguments are those of `accumulate`.
+    where there are any; the other arguments are those of `accumulate`. States whose squares float32 cannot hold are
+    float64 products too (decisions: States of any size).
 
     Returns:
         The sums of the light rows, with the status of all, and those of the heavy ones, if there are any.
     """
-    light = accumulate(x, y, delta, second, pilot=pilot, rows=rows, precision=precision, sign=sign, backend=backend)
+    exact = {"precision": "exact", "backend": "eager"}
+    asked = {"precision": precision, "backend": backend} if pilot.ordinary else exact
+    light = accumulate(x, y, delta, second, pilot=pilot, rows=rows, sign=sign, **asked)
     heavy = (light.status == HEAVY).nonzero()[:, 0]
     if not len(heavy):
         return light, None
     rows, every = heavy if rows is None else rows[heavy], pilot.without_limits()
-    exact = {"precision": "exact", "backend": "eager"}
-    return light, accumulate(x, y, delta, heavy_second(), pilot=every, rows=rows, sign=sign, **exact)
+    apart = accumulate(x, y, delta, heavy_second(), pilot=every, rows=rows, sign=sign, **exact)
+    light.status[heavy[apart.status != LIGHT]] = NONFINITE  # float64 squares overflow: these rows are in neither sum
+    return light, apart
