@@ -132,7 +132,7 @@ class Linearized:
             raise DamagedError(f"the configuration describes {len(described)} blocks of {len(blocks)}")
         for index, entry in enumerate(described):
             if entry is not None:
-                empty = _empty_map(about["width"], entry["factors"], entry["rank"])
+                empty = _empty_map(blocks[index], about["width"], entry)
                 blocks[index] = replacement(blocks[index], *empty, slot=index, entries=entry["entries"])
         keep_whole(self, blocks)
 
@@ -262,12 +262,13 @@ def _blank(make: Callable[[type], type], family: type) -> Any:
     return kind.__new__(kind)
 
 
-def _empty_map(width: int, factors: list[str], rank: int | None) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Zeros for a `LinearBlock` of this form."""
-    r = 0 if rank is None else rank
+def _empty_map(block: nn.Module, width: int, entry: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Zeros for a `LinearBlock` as `entry` describes it, in the place of `block`, whose parameters know its width."""
+    factors, r = entry["factors"], 0 if entry["rank"] is None else entry["rank"]
     shapes = {"weight": (width, width), "down": (width, r), "up": (r, width), "scale": (width,)}
-    if factors not in (["weight"], ["down", "up"], ["scale"]) or not 0 <= r <= width:
-        raise DamagedError(f"the configuration has a linear block of unknown form: {factors} of rank {rank}")
+    fits = any(width in parameter.shape for parameter in block.parameters()) and 0 <= r <= width
+    if factors not in (["weight"], ["down", "up"], ["scale"]) or not fits:
+        raise DamagedError(f"the configuration has a linear block of unknown form: {entry}, width {width}")
     return {name: torch.zeros(shapes[name]) for name in factors}, torch.zeros(width), torch.zeros(width)
 
 

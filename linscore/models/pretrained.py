@@ -5,16 +5,21 @@ transformers, where nobody says, asks on standard input, and a corpus there woul
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from linscore.errors import LinscoreError
-from linscore.models.linear_block import MODEL_TYPE, LinearizedConfig
+from linscore.models.declared import Weights, check_counts, check_depth, check_files, check_size, find_weights
+from linscore.models.linear_block import MODEL_TYPE, LinearizedConfig, LinearizedForCausalLM
 
 __all__ = ["Checkpoint", "UntrustedError"]
 
@@ -47,17 +52,29 @@ class Checkpoint:
 
     def config(self) -> Any:
         """The configuration; of a model with linear blocks, that of its family."""
+        folder = self._folder()
+        if folder is not None:
+            check_files(folder)
         values, _ = PreTrainedConfig.get_config_dict(self.source, **self._at())
+        check_counts(values, self._weights(), self.source)
         if not self.trust_remote_code and any("/" in str(name) for name in _kernels(values)):
             raise _untrusted(self.source)
         return self._read(LinearizedConfig if values.get("model_type") == MODEL_TYPE else AutoConfig)
 
     def tokenizer(self, config: Any = None) -> Any:
         """The tokenizer."""
+        folder = self._folder()
+        if folder is not None:
+            check_files(folder)
         return self._read(AutoTokenizer, **({} if config is None else {"config": config}))
 
     def model(self, loader: Any, config: Any, dtype: Any) -> Any:
         """The model of a configuration, as the auto class `loader` makes it."""
+        weights = self._weights()
+        if weights is not None:
+            check_depth(config, weights, self.source)
+            with suppress(AttributeError, KeyError, TypeError), torch.device("meta"):  # which loading says better
+                check_size(self._empty(loader, copy.deepcopy(config)), weights, self.source)
         return self._read(loader, config=config, dtype=dtype)
 
     def _read(self, loader: Any, **given: Any) -> Any:
@@ -67,6 +84,18 @@ class Checkpoint:
             if self.trust_remote_code or "trust_remote_code" not in str(error):
                 raise
             raise _untrusted(self.source) from error
+
+    def _empty(self, loader: Any, config: Any) -> Any:
+        if loader is LinearizedForCausalLM:
+            return loader._from_config(config)
+        return loader.from_config(config, trust_remote_code=self.trust_remote_code)
+
+    def _folder(self) -> Path | None:
+        return Path(self.source) if Path(self.source).is_dir() else None
+
+    def _weights(self) -> Weights | None:
+        folder = self._folder()
+        return None if folder is None else find_weights(folder)
 
     def _at(self) -> dict[str, str]:
         return {} if self.revision is None else {"revision": self.revision}
