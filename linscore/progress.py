@@ -68,7 +68,7 @@ class StepProgress(Bar):
 
     def say(self, line: str) -> None:
         """Leave a line behind, also in a log file."""
-        self._bar.console.print(line, highlight=False)
+        self._bar.console.print(line, highlight=False, soft_wrap=True)
 
 
 def _size(batch: dict[str, Tensor]) -> int:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from linscore.errors import LinscoreError, reason
 from linscore.files.curve import append_line, read_curve, write_curve
 from linscore.files.json_file import build
-from linscore.files.whole import new_folder, remove_leftovers, sync
+from linscore.files.parts import remove_leftovers
+from linscore.files.whole import new_folder, sync
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -69,7 +69,8 @@ def _expanded(name: str) -> list[str]:
     folder = Path(name)
     if not folder.is_dir():
         return [name]
-    steps = {str(path.parent): _number(path.parent.name) for path in folder.glob("*/config.json")}
+    whole = (path.parent for path in folder.glob("*/config.json") if not path.parent.name.startswith("."))
+    steps = {str(path): _number(path.name) for path in whole}
     found = sorted((step, inner) for inner, step in steps.items() if step is not None)
     return [inner for _, inner in found] or [str(folder)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from linscore.errors import LinscoreError, reason
+from linscore.files.full_disk import room_for
 from linscore.files.json_file import fitted, parse_json
 from linscore.files.whole import whole_file
 
@@ -31,8 +32,12 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Add a line at the end."""
-    with path.open("a", encoding="utf-8") as file:
+    """Add a line at the end.
+
+    Raises:
+        LinscoreError: when the disk is full.
+    """
+    with room_for(path), path.open("a", encoding="utf-8") as file:
         file.write(_text(line))
 
 

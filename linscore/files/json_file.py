@@ -1,4 +1,6 @@
-"""JSON that others may have damaged, read by the type annotations of a dataclass: all of it fits, or one line says why.
+"""JSON as linscore writes it, and as others may have damaged it: read by the type annotations of a dataclass.
+
+All of it fits, or one line says why.
 
 A field whose key is missing takes its default, so a field that a later version adds must have one.
 """
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 
 from linscore.errors import LinscoreError, reason
 
-__all__ = ["NOT_IN_FILES", "MisfitError", "build", "fitted", "missing_keys", "parse_json", "read_json"]
+__all__ = ["NOT_IN_FILES", "MisfitError", "build", "fitted", "json_text", "missing_keys", "parse_json", "read_json"]
 
 T = TypeVar("T")
 NOT_IN_FILES = {"in_files": False}  # metadata of a field that has no key
@@ -52,6 +54,11 @@ def read_json(path: str | Path, kind: type[T], *, damaged: str, most_bytes: int 
         return fitted(kind, parse_json(content.decode("utf-8")), "it")
     except (OSError, ValueError) as error:
         raise LinscoreError(f"{path} {damaged} ({reason(error)})") from error
+
+
+def json_text(data: Any) -> str:
+    """The text of a file that holds `data`; a number that is not finite is null: a run is not lost over one figure."""
+    return json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
 
 
 def parse_json(text: str) -> Any:
@@ -123,6 +130,14 @@ def missing_keys(kind: Any, data: Mapping[str, Any]) -> list[str]:
     """The fields of the dataclass `kind` that are not in `data` and have no default."""
     needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
     return [name for name in needed if name not in data]
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 @cache

@@ -1,6 +1,7 @@
 """A long run that is gone on with: its folder says what it was begun with, so that no other run goes on there.
 
 settings.json   the settings, places absolute, and what was found out before the first step
+.lock           which process works there, while one does
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from linscore.embedded.shipped import SHIPPED
 from linscore.errors import Interrupted, LinscoreError
 from linscore.files.json_file import read_json
-from linscore.files.whole import new_folder, remove_leftovers
+from linscore.files.lock import Lock
+from linscore.files.parts import remove_leftovers
+from linscore.files.whole import new_folder
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,7 +31,7 @@ SETTINGS = "settings.json"
 
 
 class RunFolder:
-    """Begins a run in a folder of its own, or goes on with the one that is there.
+    """Begins a run in a folder of its own, or goes on with the one that is there; entered, so that others can follow.
 
     Args:
         path: of the folder.
@@ -42,7 +45,14 @@ class RunFolder:
     ) -> None:
         self.path, self._free = path, free
         self._settings = asdict(settings) | {name: _absolute(getattr(settings, name)) for name in places}
-        self._begun = False
+        self._begun, self._lock = False, Lock(path)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Let other processes work there."""
+        self._lock.release()
 
     def check_new(self) -> None:
         """Whether a run can be begun.
@@ -63,13 +73,15 @@ class RunFolder:
         with new_folder(self.path) as new:
             text = json.dumps(self._settings | found, indent=2) + "\n"
             (new / SETTINGS).write_text(text, encoding="utf-8")
+        self._lock.take()
         self._begun = True
 
     def resume(self, kind: type[AnySettings]) -> AnySettings:
         """What the run was begun with: a dataclass of the settings and, where there is more in the file, of that.
 
         Raises:
-            LinscoreError: when no run is there, it was begun with other settings, or the file is damaged.
+            LinscoreError: when no run is there, it was begun with other settings, the file is damaged, or another
+                process works there.
         """
         file = self.path / SETTINGS
         if not file.exists():
@@ -78,6 +90,7 @@ class RunFolder:
         other = difference(asdict(begun), self._settings, self._free)
         if other is not None:
             raise LinscoreError(f"{self.path} was begun with {other}: give the same, or another `out`")
+        self._lock.take()
         remove_leftovers(self.path)
         return begun
 
@@ -89,7 +102,7 @@ class RunFolder:
             newest: the last of what the run has saved; None where there is nothing yet.
 
         Raises:
-            Interrupted: by Ctrl-C, where there is something to go on from.
+            Interrupted: by Ctrl-C, where something stays.
         """
         try:
             yield
@@ -97,8 +110,9 @@ class RunFolder:
             last = newest()
             if last is None and self._begun:
                 shutil.rmtree(self.path, ignore_errors=True)
-            elif last is not None and isinstance(error, KeyboardInterrupt):
-                raise Interrupted(f"interrupted: go on from {last} with `resume`") from error
+            elif isinstance(error, KeyboardInterrupt):
+                start = "anew" if last is None else f"from {last}"
+                raise Interrupted(f"interrupted: go on {start} with `resume`, {self.path} stays") from error
             raise
 
 

@@ -1,29 +1,30 @@
 """Files and folders that are whole or not there, whatever ends the process that writes them.
 
 They are written beside their place under a name of their own, so that several processes may write the same, brought to
-the disk, and renamed. A process that is killed leaves such a `.part-…` behind, and what was there before.
+the disk, and renamed. A process that is killed leaves such a `.part-…` behind, and what was there before; the name says
+whose it is, so that the next one that writes there removes it. A disk that is full is one line (`full_disk`).
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from linscore.errors import LinscoreError
+from linscore.files.full_disk import room_for
+from linscore.files.parts import forget, new_part, remove_leftovers
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["check_new", "new_folder", "prepare_folder", "remove_leftovers", "sync", "whole_file", "whole_files"]
+__all__ = ["check_new", "new_folder", "prepare_folder", "sync", "whole_file", "whole_files"]
 
-PART = ".part-"
 PUBLIC = 0o666  # of a file, before the umask, which the mode of a new folder shows
 
 
@@ -38,24 +39,29 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def whole_files(*paths: str | Path) -> Iterator[list[Path]]:
     """Files of one folder to write, which take the names `paths`, in this order, once all of them are whole.
 
-    Of two processes that do so at once, all files are those of the one that came last.
+    Of two processes that do so at once, all files are those of the one that came last. One that is killed between two
+    names leaves the rest, whole, under the names of their parts.
+
+    Raises:
+        LinscoreError: when the disk is full.
     """
     wanted = [Path(path) for path in paths]
-    parts = [_part(path) for path in wanted]
+    parts = [new_part(path) for path in wanted]
     try:
-        for part in parts:
-            part.touch(exist_ok=False)
-        mode = parts[0].stat().st_mode
-        yield parts
-        for part in parts:
-            _finish(part, mode)
-        with _alone_in(wanted[0].parent):
-            for part, path in zip(parts, wanted, strict=True):
-                os.replace(part, path)
-        _sync_folder(wanted[0].parent)
+        with room_for(wanted[0]):
+            for part in parts:
+                part.touch(exist_ok=False)
+            mode = parts[0].stat().st_mode
+            yield parts
+            for part in parts:
+                _finish(part, mode)
+            with _alone_in(wanted[0].parent):
+                _give_names(parts, wanted)
+            _sync_folder(wanted[0].parent)
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
+            forget(part)
 
 
 @contextmanager
@@ -65,26 +71,29 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     Entered before any work, it also finds out that the place cannot be written to.
 
     Raises:
-        LinscoreError: when `path` exists, or nothing can be written there.
+        LinscoreError: when `path` exists, nothing can be written there, or the disk is full.
     """
     path = Path(path)
     check_new(path)
     place = next(parent for parent in path.absolute().parents if parent.exists())  # the others come at the end
-    part = _part(place / path.name)
+    remove_leftovers(place, path.name)
+    part = new_part(place / path.name)
     try:
         try:
             part.mkdir()
         except OSError as error:
             raise LinscoreError(f"cannot write to {place} ({error.strerror}): give another `out`") from error
-        yield part
-        _finish_tree(part)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(path.parent):
-            check_new(path)  # another process may have been first
-            part.rename(path)
-        _sync_folder(path.parent)
+        with room_for(path):
+            yield part
+            _finish_tree(part)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _alone_in(path.parent):
+                check_new(path)  # another process may have been first
+                part.rename(path)
+            _sync_folder(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        forget(part)
 
 
 def check_new(path: Path) -> None:
@@ -113,15 +122,6 @@ def prepare_folder(folder: str | Path) -> Path:
     return folder
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in `folder`, in which no other process is at work."""
-    for part in list(folder.rglob(f"{PART}*")):
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
-
-
 def sync(path: Path) -> None:
     """Wait until what a file holds is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -131,8 +131,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name}")
+def _give_names(parts: Sequence[Path], paths: Sequence[Path]) -> None:
+    """All of them, also where Ctrl-C comes between two."""
+    try:
+        for part, path in zip(parts, paths, strict=True):
+            os.replace(part, path)
+    except KeyboardInterrupt:
+        for part, path in zip(parts, paths, strict=True):
+            with suppress(FileNotFoundError):
+                os.replace(part, path)
+        raise
 
 
 def _finish(file: Path, mode: int) -> None:

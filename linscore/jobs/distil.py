@@ -87,20 +87,20 @@ def run_distil(
     steps, save_every = asked.steps, training.save_every or asked.steps
     _check(asked, training.save_every)
     goal = _goal(record, asked)
-    begun = run_folder(Path(f"{Path(out)}.training"), asked)  # of a Path: OUT may end with a slash
-    before = begun.resume(Begun).before if resume else None
-    if before is None:
-        begun.check_new()
-    with new_folder(out) as folder:
-        loaded = _load(asked, record, place)
-        with StepProgress("distilling", steps) as progress:
+    with run_folder(Path(f"{Path(out)}.training"), asked) as begun:  # of a Path: OUT may end with a slash
+        before = begun.resume(Begun).before if resume else None
+        if before is None:
+            begun.check_new()
+        with new_folder(out) as folder:
+            loaded = _load(asked, record, place)
+            with StepProgress("distilling", steps) as progress:
 
-            def advance(loss: DistilLoss) -> None:
-                progress.advance(loss.step, loss.loss, loss.tokens)
+                def advance(loss: DistilLoss) -> None:
+                    progress.advance(loss.step, loss.loss, loss.tokens)
 
-            run = partial(distil, save_every=save_every, resume=resume, progress=advance)
-            record = _train(folder, begun, asked, record, goal, *loaded, before, run)
-    shutil.rmtree(begun.path)
+                run = partial(distil, save_every=save_every, resume=resume, progress=advance)
+                record = _train(folder, begun, asked, record, goal, *loaded, before, run)
+        shutil.rmtree(begun.path)
     return Distilled(Path(out), record)
 
 

@@ -15,6 +15,8 @@ from linscore.dynamics.checkpoints import checkpoint_series, modified
 from linscore.dynamics.folder import SERIES, DynamicsFolder
 from linscore.dynamics.series import Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.errors import Interrupted, LinscoreError
+from linscore.files.lock import alone_in
+from linscore.files.parts import remove_leftovers
 from linscore.files.run_folder import difference
 from linscore.files.whole import prepare_folder
 from linscore.models.load import Pretrained, load_pretrained
@@ -47,7 +49,7 @@ def run_dynamics(
 
     Raises:
         LinscoreError: for any input that cannot be used, or a checkpoint that differs from the first in vocabulary,
-            depth, width or tokens. What was scored before stays in `out`.
+            depth, width or tokens; or when another process works on `out`. What was scored before stays there.
         Interrupted: by Ctrl-C; what is done is kept.
     """
     series = checkpoint_series(checkpoints, revisions)
@@ -57,13 +59,14 @@ def run_dynamics(
     if len(series) > 1:
         read.source.check_read_again(" to score several checkpoints")
     job = _Job(Path(out), read, place)
-    job.resume(series)
-    try:
-        for checkpoint in series:
-            job.score(checkpoint)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted, {out} keeps the checkpoints that are done: repeat the command") from None
-    return job.finish(series)
+    with alone_in(prepare_folder(out)):
+        job.resume(series)
+        try:
+            for checkpoint in series:
+                job.score(checkpoint)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted, {out} keeps the checkpoints that are done: repeat the command") from None
+        return job.finish(series)
 
 
 class _Job:
@@ -76,12 +79,11 @@ class _Job:
         self.dynamics: Dynamics | None = None
 
     def resume(self, series: Sequence[Checkpoint]) -> None:
-        """Read what the folder holds of the series, or make it.
+        """Read what the folder holds of the series.
 
         Raises:
             LinscoreError: when it holds something else.
         """
-        prepare_folder(self.out)
         self.dynamics = self.folder.load()
         if self.dynamics is not None:
             other = difference(self.dynamics.settings, self.settings)
@@ -92,6 +94,7 @@ class _Job:
             raise LinscoreError(f"{self.out} holds {foreign[0]} but no {SERIES}: give another `out`, a new folder")
         for checkpoint in series:
             self._check_place(checkpoint)
+        remove_leftovers(self.out)
 
     def score(self, checkpoint: Checkpoint) -> None:
         """Score one checkpoint and save the longer series, unless that was done before."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from linscore.files.whole import new_folder
 from linscore.machine.extras import need
 from linscore.models.quiet import quiet
 from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
-from linscore.pretraining.checkpoints import newest_checkpoint
+from linscore.pretraining.checkpoints import any_checkpoint, newest_checkpoint
 from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve
 from linscore.pretraining.heldout import HeldoutLossCallback
 from linscore.pretraining.model import new_model
@@ -79,9 +80,9 @@ def run_train(
     where there is a GPU.
 
     Raises:
-        LinscoreError: for any input that cannot be used, or a loss that is no longer finite, with the step and the last
-            good checkpoint.
-        Interrupted: by Ctrl-C, where there is a checkpoint to go on from.
+        LinscoreError: for any input that cannot be used, checkpoints none of which is whole, another process at work on
+            the same run, or a loss that is no longer finite, with the step and the last good checkpoint.
+        Interrupted: by Ctrl-C, where there is a run to go on with.
     """
     need("train", "training", "accelerate", "matplotlib")
     device = (place or PlaceOptions()).device
@@ -91,22 +92,22 @@ def run_train(
     folder = Path(out)
     arguments = training_arguments(recipe, folder, device)
     first = arguments.process_index == 0
-    run = RunFolder(folder, recipe, free=FREE, places=("text",))
-    if first:
-        _resume(run) if resume else run.begin()
-    with run.kept(lambda: newest_checkpoint(folder)):
-        with arguments.main_process_first(local=False):
-            prepared = prepare(recipe, folder / CORPUS, first)
-        model = new_model(recipe, prepared.tokenizer)
-        with StepProgress("training", recipe.steps) as progress:
-            trainer = _trainer(recipe, folder, arguments, model, prepared, progress)
-            start = newest_checkpoint(folder)
-            with quiet():  # each checkpoint would draw a bar of its own
-                trainer.train(resume_from_checkpoint=None if start is None else str(start))
-        if not first:
-            return None
-        trained = _finished(recipe, folder, model, prepared)
-    shutil.rmtree(folder / CORPUS)
+    with RunFolder(folder, recipe, free=FREE, places=("text",)) as run:
+        if first:
+            _resume(run, recipe) if resume else run.begin()
+        with run.kept(lambda: any_checkpoint(folder)):
+            with arguments.main_process_first(local=False):
+                prepared = prepare(recipe, folder / CORPUS, first)
+            model = new_model(recipe, prepared.tokenizer)
+            with StepProgress("training", recipe.steps) as progress:
+                trainer = _trainer(recipe, folder, arguments, model, prepared, progress)
+                start = newest_checkpoint(folder, partial(_say_skipped, progress) if first else None)
+                with quiet():  # each checkpoint would draw a bar of its own
+                    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+            if not first:
+                return None
+            trained = _finished(recipe, folder, model, prepared)
+        shutil.rmtree(folder / CORPUS)
     return trained
 
 
@@ -174,10 +175,28 @@ def _finished(recipe: Recipe, folder: Path, model: PreTrainedModel, prepared: Pr
     )
 
 
-def _resume(run: RunFolder) -> None:
-    if (run.path / MODEL).exists():
-        raise LinscoreError(f"the run in {run.path} has come to its end: give another `out`, without `resume`")
+def _resume(run: RunFolder, recipe: Recipe) -> None:
+    folder = run.path
+    if (folder / MODEL).exists():
+        raise LinscoreError(f"the run in {folder} has come to its end: give another `out`, without `resume`")
     run.resume(Recipe)
-    if newest_checkpoint(run.path) is None:  # killed before the first: begin anew
-        shutil.rmtree(run.path / LINEARITY, ignore_errors=True)
-        (run.path / CURVE).unlink(missing_ok=True)
+    if newest_checkpoint(folder) is not None:
+        return
+    lost = any_checkpoint(folder)
+    if lost is not None:
+        raise LinscoreError(
+            f"no checkpoint in {folder} is whole, {lost} and those before it are damaged: bring one back from a copy, "
+            "or give another `out`, without `resume`"
+        )
+    curve = read_curve(folder / CURVE) if (folder / CURVE).exists() else []
+    if curve and curve[-1]["step"] > recipe.save_every:
+        raise LinscoreError(
+            f"{folder} holds no checkpoint, but a curve up to step {curve[-1]['step']}: bring its checkpoints back, or "
+            "give another `out`, without `resume`"
+        )
+    shutil.rmtree(folder / LINEARITY, ignore_errors=True)  # killed before the first: begin anew
+    (folder / CURVE).unlink(missing_ok=True)
+
+
+def _say_skipped(progress: StepProgress, checkpoint: Path) -> None:
+    progress.say(f"{checkpoint} is damaged: going on from an older one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from linscore.errors import LinscoreError, reason
-from linscore.pretraining.checkpoints import diverged
+from linscore.files.whole import new_folder
+from linscore.pretraining.checkpoints import diverged, keep_newest, remove_damaged
 from linscore.pretraining.recipe import Recipe
 from linscore.regularization.trainer import RegularizedTrainer
 
@@ -22,9 +25,13 @@ PATIENCE = 6 * 3600  # seconds that processes wait for the first, which reads an
 
 
 class PretrainingTrainer(RegularizedTrainer):
-    """Remembers the first step whose loss was not finite; nothing waits for the device until somebody asks."""
+    """Remembers the first step whose loss was not finite; nothing waits for the device until somebody asks.
+
+    Its checkpoints are whole or not there: transformers writes them in their place and leaves them to the cache.
+    """
 
     _first_bad: Tensor | None = None
+    _place: str | None = None  # where checkpoints are written meanwhile
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """As the Trainer's own."""
@@ -33,6 +40,31 @@ class PretrainingTrainer(RegularizedTrainer):
         step = torch.where(loss.detach().isfinite(), never, float(self.state.global_step + 1))
         self._first_bad = step if self._first_bad is None else torch.minimum(self._first_bad, step)
         return loss
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's own, but beside the place of the checkpoint."""
+        from accelerate.utils import broadcast_object_list
+
+        assert self.args.output_dir is not None
+        folder, first = Path(self.args.output_dir), self.args.should_save
+        checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if first:
+            remove_damaged(checkpoint)
+        with new_folder(checkpoint) if first else nullcontext() as new:
+            [self._place] = broadcast_object_list([str(new)])  # all processes save to the folder of the first
+            try:
+                super()._save_checkpoint(*args, **kwargs)
+            finally:
+                place, self._place = self._place, None
+            self.accelerator.wait_for_everyone()
+            if first:
+                _move_up(Path(place, checkpoint.name))
+        if first:
+            keep_newest(folder, self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._place or super()._get_output_dir(trial)
 
     def first_bad_step(self) -> int | None:
         """The update, counted from 1, whose loss was not finite."""
@@ -62,6 +94,13 @@ class StopWhenDiverged(TrainerCallback):
             what = f"the loss of step {step} is not finite"
         assert args.output_dir is not None
         raise diverged(Path(args.output_dir), what)
+
+
+def _move_up(folder: Path) -> None:
+    """What a folder holds goes to the one that it lies in."""
+    for path in folder.iterdir():
+        path.rename(folder.parent / path.name)
+    folder.rmdir()
 
 
 def _all_finite(model: nn.Module) -> bool:

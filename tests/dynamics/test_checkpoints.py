@@ -23,6 +23,13 @@ def test_steps_come_from_names_or_places(names, steps):
     assert [one.name for one in checkpoint_series(names)] == names
 
 
+def test_a_checkpoint_that_is_being_written_is_none(tmp_path):
+    for name in ("checkpoint-10", ".part-1a2b3c4d-7-1a2b3c4d-checkpoint-20"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    assert [one.step for one in checkpoint_series([str(tmp_path)])] == [10]
+
+
 @pytest.mark.parametrize(
     ("names", "revisions", "message"),
     [

@@ -1,6 +1,7 @@
 """A series that is gone on with: what repeating a command must not do, and what joins no series."""
 
 import os
+import shutil
 
 import pytest
 from asked import asked
@@ -11,6 +12,7 @@ import linscore.jobs.dynamics as job
 from linscore.dynamics import folder as dynamics_folder
 from linscore.dynamics.series import Dynamics
 from linscore.errors import Interrupted, LinscoreError
+from linscore.files.lock import alone_in
 from linscore.jobs.dynamics import run_dynamics
 from linscore.models.load import load_pretrained
 from linscore.scoring.report import Report
@@ -51,6 +53,18 @@ def test_a_repeated_command_scores_only_what_is_new(runs, text, scored, tmp_path
     assert scored == []
     assert [one.checkpoint.name for one in again(early).scored] == [late, early]  # nothing is forgotten
     assert (tmp_path / "out" / "10" / "report.json").read_bytes() == report
+
+
+def test_a_second_process_is_refused_and_what_a_killed_one_left_goes(runs, text, done, tmp_path):
+    out = shutil.copytree(done[0], tmp_path / "out")
+    options = {"text": text, "seq_len": SEQ_LEN, "device": "cpu", "out": str(out)}
+    before = content(out)
+    (out / "9" / ".part-0-report.json").write_text("half")
+    with alone_in(out), pytest.raises(LinscoreError, match=rf"another process .* works on {out}"):
+        run_dynamics([str(runs)], **options)
+    assert (out / "9" / ".part-0-report.json").exists()
+    run_dynamics([str(runs)], **options)
+    assert content(out) == before
 
 
 @pytest.mark.slow

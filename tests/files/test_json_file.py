@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from linscore.errors import LinscoreError
-from linscore.files.json_file import NOT_IN_FILES, parse_json, read_json
+from linscore.files.json_file import NOT_IN_FILES, json_text, parse_json, read_json
 
 DAMAGED = "is damaged: write it again"
 
@@ -139,6 +139,16 @@ def test_a_file_that_is_too_large_is_not_read(path):
     assert read(path, {"size": 1}, Part, most_bytes=11) == Part(1.0)
     with pytest.raises(LinscoreError, match="more than 10 bytes"):
         read(path, {"size": 1}, Part, most_bytes=10)
+
+
+def test_what_is_written_has_null_for_what_is_not_finite(path):
+    data = {"a": [1.5, float("nan"), (float("inf"),)], "b": {"c": -float("inf"), "d": None, "e": "nan", "f": True}}
+    path.write_text(json_text(data))
+    assert json.loads(path.read_text()) == {
+        "a": [1.5, None, [None]],
+        "b": {"c": None, "d": None, "e": "nan", "f": True},
+    }
+    assert path.read_text().endswith("}\n")
 
 
 @pytest.mark.parametrize("there", ["nothing", "folder", "pipe"])

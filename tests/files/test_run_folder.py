@@ -155,11 +155,11 @@ def test_what_another_process_has_begun_is_not_removed(tmp_path):
     folder(tmp_path / "out").begin()
     (tmp_path / "out" / "series").mkdir()
     (tmp_path / "out" / "series" / ".part-0-report.json").write_text("half")
-    run = folder(tmp_path / "out")
-    run.resume(Settings)
-    for error in (OSError("full"), KeyboardInterrupt()):
-        with pytest.raises(type(error)):
-            work(run, error)
+    with folder(tmp_path / "out") as run:
+        run.resume(Settings)
+        for error in (OSError("full"), KeyboardInterrupt()):
+            with pytest.raises(type(error)):
+                work(run, error)
     assert content(tmp_path / "out").keys() == {SETTINGS}
     other = folder(tmp_path / "out")  # a process that neither began nor resumed it
     with pytest.raises(OSError, match="full"):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from linscore.errors import LinscoreError
-from linscore.files.whole import new_folder, prepare_folder, remove_leftovers, whole_file, whole_files
+from linscore.files.parts import remove_leftovers
+from linscore.files.whole import new_folder, prepare_folder, whole_file, whole_files
 
 KILLED = """
 import os, signal, sys
@@ -163,6 +164,22 @@ def test_files_of_one_result_take_their_names_together(tmp_path, monkeypatch):
     assert results.get(timeout=60) is None
     other.join()
     assert content(tmp_path) == {"a": "y" * 1000, "b": "y" * 1000}
+
+
+def test_ctrl_c_between_two_names_leaves_no_mixture(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def interrupted(part, path):
+        replace(part, path)
+        monkeypatch.setattr(os, "replace", replace)
+        raise KeyboardInterrupt
+
+    for name in "ab":
+        (tmp_path / name).write_text("old")
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole_files(tmp_path / "a", tmp_path / "b") as parts:
+        [part.write_text("new") for part in parts]
+    assert content(tmp_path) == {"a": "new", "b": "new"}
 
 
 def test_of_two_new_folders_the_later_is_refused(tmp_path):

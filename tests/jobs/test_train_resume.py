@@ -7,6 +7,7 @@ import yaml
 from train_job import assert_same_run, broken_at
 
 from linscore.dynamics.series import Dynamics
+from linscore.files.lock import alone_in
 from linscore.jobs import train as job
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -23,6 +24,56 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(run, config, tmp_p
     code, _, error = run(*options, "--out", tmp_path / "broken", "--resume")
     assert code == 0, error
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_after_a_power_loss_the_run_goes_on_from_what_is_whole_and_nothing_is_removed(
+    run, config, tmp_path, monkeypatch
+):
+    """The newest state is empty; then none is whole, as an older linscore could leave it."""
+    options = ("train", "--config", config)
+    assert run(*options, "--out", tmp_path / "whole")[0] == 0
+    out = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        broken_at(patch, 12, KeyboardInterrupt())
+        run(*options, "--out", out)
+    (out / "checkpoint-10" / "trainer_state.json").write_bytes(b"")
+    shutil.copytree(out, tmp_path / "lost")
+    code, _, error = run(*options, "--out", out, "--resume")
+    assert code == 0, error
+    assert f"{out / 'checkpoint-10'} is damaged: going on from an older one" in error.splitlines()
+    assert_same_run(out, tmp_path / "whole")
+    out = tmp_path / "lost"
+    (out / "checkpoint-5" / "model.safetensors").write_bytes(b"")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    code, _, error = run(*options, "--out", out, "--resume")
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"no checkpoint in {out} is whole, {out / 'checkpoint-10'} and those before it are damaged" in error
+    for checkpoint in out.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    code, _, error = run(*options, "--out", out, "--resume")
+    assert code == 2
+    assert f"{out} holds no checkpoint, but a curve up to step 10" in error
+    assert all(path.read_bytes() == content for path, content in before.items() if "checkpoint-" not in str(path))
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_run_of_another_process_leaves_it(run, config, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("linscore.files.run_folder.shutil.rmtree", lambda *_, **__: None)  # as if it had been killed
+        broken_at(patch, 3, KeyboardInterrupt())
+        run("train", "--config", config, "--out", out)
+    with monkeypatch.context() as patch:
+        broken_at(patch, 3, KeyboardInterrupt())
+        code, _, error = run("train", "--config", config, "--out", out, "--resume")
+    assert code == 130
+    assert f"go on anew with --resume, {out} stays" in error
+    with alone_in(out):
+        code, _, error = run("train", "--config", config, "--out", out, "--resume")
+    assert code == 2
+    assert "another process" in error
+    assert (out / "settings.json").is_file()
 
 
 @pytest.mark.slow
