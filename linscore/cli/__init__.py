@@ -13,7 +13,7 @@ from linscore.cli.bench import bench
 from linscore.cli.distil import distil
 from linscore.cli.doctor import doctor
 from linscore.cli.dynamics import dynamics
-from linscore.cli.ends import debug, end
+from linscore.cli.ends import as_ctrl_c, debug, end
 from linscore.cli.evaluate import evaluate
 from linscore.cli.finetune_delta import finetune_delta
 from linscore.cli.fuse import fuse
@@ -74,7 +74,7 @@ def main() -> None:
     # By variables, because to import it takes seconds.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every context: nothing half is left
+    before = signal.signal(signal.SIGTERM, as_ctrl_c)
     asked: dict[str, bool] = {}
     try:
         cli.main(prog_name="linscore", standalone_mode=False, obj=asked)

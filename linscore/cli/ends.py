@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -42,7 +43,15 @@ def end(error: BaseException, *, shown: bool) -> int:
         click.echo(error.format_message(), err=True)
         return 2
     click.echo(f"linscore: {' '.join(_line(error).split())}", err=True)
-    return 130 if isinstance(error, click.Abort | KeyboardInterrupt) else 2
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return 130 if signal.getsignal(signal.SIGTERM) is as_ctrl_c else 143
+    return 2
+
+
+def as_ctrl_c(*_: object) -> None:
+    """For SIGTERM: ends by way of every context, and only once, so that nothing half is left."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _line(error: BaseException) -> str:
