@@ -103,6 +103,13 @@ class SelectOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SaveOptions:
+    """What becomes of a result that is there."""
+
+    overwrite: bool = option(False, "Replace the result of another model or text that lies there.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CutOptions:
     """Which blocks go: named, or so many of a ranking."""
 

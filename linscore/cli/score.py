@@ -9,7 +9,7 @@ import click
 from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.takes import as_json, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
-from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
 
 
 @click.command()
@@ -19,6 +19,7 @@ from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOpti
 @takes(ScoreOptions(), "scoring", only=("folds", "skip_first", "precision", "sub_blocks"))
 @takes(SelectOptions(), "selected")
 @result_folder("Where the results go [default: scores/MODEL].")
+@takes(SaveOptions(), "saving")
 @as_json
 def score(model: str, out: str | None, as_json: bool, **asked: Any) -> None:
     """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore."""
@@ -30,7 +31,7 @@ def score(model: str, out: str | None, as_json: bool, **asked: Any) -> None:
     keep_freed_memory()
     report, paths = run_score(model, out=out, **asked)
     if as_json:
-        click.echo(report.to_json(), nl=False)
+        click.echo(paths[0].read_text(encoding="utf-8"), nl=False)
         return
     show(score_table(report))
     click.echo(f"report   {paths[0]}\nmoments  {paths[1]}")

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from linscore.files.json_file import read_json
+from linscore.files.json_file import json_text, read_json
 from linscore.scoring.block_figures import FIGURES, BlockFigures, block_figures, mean_of
 from linscore.scoring.report import Report
 
@@ -109,7 +108,7 @@ class Dynamics:
 
     def to_json(self) -> str:
         """The text of `dynamics.json`."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        return json_text(self.to_dict())
 
     @staticmethod
     def load(path: str | Path) -> Dynamics:

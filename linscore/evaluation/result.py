@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from linscore.evaluation.tasks import TaskResult
+from linscore.files.json_file import json_text
 from linscore.machine.versions import versions
 
 __all__ = ["Evaluation", "to_json"]
@@ -58,12 +56,4 @@ class Evaluation:
 def to_json(evaluations: Sequence[Evaluation]) -> str:
     """All figures, and the versions they were computed with; figures that are not finite are null."""
     data = {"evaluations": [asdict(evaluation) for evaluation in evaluations], "versions": versions()}
-    return json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    return json_text(data)

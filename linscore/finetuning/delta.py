@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from linscore.files.json_file import json_text
 from linscore.scoring.block_figures import FIGURES, BlockFigures, mean_of
 
 __all__ = ["FinetuneDelta", "SeedResult", "Spread"]
@@ -114,7 +114,7 @@ class FinetuneDelta:
             for figure in FIGURES
         }
         data = asdict(self) | {"accuracy": asdict(self.accuracy), "delta": delta}
-        return json.dumps(data, indent=2, allow_nan=False) + "\n"
+        return json_text(data)
 
 
 def _at(values: Sequence[float | None], block: int | None) -> float | None:

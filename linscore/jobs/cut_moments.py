@@ -10,6 +10,7 @@ from typing import Any
 from linscore.errors import LinscoreError
 from linscore.jobs.cut_request import CutRequest
 from linscore.models.load import Pretrained
+from linscore.scoring.belongs import check_belongs
 from linscore.scoring.collect import Collector
 from linscore.scoring.names import MomentsName
 from linscore.scoring.report import MOMENTS, Report
@@ -43,7 +44,10 @@ def find_moments(
     missing = [span for span, name in found.items() if name is None]
     if not missing and folder is not None:
         report = Report.load(folder)
-        moments, _ = load_moments(Path(folder) / MOMENTS, [name for name in found.values() if name is not None])
+        moments, facts = load_moments(Path(folder) / MOMENTS, [name for name in found.values() if name is not None])
+        check_belongs(report, loaded.decoder, loaded.name)  # again: since then it may have been replaced
+        if facts.get("run") != report.run:
+            raise LinscoreError(f"{folder} is being replaced by another run: score {loaded.name} again")
         return MapMoments(moments, {"model": report.model, "text": report.text, "tokens": report.tokens})
     spans = f"block{'s' * (len(missing) > 1 or missing[0].first < missing[0].last)} {', '.join(map(str, missing))}"
     if not request.options.given:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError
+from linscore.files.lock import alone_in
+from linscore.files.parts import remove_leftovers
 from linscore.files.whole import prepare_folder
+from linscore.jobs.score_place import Former, default_folder
 from linscore.models.load import load_pretrained
-from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
 from linscore.progress import TokenProgress
-from linscore.scoring.report import Report
+from linscore.scoring.report import MOMENTS, REPORT, Report
 from linscore.scoring.score import score
 from linscore.spans import Span, parse_blocks, runs
 from linscore.text.source import Text
@@ -27,9 +30,13 @@ def run_score(
     place: PlaceOptions | None = None,
     scoring: ScoreOptions | None = None,
     selected: SelectOptions | None = None,
+    saving: SaveOptions | None = None,
     out: str | None = None,
 ) -> tuple[Report, tuple[Path, Path]]:
     """Score `model` on a text or dataset and save the result to `out`, by default `scores/MODEL`.
+
+    Another result of the same model on the same text is replaced there; by default `scores/PARENT-MODEL` is taken where
+    a model of the same name lies in `scores/MODEL`.
 
     `selected.collect_for` is a comma list of `COLLECT_FOR`: spans are those of its lengths within the blocks, fuse and
     fuse-output take every block and every such span but those that begin with block 0.
@@ -38,19 +45,28 @@ def run_score(
         The report, and the paths of `report.json` and `moments.safetensors`.
 
     Raises:
-        LinscoreError: for any input that cannot be used; what stood in `out` before stays as it was.
+        LinscoreError: for any input that cannot be used, when `out` holds the result of another model or text and
+            `saving.overwrite` is not set, or another process works there; what stood there before stays as it was.
     """
     place, scoring, read = place or PlaceOptions(), scoring or ScoreOptions(), Text(text or TextOptions())
     chosen = _Selection(selected or SelectOptions())
     read.source.check()
-    folder = prepare_folder(out or f"scores/{Path(model).name}")
-    loaded = load_pretrained(model, **asdict(place))
-    batches = read.batches(loaded.tokenizer, loaded.context, loaded.model.device, folds=scoring.folds)
-    special = loaded.tokenizer.all_special_ids if chosen.skip_special else ()
-    options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
-    with TokenProgress(read.expected_tokens(loaded.tokenizer), "scoring") as progress:
-        report = score(loaded.model, batches, options, name=loaded.name, text=str(read), progress=progress.advance)
-    return report, report.save(folder)
+    folder = prepare_folder(out or default_folder(model))
+    with alone_in(folder):
+        former = Former(folder) if saving is None or not saving.overwrite else None
+        if former is not None:
+            former.check_names(model, str(read))
+        loaded = load_pretrained(model, **asdict(place))
+        if former is not None:
+            former.check_weights(loaded.decoder, model)
+        batches = read.batches(loaded.tokenizer, loaded.context, loaded.model.device, folds=scoring.folds)
+        special = loaded.tokenizer.all_special_ids if chosen.skip_special else ()
+        options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
+        with TokenProgress(read.expected_tokens(loaded.tokenizer), "scoring") as progress:
+            report = score(loaded.model, batches, options, name=loaded.name, text=str(read), progress=progress.advance)
+        paths = report.save(folder)
+        remove_leftovers(folder, REPORT, MOMENTS)
+    return report, paths
 
 
 class _Selection:

@@ -10,7 +10,6 @@ accuracy at or below the majority's.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from linscore.errors import LinscoreError
+from linscore.files.json_file import json_text
 
 __all__ = ["FOLDS", "LayerProbe", "Probing", "check_classes", "probe_layers"]
 
@@ -89,7 +89,7 @@ class Probing:
 
     def to_json(self) -> str:
         """The text of `probe.json`."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+        return json_text(asdict(self))
 
 
 def check_classes(labels: Sequence[str]) -> dict[str, int]:

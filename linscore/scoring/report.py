@@ -1,21 +1,31 @@
-"""The result of scoring: plain data, every doubt about it included. `report.json` is `Report.to_json()`."""
+"""The result of scoring: plain data, every doubt about it included. `report.json` is `Report.to_json()`.
+
+It and `moments.safetensors` beside it are one result: both hold the run that wrote them, and the report a digest of the
+moments. The moments take their name first; a process that is killed before the report has its own leaves it under the
+name of a part (`linscore.files.parts`), where it is read.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from linscore.errors import LinscoreError
-from linscore.files.json_file import NOT_IN_FILES, read_json
-from linscore.files.whole import whole_files
+from linscore.files.full_disk import FullDiskError
+from linscore.files.json_file import NOT_IN_FILES, json_text, read_json
+from linscore.files.parts import parts_of
+from linscore.files.whole import whole_file, whole_files
 from linscore.spans import Span
 from linscore.statistics.figures import BlockMetrics
 from linscore.statistics.moments import Moments
 from linscore.statistics.moments_file import check_moments, write_moments
 
 REPORT, MOMENTS = "report.json", "moments.safetensors"
+NOT_FINITE = "nonfinite_figures"  # the kind of warning with which every figure may be empty
+ALWAYS = ("cosine", "block_influence", "angular_distance", "delta_ratio", "norm_x", "norm_y", "norm_delta")
+DAMAGED = "is damaged or no linscore report: score the model again"
 
 
 @dataclass(frozen=True)
@@ -78,11 +88,14 @@ class Report:
     blocks: list[BlockReport]
     spans: list[SpanReport]  # of two blocks or more, where they were asked for
     final_state: dict[str, float | None] | None  # shape of what leaves the last block
+    run: str | None = field(default=None, compare=False)  # of its own; None: version 0.1.0
+    moments_digest: str | None = field(default=None, compare=False)  # SHA-256, once they are saved
     moments: dict[str, Moments] = field(default_factory=dict, repr=False, compare=False, metadata=NOT_IN_FILES)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the promised keys first in each block and span."""
-        apart = ("moments", "blocks", "spans", "warnings")
+        apart = {"moments", "blocks", "spans", "warnings"}
+        apart |= {name for name in ("run", "moments_digest") if getattr(self, name) is None}
         data = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         warnings = [asdict(warning) for warning in self.warnings]
         blocks = [{"index": block.index} | asdict(block) for block in self.blocks]
@@ -91,16 +104,27 @@ class Report:
 
     def to_json(self) -> str:
         """The text of `report.json`."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        return json_text(self.to_dict())
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
-        """Write `report.json` and `moments.safetensors`; an older result is replaced only once both are whole."""
+        """Write `report.json` and `moments.safetensors`; an older result is replaced only once both are whole.
+
+        Raises:
+            LinscoreError: when the disk is full; the figures are kept without moments where there is room for them, and
+                the message says where: beside an older result, which stays as it was, under a name of their own.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         report, moments = folder / REPORT, folder / MOMENTS
-        with whole_files(moments, report) as (new_moments, new_report):
-            write_moments(new_moments, self.moments, **self._facts())
-            new_report.write_text(self.to_json(), encoding="utf-8")
+        try:
+            with whole_files(moments, report) as (new_moments, new_report):
+                digest = write_moments(new_moments, self.moments, **self._facts(), run=self.run)
+                new_report.write_text(replace(self, moments_digest=digest).to_json(), encoding="utf-8")
+        except FullDiskError as error:
+            kept = report if not (report.exists() or moments.exists()) else folder / f"report-{self.run}.json"
+            with whole_file(kept) as new:
+                new.write_text(self.to_json(), encoding="utf-8")
+            raise FullDiskError(f"{error}; the figures are kept in {kept}, without moments") from error
         return report, moments
 
     @staticmethod
@@ -112,16 +136,36 @@ class Report:
         """
         path = Path(folder)
         path = path / REPORT if path.is_dir() else path
-        facts = check_moments(path.parent / MOMENTS) if (path.parent / MOMENTS).exists() else {}
-        if not path.is_file():
-            raise LinscoreError(
-                f"no {REPORT} in {folder}: score a model into it first (`linscore score`, or Report.save)"
-            )
-        report = read_json(path, Report, damaged="is damaged or no linscore report: score the model again")
-        if any(facts.get(name, fact) != fact for name, fact in report._facts().items()):
-            raise LinscoreError(f"{path.parent / MOMENTS} is of another run than {REPORT}: score the model again")
-        return report
+        moments = path.parent / MOMENTS
+        if path.name != REPORT or not moments.exists():
+            return _read(path)
+        for _ in range(2):  # a process may give both their names meanwhile
+            facts, digest = check_moments(moments)
+            for one in [path, *parts_of(path)]:
+                report = _read(one) if one.is_file() else None
+                if report is not None and report._is_of(facts, digest):
+                    return report
+        _read(path)
+        raise LinscoreError(f"{moments} is of another run than {REPORT}: score the model again")
+
+    def _is_of(self, facts: Mapping[str, Any], digest: str | None) -> bool:
+        """Whether a file of moments is the one that was saved with this report."""
+        alike = all(facts.get(name, fact) == fact for name, fact in self._facts().items())
+        return alike and facts.get("run") == self.run and self.moments_digest in (None, digest)
 
     def _facts(self) -> dict[str, Any]:
         """What the file of the moments says about them."""
         return {"model": self.model, "tokens": self.tokens, "depth": self.depth, "skip_first": self.skip_first}
+
+
+def _read(path: Path) -> Report:
+    if not path.is_file():
+        folder = path.parent if path.name == REPORT else path
+        raise LinscoreError(f"no {REPORT} in {folder}: score a model into it first (`linscore score`, or Report.save)")
+    report = read_json(path, Report, damaged=DAMAGED)
+    told = any(warning.kind == NOT_FINITE for warning in report.warnings)
+    for place, block in enumerate(report.blocks):
+        for name in () if told else ALWAYS:
+            if getattr(block, name) is None:
+                raise LinscoreError(f"{path} {DAMAGED} (blocks[{place}].{name} is None, not a number)")
+    return report

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from torch import nn
 
@@ -20,11 +22,12 @@ from linscore.scoring.report import BlockReport, Report, SpanReport
 from linscore.scoring.warnings import find_warnings
 from linscore.spans import Span
 from linscore.statistics.centered import centered
-from linscore.statistics.figures import BlockMetrics, block_metrics, state_metrics
+from linscore.statistics.figures import BlockMetrics, Linearity, block_metrics, state_metrics
 from linscore.statistics.moments import Moments
 from linscore.text.batch import Batch
 
 PARTS: tuple[Part, ...] = get_args(Part)
+Figures = TypeVar("Figures", bound=Linearity)
 
 
 def score(
@@ -97,6 +100,7 @@ def report_of(collector: Collector, name: str, text: str | None, spectra: bool |
     final = moments.get(str(MomentsName.state(len(collector.decoder.blocks))))
     final_state = None if final is None else _final_state(final, spectra)
     return Report(
+        run=secrets.token_hex(8),
         model=name,
         text=text,
         **_facts(collector, first),
@@ -104,8 +108,8 @@ def report_of(collector: Collector, name: str, text: str | None, spectra: bool |
         warnings=find_warnings(
             blocks, spans, width=first.d, folds=first.folds, nonfinite_rows=collector.nonfinite_rows
         ),
-        blocks=blocks,
-        spans=spans,
+        blocks=[_finite(block) for block in blocks],
+        spans=[_finite(span) for span in spans],
         final_state=final_state,
         moments=moments,
     )
@@ -158,6 +162,18 @@ def _after(moments: dict[str, Moments], index: int) -> Moments | None:
     """Moments that begin with what leaves block `index`; none where a span ends outside the scored blocks."""
     names = (MomentsName.block(index + 1), MomentsName.state(index + 1))
     return next((moments[str(name)] for name in names if str(name) in moments), None)
+
+
+def _finite(figures: Figures) -> Figures:
+    """The same, with None for what is not finite; `find_warnings` has seen it before."""
+    found: dict[str, Any] = {}
+    for name, value in vars(figures).items():
+        if isinstance(value, Linearity):
+            value = _finite(value)
+        if isinstance(value, dict):
+            value = {part: _finite(one) for part, one in value.items()}
+        found[name] = None if isinstance(value, float) and not math.isfinite(value) else value
+    return replace(figures, **found)
 
 
 def _final_state(final: Moments, spectra: bool) -> dict[str, float | None]:

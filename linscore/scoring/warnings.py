@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
-from linscore.scoring.report import BlockReport, ScoreWarning, SpanReport
+from linscore.scoring.report import NOT_FINITE, BlockReport, ScoreWarning, SpanReport
 from linscore.statistics.figures import BlockMetrics
 
 # Share of t_δ: at 2.6e-3 the score without residual moves by .001 to .002 (decisions: When rounding is warned of).
@@ -47,6 +48,12 @@ def _concerning(
     return ScoreWarning(kind, message, concerned, concerned_spans) if concerned or concerned_spans else None
 
 
+def _not_finite(block: BlockMetrics) -> bool:
+    parts = [block, block.without_heavy, *(getattr(block, "sub_blocks", None) or {}).values()]
+    values = [value for part in parts if part is not None for value in vars(part).values()]
+    return any(isinstance(value, float) and not math.isfinite(value) for value in values)
+
+
 _CHECKS: list[tuple[str, Callable[[BlockMetrics], bool], str]] = [
     (
         "rank_deficient",
@@ -55,7 +62,7 @@ _CHECKS: list[tuple[str, Callable[[BlockMetrics], bool], str]] = [
     ),
     (
         "cutoff_sensitivity",
-        lambda block: block.cutoff_sensitivity > SENSITIVITY,
+        lambda block: (block.cutoff_sensitivity or 0.0) > SENSITIVITY,
         f"a ten times higher cut-off of the solve moves the score without residual by more than {SENSITIVITY}: use "
         "exact precision, or more tokens",
     ),
@@ -69,5 +76,10 @@ _CHECKS: list[tuple[str, Callable[[BlockMetrics], bool], str]] = [
         "heavy_rows",
         lambda block: block.heavy_rows > 0,
         "tokens far from all others (attention sinks) weigh on these scores: compare without_heavy",
+    ),
+    (
+        NOT_FINITE,
+        _not_finite,
+        "a figure is NaN or infinite, and left empty: score in float32, with exact precision, and report it",
     ),
 ]

@@ -26,7 +26,7 @@ SLACK = {"fast": 1e-3, "exact": 1e-6}
 
 @dataclass(frozen=True)
 class Linearity:
-    """The scores of one set of rows. None: not defined there (one fold; a block that adds nothing)."""
+    """The scores of one set of rows. None: not defined there (one fold; a block that adds nothing), or not finite."""
 
     linearity: float | None
     linearity_heldout: float | None
@@ -35,7 +35,7 @@ class Linearity:
     linearity_no_residual_heldout: float | None
     linearity_no_residual_heldout_spread: float | None
     rank: int
-    cutoff_sensitivity: float
+    cutoff_sensitivity: float | None
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class BlockMetrics(Linearity):
 
     linearity_no_residual_unrelated: float | None  # what independent x and y would score, because δ contains −x
     relative_error: float | None  # √(RSS/t_y)
-    cosine: float  # cos(x, y)
-    block_influence: float  # 1 − cos
-    angular_distance: float
-    delta_ratio: float  # ‖δ‖/‖x‖
-    norm_x: float
-    norm_y: float
-    norm_delta: float
+    cosine: float | None  # cos(x, y)
+    block_influence: float | None  # 1 − cos
+    angular_distance: float | None
+    delta_ratio: float | None  # ‖δ‖/‖x‖
+    norm_x: float | None
+    norm_y: float | None
+    norm_delta: float | None
     procrustes: float | None
     cka: float | None
     anisotropy: float | None

@@ -1,15 +1,18 @@
 """moments.safetensors: all moments of a run in one file, with the facts needed to use or extend them.
 
 Keys are `NAME.light.FOLD.FIELD` and `NAME.heavy.FOLD.FIELD` for the cells and `NAME.pilot.FIELD` for the pilot, NAME
-being what `Collector.moments` calls it; everything is float64 but the pilot's float32.
+being what `Collector.moments` calls it; everything is float64 but the pilot's float32. Beside the head stands a SHA-256
+of each NAME's tensors, which files of version 0.1.0 lack.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,8 @@ from linscore.files.whole import whole_file
 from linscore.statistics.cell import Cell, ordinary_tensors
 from linscore.statistics.moments import Moments
 
-FORMAT = 2
+FORMAT, DIGESTS = 2, "digests"
+_FIELD = re.compile(r"((light|heavy)\.\d+|pilot)\.\w+")
 
 
 def save_moments(path: str | Path, moments: Mapping[str, Moments], **facts: Any) -> None:
@@ -34,17 +38,19 @@ def save_moments(path: str | Path, moments: Mapping[str, Moments], **facts: Any)
         write_moments(new, moments, **facts)
 
 
-def write_moments(path: Path, moments: Mapping[str, Moments], **facts: Any) -> None:
-    """As `save_moments`, to a file that is made whole with others."""
+def write_moments(path: Path, moments: Mapping[str, Moments], **facts: Any) -> str:
+    """As `save_moments`, to a file that is made whole with others; the digest of all moments."""
     tensors: dict[str, Tensor] = {}
-    heads = {}
+    heads, digests = {}, {}
     for name, one in moments.items():
-        tensors |= {f"{name}.{key}": value.cpu().contiguous() for key, value in _tensors(one).items()}
+        found = {f"{name}.{key}": value.cpu().contiguous() for key, value in _tensors(one).items()}
         limits = [one.pilot.limit_x, one.pilot.limit_delta] if one.pilot else None
         heads[name] = {key: getattr(one, key) for key in ("d", "width_delta", "folds", "precision")}
         heads[name]["limits"] = limits
-    metadata = {"linscore": json.dumps({"format": FORMAT, "facts": facts, "moments": heads})}
-    save_file(tensors, path, metadata)
+        tensors, digests[name] = tensors | found, _digest(found)
+    head = {"format": FORMAT, "facts": facts, "moments": heads}
+    save_file(tensors, path, {"linscore": json.dumps(head), DIGESTS: json.dumps(digests)})
+    return _overall(digests)
 
 
 @ordinary_tensors()
@@ -58,6 +64,10 @@ def load_moments(path: str | Path, names: Collection[str] | None = None) -> tupl
         wanted = {name: one for name, one in head.moments.items() if names is None or name in names}
         keys = [key for key in file.keys() if key.startswith(tuple(f"{name}." for name in wanted))]  # noqa: SIM118
         tensors = {key: file.get_tensor(key) for key in keys}
+        for name in wanted:
+            found = {key: value for key, value in tensors.items() if _is_of(key, name)}
+            if head.digests and _digest(found) != head.digests.get(name):
+                raise ValueError(f"{name} is not what was written")
         return {name: _moments(name, one, tensors) for name, one in wanted.items()}, head.facts
 
 
@@ -71,14 +81,16 @@ def stored_names(path: str | Path) -> set[str]:
         return set(head.moments)
 
 
-def check_moments(path: str | Path) -> dict[str, Any]:
-    """The facts of a moments file from its head alone, which also tells a file that was cut short.
+def check_moments(path: str | Path) -> tuple[dict[str, Any], str | None]:
+    """The facts of a moments file and the digest of all moments (None: of version 0.1.0), from its head alone.
+
+    The head also tells a file that was cut short.
 
     Raises:
         LinscoreError: as `load_moments`.
     """
     with _opened(path) as (_, head):
-        return head.facts
+        return head.facts, _overall(head.digests) if head.digests else None
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,7 @@ class _Head:
     format: int
     facts: dict[str, Any]
     moments: dict[str, _Shape]
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -108,14 +121,34 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, _Head]]:
         raise LinscoreError(f"{path} is not there: {again}")
     try:
         with safe_open(path, framework="pt") as file:
-            content = parse_json(file.metadata()["linscore"])
+            metadata = file.metadata()
+            content = parse_json(metadata["linscore"])
             if content["format"] != FORMAT:
                 raise LinscoreError(f"{path} has format {content['format']}, this linscore reads {FORMAT}: {again}")
-            yield file, build(_Head, content)
+            digests = parse_json(metadata.get(DIGESTS, "{}"))
+            yield file, build(_Head, content | {DIGESTS: digests})
     except LinscoreError:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise LinscoreError(f"{path} is damaged or no moments file ({reason(error)}): {again}") from error
+
+
+def _is_of(key: str, name: str) -> bool:
+    """Whether a tensor belongs to the moments `name`; names hold dots, and one may begin like another."""
+    return key.startswith(f"{name}.") and _FIELD.fullmatch(key[len(name) + 1 :]) is not None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors on the CPU with their names."""
+    found = hashlib.sha256()
+    for key in sorted(tensors):
+        found.update(key.encode())
+        found.update(tensors[key].reshape(-1).numpy().data)
+    return found.hexdigest()
+
+
+def _overall(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
 def _tensors(moments: Moments) -> dict[str, Tensor]:

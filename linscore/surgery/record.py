@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from linscore.errors import LinscoreError
-from linscore.files.json_file import read_json
+from linscore.files.json_file import json_text, read_json
 from linscore.spans import Span
 
 RECORD = "linscore.json"
@@ -93,7 +92,7 @@ class Record:
 
     def to_json(self) -> str:
         """The text of the file."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+        return json_text(asdict(self))
 
     def save(self, folder: str | Path) -> None:
         """Write `linscore.json` beside the weights in `folder`."""

@@ -5,47 +5,10 @@ import sys
 import pytest
 import torch
 from tiny_models import tiny
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertLMHeadModel
+from words import tokenizer, words
 
 from linscore.errors import Interrupted
-
-WORDS = [f"w{i}" for i in range(50)]
-
-
-def words(n: int, seed: int = 0) -> str:
-    picked = torch.randint(50, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return " ".join(WORDS[i] for i in picked)
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.decoder = decoders.WordPiece()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    tiny("llama").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text(words(2000))
-    return str(path)
-
-
-@pytest.fixture
-def scored(run, model_folder, text, tmp_path):
-    out = str(tmp_path / "out")
-    assert run("score", model_folder, "--text", text, "--seq-len", "16", "--out", out)[0] == 0
-    return out
 
 
 def test_score_prints_a_table_the_paths_and_what_to_try_next(run, model_folder, text, tmp_path):
@@ -193,7 +156,9 @@ def bad_calls(model: str, text: str, tmp) -> dict[str, tuple[list[str], str]]:
 def test_bad_input_is_one_line_exit_code_2_and_leaves_results_alone(run, scored, model_folder, text, tmp_path, name):
     args, message = bad_calls(model_folder, text, tmp_path)[name]
     before = {entry.name: entry.read_bytes() for entry in (tmp_path / "out").iterdir()}
-    code, printed, error = run(*args, *(["--out", scored] if args[0] == "score" and len(args) > 2 else []))
+    code, printed, error = run(
+        *args, *(["--out", scored, "--overwrite"] if args[0] == "score" and len(args) > 2 else [])
+    )
     assert code == 2
     assert printed == ""
     assert error.startswith("linscore: ")

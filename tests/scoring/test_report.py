@@ -1,6 +1,4 @@
 import json
-import os
-from dataclasses import replace
 
 import pytest
 import torch
@@ -25,13 +23,6 @@ PROMISED = [
     "anisotropy",
     "effective_rank",
 ]
-
-
-@pytest.fixture(scope="module")
-def report() -> Report:
-    model = tiny("llama")
-    ids = torch.randint(3, model.config.vocab_size, (24, 32), generator=torch.Generator().manual_seed(0))
-    return linscore.score(model, ids.split(8), name="tiny")
 
 
 def test_the_json_has_the_promised_keys_in_order(report):
@@ -85,46 +76,6 @@ def test_a_damaged_moments_file_is_refused(report, tmp_path, damage):
         save_file(tensors, path, metadata)
     with pytest.raises(linscore.LinscoreError, match="damaged"):
         load_moments(path)
-
-
-def test_a_failed_save_leaves_the_older_result_whole(report, tmp_path, monkeypatch):
-    report.save(tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-    def fail(*_args, **_kwargs):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("linscore.statistics.moments_file.save_file", fail)
-    with pytest.raises(OSError, match="No space"):
-        report.save(tmp_path)
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before
-
-
-@pytest.mark.parametrize("file", ["report.json", "moments.safetensors"])
-def test_an_older_result_stays_whichever_file_cannot_be_written(report, tmp_path, monkeypatch, file):
-    """Neither is replaced before both have reached the disk."""
-    report.save(tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    sync = os.fsync
-
-    def full(descriptor):
-        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(file):
-            raise OSError("No space left on device")
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        replace(report, model="another").save(tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_moments_of_another_run_beside_a_report_are_noticed(report, tmp_path):
-    """As a process that was killed between their two names would leave them."""
-    report.save(tmp_path)
-    replace(report, model="another").save(tmp_path / "other")
-    (tmp_path / "other" / "moments.safetensors").replace(tmp_path / "moments.safetensors")
-    with pytest.raises(linscore.LinscoreError, match=r"moments\.safetensors is of another run than report\.json"):
-        Report.load(tmp_path)
 
 
 @pytest.mark.parametrize(
