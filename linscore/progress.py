@@ -1,17 +1,35 @@
-"""Progress bars on standard error: what is done, how fast, time left; none where standard error is no terminal."""
+"""Progress on standard error: what is done, how fast, time left; bars on a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from torch import Tensor
+
+if TYPE_CHECKING:  # which takes seconds to import, and something is to be said before
+    from torch import Tensor
 
 AnyBar = TypeVar("AnyBar", bound="Bar")
+EVERY = 5.0  # seconds between two lines, and before the first
+_SILENT = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No lines where there is no terminal, for as long as the context lasts."""
+    token = _SILENT.set(True)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
 
 
 class Bar:
@@ -23,8 +41,9 @@ class Bar:
             *(TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn()),
             console=console,
             transient=True,
-            disable=not console.is_terminal,  # a log file wants no bar
+            disable=not console.is_terminal,  # a log file wants lines
         )
+        self._what, self._last = what, time.monotonic()
         self._task = self._bar.add_task(what, total=total, **fields)
 
     def __enter__(self: AnyBar) -> AnyBar:
@@ -35,6 +54,13 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+    def _line(self, done: str) -> None:
+        """Say how far it is where no bar shows it, unless that was said a moment ago."""
+        now = time.monotonic()
+        if self._bar.disable and not _SILENT.get() and now - self._last >= EVERY:
+            print(f"{self._what}: {done}", file=sys.stderr, flush=True)
+            self._last = now
 
 
 class _Rate(ProgressColumn):
@@ -51,6 +77,10 @@ class TokenProgress(Bar):
     def advance(self, tokens: int) -> None:
         """Count the tokens of one batch."""
         self._bar.advance(self._task, tokens)
+        task = self._bar.tasks[0]
+        of = "" if task.total is None else f" of about {task.total:,.0f}"
+        rate = "" if task.speed is None else f", {task.speed:,.0f} tokens/s"
+        self._line(f"{task.completed:,.0f}{of} tokens{rate}")
 
 
 class StepProgress(Bar):
@@ -65,6 +95,7 @@ class StepProgress(Bar):
         speed = self._bar.tasks[0].speed
         rate = "" if speed is None else f"  {speed * tokens:,.0f} tokens/s"
         self._bar.update(self._task, completed=step, figures=f"loss {loss:.4g}{rate}")
+        self._line(f"step {step}/{self._bar.tasks[0].total:.0f}  loss {loss:.4g}{rate}")
 
     def say(self, line: str) -> None:
         """Leave a line behind, also in a log file."""

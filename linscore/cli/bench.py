@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import takes
 from linscore.options import BenchOptions, PlaceOptions, TextOptions
 
@@ -20,6 +21,7 @@ from linscore.options import BenchOptions, PlaceOptions, TextOptions
 @click.option("--tune", is_flag=True, help="Measure launch parameters on this GPU first, and rewrite their table.")
 def bench(states: BenchOptions, text: TextOptions, place: PlaceOptions, tune: bool) -> None:
     """Time every kernel beside its physical floor and plain torch."""
+    loading("torch")
     from linscore.machine.bench import run_bench, run_tune
     from linscore.terminal import show
 

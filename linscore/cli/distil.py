@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from linscore.cli.follow_up import TEXT, TRUST, next_command
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import new_folder, resume, takes
 from linscore.options import DISTIL_PLACE, DISTIL_TEXT, DISTIL_TRAINING, DistilOptions
 
@@ -37,6 +38,7 @@ def distil(student: str, **asked: Any) -> None:
 
     The states behind each replacement are compared with those behind the blocks it stands for, and the logits.
     """
+    loading(student)
     from linscore.jobs.distil import run_distil
 
     done = run_distil(student, **asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, result_folder, takes
 from linscore.options import PlaceOptions, TextOptions
 
@@ -27,6 +28,7 @@ def dynamics(
 
     A folder of checkpoints, as transformers' Trainer leaves it, stands for all of them.
     """
+    loading(*checkpoints)
     from linscore.dynamics.table import dynamics_table
     from linscore.jobs.dynamics import run_dynamics
     from linscore.terminal import show

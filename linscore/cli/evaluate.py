@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, takes
 from linscore.options import EvaluateOptions, PlaceOptions, TextOptions
 
@@ -23,6 +24,7 @@ def evaluate(
     models: tuple[str, ...], text: TextOptions, evaluating: EvaluateOptions, place: PlaceOptions, as_json: bool
 ) -> None:
     """Compare models: perplexity and bits per byte of a text, tasks, parameters, tokens per second, memory."""
+    loading(*models)
     from linscore.evaluation.result import to_json
     from linscore.evaluation.table import evaluation_table
     from linscore.jobs.evaluate import run_evaluate

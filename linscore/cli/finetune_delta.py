@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import (
@@ -33,6 +34,7 @@ from linscore.options import (
 @as_json
 def finetune_delta(model: str, as_json: bool, **asked: Any) -> None:
     """Score the blocks before and after fine-tuning a classification or reward head, over several seeds."""
+    loading(model)
     from linscore.finetuning.table import finetune_table
     from linscore.jobs.finetune_delta import run_finetune_delta
     from linscore.machine.allocator import keep_freed_memory

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from linscore.cli.cut import cutting, say, show
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import takes
 from linscore.options import FuseOptions, MapOptions
 
@@ -17,6 +18,7 @@ from linscore.options import FuseOptions, MapOptions
 @takes(MapOptions(), "form", only=("ridge",))
 def fuse(model: str, **asked: Any) -> None:
     """Drop blocks of MODEL and fold their map into the MLP before them: a plain Hugging Face checkpoint."""
+    loading(model)
     from linscore.jobs.fuse import run_fuse
 
     show(run_fuse(model, say=say, **asked))

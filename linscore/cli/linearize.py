@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from linscore.cli.cut import cutting, say, show
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import takes
 from linscore.options import MapOptions
 
@@ -19,6 +20,7 @@ def linearize(model: str, **asked: Any) -> None:
 
     It loads with linscore.load, and with AutoModelForCausalLM where trust_remote_code is given.
     """
+    loading(model)
     from linscore.jobs.linearize import run_linearize
 
     show(run_linearize(model, say=say, **asked))

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, ProbeOptions, TextOptions
@@ -22,6 +23,7 @@ from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, Prob
 @as_json
 def probe(model: str, as_json: bool, **asked: Any) -> None:
     """Read a label off every layer's states with a logistic regression, cross-validated."""
+    loading(model)
     from linscore.jobs.probe import run_probe
     from linscore.probing.table import probe_table
     from linscore.terminal import show

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import takes
 from linscore.options import CutOptions, PlaceOptions, TextOptions
 
@@ -26,6 +27,7 @@ def rank(folder: str, ranking: CutOptions, text: TextOptions, place: PlaceOption
 
     By perplexity it measures, on --text: it loads the model and leaves out one block, or span, after the other.
     """
+    loading(folder)
     from linscore.jobs.rank import run_rank
     from linscore.scoring.table import rank_table
     from linscore.terminal import show

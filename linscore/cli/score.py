@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from linscore.cli.follow_up import TEXT, TRUST, next_command
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
@@ -23,6 +24,7 @@ from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, SelectOpti
 @as_json
 def score(model: str, out: str | None, as_json: bool, **asked: Any) -> None:
     """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore."""
+    loading(model)
     from linscore.jobs.score import run_score
     from linscore.machine.allocator import keep_freed_memory
     from linscore.scoring.table import score_table

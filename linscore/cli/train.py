@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from linscore.cli.follow_up import TEXT, TRUST, next_command
+from linscore.cli.meanwhile import loading
 from linscore.cli.takes import new_folder, resume, takes
 from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
 
@@ -25,6 +26,7 @@ def train(config: str, **asked: Any) -> None:
     Options take the place of what the recipe says. Several processes: torchrun --nproc-per-node N --no-python linscore
     train …
     """
+    loading(config)
     from linscore.jobs.train import run_train
     from linscore.machine.allocator import keep_freed_memory
     from linscore.terminal import number
