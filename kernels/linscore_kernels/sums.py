@@ -77,6 +77,8 @@ def reduce(stats: TokenStats, width_delta: int) -> Sums:
 
 def add_up(parts: list[Sums]) -> Sums:
     """The sums of several chunks as one."""
+    if len(parts) == 1:
+        return parts[0]
     n, sum_x, sum_delta, scalars = (torch.stack([part[i] for part in parts]).sum(0) for i in range(4))
     return Sums(n, sum_x, sum_delta, scalars, torch.cat([part.status for part in parts]))
 

@@ -114,7 +114,8 @@ def token_stats_case(architecture: int, d: int, dtype: str, split: bool) -> tupl
 
 def merge_case(architecture: int, *, scaled: bool) -> tuple:
     types = {"partial_ptr": "*fp32", "out_ptr": "*fp64"} | ({"inverse_ptr": "*fp64"} if scaled else {})
-    types |= {"d": "i32/16", "columns": "i32/16", "splits": "i32", "out_stride": "i32/16", "sign": "i32"}
+    types |= {"d": "i32/16", "columns": "i32/16", "split_stride": "i32/16", "out_stride": "i32/16"}
+    types |= dict.fromkeys(("splits", "sign"), "i32")
     constants = {"BLOCK_ROWS": BLOCK_ROWS, "BLOCK_COLUMNS": BLOCK_COLUMNS} | ({} if scaled else {"inverse_ptr": None})
     return architecture, _merge_tiles_kernel, types, constants, {"num_warps": 8}
 

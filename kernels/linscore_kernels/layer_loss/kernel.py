@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from linscore_kernels.launching import OPTIONS, on_device, rounds_by_hand, whole_rows
+from linscore_kernels.launching import OPTIONS, next_power_of_2, on_device, pieces, rounds_by_hand, whole_rows
 from linscore_kernels.tiles import store_rounded
 
 WIDEST = 4096  # columns that a program holds at once, of one row
@@ -146,7 +146,7 @@ def _gradient_kernel(
 
 def tile_shape(d: int) -> tuple[dict[str, int], dict[str, int]]:
     """Compile-time shape of the tiles for rows of `d` columns, and the options of the compiler."""
-    block = min(triton.next_power_of_2(d), WIDEST)
+    block = min(next_power_of_2(d), WIDEST)
     return {"BLOCK_ROWS": max(1, min(TILE // block, 64)), "BLOCK": block}, {"num_warps": 8}
 
 
@@ -157,7 +157,7 @@ def launch_distances(x: Tensor, y: Tensor, figures: Tensor, weight: Tensor, shor
     terms = weight.new_empty(2, n)
     if n:
         with on_device(x):
-            _distances_kernel[(triton.cdiv(n, shape["BLOCK_ROWS"]),)](
+            _distances_kernel[(pieces(n, shape["BLOCK_ROWS"]),)](
                 x,
                 y,
                 weight.contiguous(),
@@ -191,7 +191,7 @@ def launch_gradient(
     state_, grad, previous, following = read
     if n:
         with on_device(out):
-            _gradient_kernel[(triton.cdiv(n, shape["BLOCK_ROWS"]),)](
+            _gradient_kernel[(pieces(n, shape["BLOCK_ROWS"]),)](
                 state_,
                 weight.contiguous(),
                 upstream.contiguous(),

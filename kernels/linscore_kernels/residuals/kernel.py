@@ -30,6 +30,7 @@ from linscore_kernels.launching import (
     capability,
     interpreted,
     on_device,
+    pieces,
     whole_rows,
 )
 from linscore_kernels.second_moments.torch_products import float32_product
@@ -201,10 +202,10 @@ def launch_residual_norms(
     if launch.descriptors:
         left = TensorDescriptor.from_tensor(x, [launch.block_m, launch.block_k])
         right = TensorDescriptor.from_tensor(fitted.matrix, [launch.block_k, launch.block_n])
-    column_tiles = triton.cdiv(width, launch.block_n)
+    column_tiles = pieces(width, launch.block_n)
     squares = x.new_empty(column_tiles, n, dtype=torch.float32)
     with on_device(x):
-        _residual_norms_kernel[(triton.cdiv(n, launch.block_m) * column_tiles,)](
+        _residual_norms_kernel[(pieces(n, launch.block_m) * column_tiles,)](
             left,
             right,
             x,

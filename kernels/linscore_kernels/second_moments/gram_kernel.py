@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from linscore_kernels.launching import OPTIONS, interpreted, multiprocessors, on_device
+from linscore_kernels.launching import OPTIONS, interpreted, multiprocessors, on_device, pieces
 from linscore_kernels.tiles import halves
 from linscore_kernels.tuning.parameters import Launch
 
@@ -83,7 +83,7 @@ def _store_sums(
         _store_tile(sums, out, row, column, columns_left, d, columns, BLOCK_M, BLOCK_N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "split_steps"])  # they vary with the batch
 def _gram_kernel(
     left,  # [parts · rows, width] descriptor with blocks [BLOCK_K, BLOCK_M], or pointer
     right,  # the same operands with blocks [BLOCK_K, BLOCK_N]
@@ -134,7 +134,7 @@ def _gram_kernel(
 @lru_cache(maxsize=64)
 def tile_list(d: int, block_m: int, block_n: int, device: torch.device, width_delta: int | None = None) -> Tensor:
     """Tiles `[tiles, 2]` (row, column) of [x̂x̂ᵀ | x̂δ̂ᵀ] that reach the diagonal or lie right of it, in L2 order."""
-    rows, of_x, of_delta = triton.cdiv(d, block_m), triton.cdiv(d, block_n), triton.cdiv(width_delta or d, block_n)
+    rows, of_x, of_delta = pieces(d, block_m), pieces(d, block_n), pieces(width_delta or d, block_n)
     tiles = [
         (i, j)
         for group in range(0, rows, GROUP)
@@ -145,13 +145,14 @@ def tile_list(d: int, block_m: int, block_n: int, device: torch.device, width_de
     return torch.tensor(tiles, dtype=torch.int32).to(device)
 
 
+@lru_cache(maxsize=1024)
 def splits_for(tokens: int, tiles: int, programs: int) -> int:
     """How many programs share the tokens of a tile: the least of waves · tokens each + merging, in token times."""
-    least = triton.cdiv(tokens, LONGEST)
+    least = pieces(tokens, LONGEST)
     most = max(least, tokens // TOKENS_PER_MERGE)
 
     def cost(splits: int) -> float:
-        waves = triton.cdiv(tiles * splits, programs)
+        waves = pieces(tiles * splits, programs)
         return waves * tokens / splits + TOKENS_PER_MERGE * splits * tiles / programs
 
     return min(range(least, min(most, least + 64) + 1), key=cost)
@@ -183,8 +184,8 @@ def launch_gram(
     tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, e)
     steps = rows // launch.block_k
     splits = min(splits or splits_for(rows, len(tiles), multiprocessors(operands)), steps)
-    split_steps = triton.cdiv(steps, splits)
-    splits = triton.cdiv(steps, split_steps)
+    split_steps = pieces(steps, splits)
+    splits = pieces(steps, split_steps)
     out = operands.new_empty(splits, d, d + e, dtype=torch.float32)
     flat = operands.view(parts * rows, width)
     left: Tensor | TensorDescriptor = flat

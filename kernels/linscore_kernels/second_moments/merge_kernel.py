@@ -12,12 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from linscore_kernels.launching import OPTIONS, on_device
+from linscore_kernels.launching import OPTIONS, on_device, pieces
 
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 128  # float64: 4 entries per thread at 8 warps
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits", "sign"])
 def _merge_tiles_kernel(
     partial_ptr,  # [splits, d, columns] float32
     out_ptr,  # [d, columns] float32 or float64, rows `out_stride` apart
@@ -25,6 +25,7 @@ def _merge_tiles_kernel(
     d,
     columns,  # those of x and of δ
     splits,
+    split_stride,
     out_stride,
     sign,
     BLOCK_ROWS: tl.constexpr,
@@ -39,7 +40,7 @@ def _merge_tiles_kernel(
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float64)
     for _ in range(splits):
         total += tl.load(partial, mask=mask, other=0.0).to(tl.float64)
-        partial += d * columns
+        partial += split_stride
     if inverse_ptr is not None:
         inverse_row = tl.load(inverse_ptr + row, mask=row < d, other=0.0)[:, None]
         total *= inverse_row * tl.load(inverse_ptr + column, mask=column < columns, other=0.0)[None, :]
@@ -55,13 +56,14 @@ def launch_merge(partial: Tensor, out: Tensor, *, scale: Tensor | None = None, s
     """
     splits, d, columns = partial.shape
     with on_device(out):
-        _merge_tiles_kernel[triton.cdiv(d, BLOCK_ROWS), triton.cdiv(columns, BLOCK_COLUMNS)](
+        _merge_tiles_kernel[pieces(d, BLOCK_ROWS), pieces(columns, BLOCK_COLUMNS)](
             partial,
             out,
             None if scale is None else scale.double().reciprocal(),
             d,
             columns,
             splits,
+            partial.stride(0),
             out.stride(0),
             sign,
             BLOCK_ROWS=BLOCK_ROWS,

@@ -22,7 +22,9 @@ from linscore_kernels.launching import (
     OPTIONS,
     aligned,
     capability,
+    next_power_of_2,
     on_device,
+    pieces,
     rounds_by_hand,
 )
 from linscore_kernels.pilot import Pilot
@@ -193,7 +195,7 @@ def tile_shape(d: int, split: bool, capability: int) -> tuple[dict[str, int], di
     Within 128 registers two programs of 8 warps share a multiprocessor; split operands, and sm_100, would spill there.
     """
     compact = not split and capability < 100
-    block = min(triton.next_power_of_2(aligned(d, COLUMN_ALIGN)), WIDEST if compact else TILE)
+    block = min(next_power_of_2(aligned(d, COLUMN_ALIGN)), WIDEST if compact else TILE)
     block_rows = max(1, min(TILE // block, 64))
     shape = {"BLOCK_ROWS": block_rows, "BLOCK": block, "ITERATIONS": max(1, ROWS // block_rows)}
     warps = max(1, min(block * block_rows // 512, 16))
@@ -214,14 +216,14 @@ def launch_token_stats(
     operands_shape, dtype = operand_shape(n, d, x.dtype, split=split)
     _, padded, width = operands_shape
     shape, options = tile_shape(d, split, capability(x))
-    programs = triton.cdiv(padded, shape["BLOCK_ROWS"] * shape["ITERATIONS"])
+    programs = pieces(padded, shape["BLOCK_ROWS"] * shape["ITERATIONS"])
 
     operands = x.new_empty(operands_shape, dtype=dtype)
     figures = x.new_empty(len(FIGURES), n, dtype=torch.float32)
     status = x.new_empty(n, dtype=torch.uint8)
     sums = x.new_empty(programs, 2, width, dtype=torch.float32)
     with on_device(x):
-        _token_stats_kernel[programs, triton.cdiv(width, shape["BLOCK"])](
+        _token_stats_kernel[programs, pieces(width, shape["BLOCK"])](
             x,
             other,
             rows,

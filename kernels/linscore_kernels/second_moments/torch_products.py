@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
-from linscore_kernels.launching import multiprocessors
+from linscore_kernels.launching import multiprocessors, pieces
 from linscore_kernels.second_moments.gram_kernel import LONGEST, splits_for
 from linscore_kernels.second_moments.token_stats_kernel import ROW_ALIGN
 
@@ -27,9 +26,9 @@ def torch_partials(operands: Tensor, d: int, longest: int = LONGEST, *, width_de
     None takes more than `longest` tokens.
     """
     rows, e = operands.shape[1], width_delta or d
-    tiles = triton.cdiv(d, TILE) * (triton.cdiv(d, TILE) + triton.cdiv(e, TILE))
+    tiles = pieces(d, TILE) * (pieces(d, TILE) + pieces(e, TILE))
     splits = splits_for(rows, tiles, multiprocessors(operands))
-    tokens = min(triton.cdiv(rows, splits * ROW_ALIGN) * ROW_ALIGN, longest)
+    tokens = min(pieces(rows, splits * ROW_ALIGN) * ROW_ALIGN, longest)
     even = rows - rows % tokens
     spans = [span for span in operands[:, :, :d].tensor_split([even], 1) if span.shape[1]]
     return torch.cat([_batch(span.unflatten(1, (-1, min(tokens, span.shape[1]))), e) for span in spans])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from linscore_kernels.arguments import check_arguments
 from linscore_kernels.launching import capability, check_device
@@ -16,7 +17,7 @@ from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments import token_stats_kernel
 from linscore_kernels.second_moments.gram_kernel import LONGEST, launch_gram
 from linscore_kernels.second_moments.merge_kernel import launch_merge
-from linscore_kernels.second_moments.token_stats_kernel import launch_token_stats
+from linscore_kernels.second_moments.token_stats_kernel import ROW_ALIGN, launch_token_stats
 from linscore_kernels.second_moments.torch_products import torch_partials
 from linscore_kernels.sums import Sums, TokenStats, add_up, reduce
 from linscore_kernels.tuning.parameters import Launch, launch_for, torch_is_faster
@@ -52,6 +53,8 @@ def token_stats(
 
 def gram(operands: Tensor, out: Tensor) -> None:
     """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the `operands` of `token_stats` to `out` `[d, d + e]`, scaled where they are."""
+    lacking = -operands.shape[1] % ROW_ALIGN  # none in what token_stats made
+    operands = pad(operands, (0, 0, 0, lacking)) if lacking else operands
     launch_merge(_partials(operands, *_widths(out)), out)
 
 

@@ -68,9 +68,15 @@ def launch_for(capability: int, d: int, path: str) -> Launch:
 
 def torch_is_faster(capability: int, d: int, path: str) -> bool:
     """Whether a measurement found torch faster at the width of the ladder nearest to `d`, by their ratio."""
-    return min(LADDER, key=lambda width: abs(log2(width / d))) in nearest_entry(capability, path).torch_widths
+    return _nearest_width(d) in nearest_entry(capability, path).torch_widths
 
 
+@cache
+def _nearest_width(d: int) -> int:
+    return min(LADDER, key=lambda width: abs(log2(width / d)))
+
+
+@cache
 def narrowed(launch: Launch, d: int) -> Launch:
     """The same launch with tiles no wider than `d` needs; 64 stays the least that a warp group multiplies."""
     needed = max(64, 1 << (d - 1).bit_length())

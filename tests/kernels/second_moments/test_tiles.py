@@ -10,6 +10,7 @@ pytest.importorskip("triton")
 from kernel_oracles import DEVICE, FLOAT32_ERROR, error, hard, moments, products, shifted, torch_everywhere
 from linscore_kernels.second_moments import triton as triton_backend
 from linscore_kernels.second_moments.gram_kernel import splits_for, tile_list
+from linscore_kernels.second_moments.merge_kernel import launch_merge
 from linscore_kernels.second_moments.torch_products import torch_partials
 
 
@@ -58,3 +59,20 @@ def test_torch_partials_take_every_token_once_and_no_more_than_allowed(rows, lon
     assert partials.dtype is torch.float32
     assert len(partials) >= rows / longest
     torch.testing.assert_close(partials.double().sum(0), true, rtol=0, atol=1e-6 * rows)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(100, 48), (1, 40), (260, 16)])
+def test_gram_takes_every_row_of_operands_that_token_stats_did_not_make(rows, width):
+    operands = torch.randn(2, rows, width, generator=torch.Generator().manual_seed(0)).half().to(DEVICE)
+    out = torch.zeros(width, 2 * width, dtype=torch.float64, device=DEVICE)
+    triton_backend.gram(operands, out)
+    true = products(*operands.double())
+    torch.testing.assert_close(out.triu(), true.triu(), rtol=0, atol=1e-6 * rows)
+
+
+def test_partial_tiles_may_lie_any_number_of_entries_apart():
+    """Further apart than int32 counts at 53,248 columns; here three times the same ones, none apart."""
+    partial = torch.randn(5, 9, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    out = torch.zeros(5, 9, dtype=torch.float64, device=DEVICE)
+    launch_merge(partial.expand(3, -1, -1), out)
+    assert torch.equal(out.triu(), 3 * partial.double().triu())
