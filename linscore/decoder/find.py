@@ -1,11 +1,13 @@
 """Where a decoder keeps its blocks. No family is known by name: they are found by shape."""
 
+import math
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
 from torch import nn
 
+from linscore.decoder.wrapped import unwrapped
 from linscore.errors import LinscoreError
 
 __all__ = ["Decoder", "find_decoder", "token_embedding", "weight_sample"]
@@ -18,7 +20,7 @@ class Decoder:
     """Where a decoder keeps its blocks.
 
     Attributes:
-        model: the model as given.
+        model: the model, without what was wrapped around it.
         backbone: what to call: the model without its language-model head.
         blocks: the decoder blocks, in the order they run.
         path: where `blocks` is in `model`, e.g. `"model.layers"`.
@@ -39,11 +41,12 @@ def find_decoder(model: nn.Module) -> Decoder:
 
     Args:
         model: a decoder, with or without language-model head; its Hugging Face configuration, if any, says how many
-            blocks to look for.
+            blocks to look for. Wrappers such as torch.compile's are looked through.
 
     Raises:
         LinscoreError: if the model is an encoder-decoder, or has no such list, several, or no token embedding.
     """
+    model = unwrapped(model)
     config: Any = getattr(model, "config", None)
     name = getattr(config, "name_or_path", None) or type(model).__name__
     if getattr(config, "is_encoder_decoder", False):
@@ -63,11 +66,18 @@ def find_decoder(model: nn.Module) -> Decoder:
     return Decoder(model, backbone, lists[0], _paths(model)[lists[0]], width, name)
 
 
-def weight_sample(decoder: Decoder) -> list[float]:
-    """One weight of each of the first matrices of every block; 0 where it is not in memory."""
+def weight_sample(decoder: Decoder) -> list[float] | None:
+    """One weight of each of the first matrices of every block; 0 where it is not in memory or not finite.
+
+    None where single weights cannot be read: quantized ones have operations of their own, and few of them.
+    """
     matrices = (islice((p for p in block.parameters() if p.ndim > 1), SAMPLED) for block in decoder.blocks)
-    middles = [matrix.detach().flatten()[matrix.numel() // 2] for matrix in chain.from_iterable(matrices)]
-    return [0.0 if middle.is_meta else float(middle) for middle in middles]
+    try:
+        middles = [matrix.detach().flatten()[matrix.numel() // 2] for matrix in chain.from_iterable(matrices)]
+        weights = [0.0 if middle.is_meta else float(middle) for middle in middles]
+    except Exception:  # whatever a class of tensors raises: a score does not fail for want of this
+        return None
+    return [weight if math.isfinite(weight) else 0.0 for weight in weights]
 
 
 def _backbones(model: nn.Module) -> list[nn.Module]:

@@ -6,7 +6,7 @@ block has run, so no more than one block's states are held.
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from linscore.decoder.find import Decoder, token_embedding
+from linscore.decoder.in_use import in_use
 from linscore.decoder.states import BlockStates, SubBlocks, entering_state, hook_block
 from linscore.errors import LinscoreError
 
@@ -45,7 +46,7 @@ def run(decoder: Decoder, input_ids: Tensor, attention_mask: Tensor | None = Non
     # Hugging Face models differ in the order of their arguments, other models in the name of the first.
     tokens = () if "input_ids" in accepted else (inputs.pop("input_ids"),)
     # no_grad, not inference_mode: accumulators born in a callback must stay ordinary tensors.
-    with torch.no_grad(), evaluating(decoder.backbone):
+    with torch.no_grad(), evaluating(decoder.backbone), uncompiled():
         decoder.backbone(*tokens, **inputs)
 
 
@@ -96,14 +97,14 @@ def watch(
         sub_blocks: from `find_sub_blocks`, to be given the contributions of attention and MLP as well.
 
     Raises:
-        LinscoreError: if a block or a path inside it does not exist.
+        LinscoreError: if a block or a path inside it does not exist, or another thread uses the decoder.
     """
     count = len(decoder.blocks)
     wanted = range(count) if blocks is None else sorted(set(blocks))
     missing = [index for index in wanted if not 0 <= index < count]
     if missing:
         raise LinscoreError(f"{decoder.name} has no blocks {missing}: choose from 0 to {count - 1}")
-    with ExitStack() as hooks:
+    with in_use(decoder), ExitStack() as hooks:
         for index in wanted:
             hook_block(hooks, decoder.blocks[index], partial(callback, index), sub_blocks)
         yield
@@ -146,10 +147,15 @@ def bypass(decoder: Decoder, blocks: Collection[int]) -> Iterator[None]:
         x = entering_state(args, kwargs)
         return x if isinstance(output, Tensor) else (x, *output[1:])
 
-    with ExitStack() as hooks:
+    with in_use(decoder), uncompiled(), ExitStack() as hooks:
         for index in blocks:
             hooks.callback(decoder.blocks[index].register_forward_hook(hand_through, with_kwargs=True).remove)
         yield
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Runs compiled modules as they were written: hooks are not to be traced, or missed by what was traced before."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def probe_tokens(decoder: Decoder) -> Tensor:

@@ -17,7 +17,7 @@ from linscore.decoder.run import probe_tokens, states_on
 from linscore.decoder.states import BlockStates, SubBlocks, first_tensor, has_path
 from linscore.errors import LinscoreError
 
-__all__ = ["find_sub_blocks"]
+__all__ = ["cross_attention", "find_sub_blocks"]
 
 # Outermost first: a norm after the sub-block (Gemma 2/3, OLMo 2, GLM 4) has the last word on what is added. In other
 # families a norm of that name stands before the MLP, and the sum tells. A path inside a sub-block is for the families
@@ -45,6 +45,15 @@ MLP = (
     "block_sparse_moe",
     "fc2",
 )
+
+# What families call the attention to an encoder's states.
+CROSS_ATTENTION = ("encoder_attn", "crossattention", "cross_attn", "cross_attention", "EncDecAttention")
+
+
+def cross_attention(decoder: Decoder) -> str | None:
+    """What blocks call their attention to states of an encoder, which only token ids never reach; None without one."""
+    names = (path.rpartition(".")[-1] for block in decoder.blocks for path, _ in block.named_modules())
+    return next((name for name in names if name in CROSS_ATTENTION), None)
 
 
 def search_sub_blocks(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from linscore.decoder.find import Decoder, find_decoder
+from linscore.decoder.wrapped import check_no_adapters
 from linscore.distillation.losses import Student, Weights
 from linscore.distillation.parameters import in_float32
 from linscore.errors import LinscoreError
@@ -38,9 +39,11 @@ def pair_up(
     """The student with its losses, and the teacher's decoder.
 
     Raises:
-        LinscoreError: when one is no decoder, a block of `pairs` is not there, or width or vocabulary differ.
+        LinscoreError: when one is no decoder, the student has adapters, a block of `pairs` is not there, or width or
+            vocabulary differ.
     """
     ours, theirs = find_decoder(student), find_decoder(teacher)
+    check_no_adapters(ours.model, ours.name)
     _check_models(ours, theirs, pairs)
     return Student(ours, pairs, weights), theirs
 

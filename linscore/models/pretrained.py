@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from linscore.errors import LinscoreError
+from linscore.files.json_file import read_json
 from linscore.models.declared import Weights, check_counts, check_depth, check_files, check_size, find_weights
 from linscore.models.linear_block import MODEL_TYPE, LinearizedConfig, LinearizedForCausalLM
 
@@ -51,10 +53,17 @@ class Checkpoint:
     trust_remote_code: bool = False
 
     def config(self) -> Any:
-        """The configuration; of a model with linear blocks, that of its family."""
+        """The configuration; of a model with linear blocks, that of its family.
+
+        Raises:
+            LinscoreError: for an adapter, which is no model of its own.
+        """
         folder = self._folder()
         if folder is not None:
             check_files(folder)
+        adapter = find_adapter_config_file(self.source, revision=self.revision)
+        if adapter is not None:
+            raise _adapter(self.source, Path(adapter))
         values, _ = PreTrainedConfig.get_config_dict(self.source, **self._at())
         check_counts(values, self._weights(), self.source)
         if not self.trust_remote_code and any("/" in str(name) for name in _kernels(values)):
@@ -105,6 +114,14 @@ def _untrusted(source: str) -> UntrustedError:
     return UntrustedError(
         f"{source} brings code of its own, which does not run unasked: read it, then give `trust_remote_code`, or give "
         "another model"
+    )
+
+
+def _adapter(source: str, file: Path) -> LinscoreError:
+    base = read_json(file, dict[str, Any], damaged="is damaged: get the adapter anew").get("base_model_name_or_path")
+    return LinscoreError(
+        f"{source} is an adapter (peft) of {base}, no model of its own: merge it first, by peft's "
+        f'AutoPeftModelForCausalLM.from_pretrained("{source}").merge_and_unload().save_pretrained("merged")'
     )
 
 

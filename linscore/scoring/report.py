@@ -79,7 +79,7 @@ class Report:
     depth: int  # blocks of the decoder, scored or not
     width: int
     skip_first: int
-    weight_sample: list[float]  # a few weights of each block, which tell the model from others of its shape
+    weight_sample: list[float] | None  # a few of each block, to tell models of one shape apart; None: not readable
     nonfinite_rows: int
     spread: str | None  # what the *_spread figures are
     seconds: dict[str, float]

@@ -12,7 +12,9 @@ from typing import Any, TypeVar, get_args
 from torch import nn
 
 from linscore.decoder.find import Decoder, find_decoder, weight_sample
+from linscore.decoder.in_use import in_use
 from linscore.decoder.run import check_causal
+from linscore.decoder.sub_blocks import cross_attention
 from linscore.errors import LinscoreError
 from linscore.machine.versions import versions
 from linscore.options import ScoreOptions
@@ -59,7 +61,8 @@ def score(
             blocks, spans, fuse, fuse_output, skip_tokens, backend.
 
     Raises:
-        LinscoreError: when the model is no such decoder, it cannot be fused, or the batches cannot be used.
+        LinscoreError: when the model is no such decoder, another score of it is under way, it cannot be fused, or the
+            batches cannot be used.
     """
     about: dict[str, Any] = {"spectra": spectra, "name": name, "text": text, "progress": progress}
     return score_decoder(find_decoder(model), batches, replace(options or ScoreOptions(), **changes), **about)
@@ -76,13 +79,14 @@ def score_decoder(
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """The same for a decoder that was found already."""
-    collector = Collector(decoder, options)
-    check_causal(decoder)
-    started = time.perf_counter()
-    for batch in batches:
-        tokens = collector.add(batch)
-        if progress is not None:
-            progress(tokens)
+    with in_use(decoder, scored=True):
+        collector = Collector(decoder, options)
+        check_causal(decoder)
+        started = time.perf_counter()
+        for batch in batches:
+            tokens = collector.add(batch)
+            if progress is not None:
+                progress(tokens)
     if not collector.moments:
         raise LinscoreError("there was no batch to score: give at least one")
     return report_of(collector, name or decoder.name, text, spectra, time.perf_counter() - started)
@@ -106,7 +110,12 @@ def report_of(collector: Collector, name: str, text: str | None, spectra: bool |
         **_facts(collector, first),
         seconds={"collect": round(seconds, 3), "solve": round(time.perf_counter() - started, 3)},
         warnings=find_warnings(
-            blocks, spans, width=first.d, folds=first.folds, nonfinite_rows=collector.nonfinite_rows
+            blocks,
+            spans,
+            width=first.d,
+            folds=first.folds,
+            nonfinite_rows=collector.nonfinite_rows,
+            skipped=cross_attention(collector.decoder),
         ),
         blocks=[_finite(block) for block in blocks],
         spans=[_finite(span) for span in spans],

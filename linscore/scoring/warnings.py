@@ -14,9 +14,15 @@ SENSITIVITY = 1e-4  # of the score without residual, when the cut-off of the sol
 
 
 def find_warnings(
-    blocks: Sequence[BlockReport], spans: Sequence[SpanReport], *, width: int, folds: int, nonfinite_rows: int
+    blocks: Sequence[BlockReport],
+    spans: Sequence[SpanReport],
+    *,
+    width: int,
+    folds: int,
+    nonfinite_rows: int,
+    skipped: str | None = None,
 ) -> list[ScoreWarning]:
-    """Every doubt about the scores of `blocks` and `spans`."""
+    """Every doubt about the scores of `blocks` and `spans`; `skipped` is their cross-attention, where there is one."""
     rows = min(block.rows for block in blocks)
     found = []
     if rows < 10 * width:
@@ -32,6 +38,14 @@ def find_warnings(
     if nonfinite_rows:
         found.append(
             ScoreWarning("nonfinite_rows", f"{nonfinite_rows:,} tokens turned NaN or infinite: left out of every block")
+        )
+    if skipped is not None:
+        found.append(
+            ScoreWarning(
+                "cross_attention",
+                f"{skipped} of the blocks attends to an encoder or to images, and there were none: it was skipped, and "
+                "the scores are of what the blocks do without it",
+            )
         )
     return found + [warning for check in _CHECKS for warning in [_concerning(blocks, spans, *check)] if warning]
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.run import bypass, probe_tokens, states_on
+from linscore.decoder.wrapped import check_no_adapters
 from linscore.errors import LinscoreError
 from linscore.surgery.structure import check_structure, cut_config, original_name
 
@@ -33,18 +34,15 @@ def drop(model: nn.Module, blocks: Collection[int]) -> PreTrainedModel:
 
     Raises:
         LinscoreError: if an index is not there or given twice, if no block would be left, if the model is none of
-            transformers', quantized, spread over devices, or of a family whose structure depends on the index.
+            transformers', with adapters, quantized, spread over devices, or of a family whose structure depends on the
+            index.
     """
-    if not isinstance(model, PreTrainedModel):
-        raise LinscoreError(f"{type(model).__name__} is no transformers model: drop its blocks by hand")
     return drop_blocks(find_decoder(model), blocks)
 
 
 def drop_blocks(decoder: Decoder, blocks: Collection[int]) -> PreTrainedModel:
     """The same for a decoder that was found already."""
-    model = decoder.model
-    assert isinstance(model, PreTrainedModel)
-    _check_plain(model, decoder.name)
+    model = _plain(decoder.model, decoder.name)
     survivors = _survivors(decoder, blocks)
     cut = _empty(model, survivors)
     check_structure(cut, model, decoder.path, survivors)
@@ -55,12 +53,16 @@ def drop_blocks(decoder: Decoder, blocks: Collection[int]) -> PreTrainedModel:
     return cut
 
 
-def _check_plain(model: PreTrainedModel, name: str) -> None:
+def _plain(model: nn.Module, name: str) -> PreTrainedModel:
+    check_no_adapters(model, name)
+    if not isinstance(model, PreTrainedModel):
+        raise LinscoreError(f"{type(model).__name__} is no transformers model: drop its blocks by hand")
     if getattr(model, "hf_quantizer", None) is not None:
         raise LinscoreError(f"{name} is quantized: drop the blocks first, then quantize what is left")
     devices = sorted({str(tensor.device) for tensor in model.parameters()})
     if len(devices) > 1 or "meta" in devices:
         raise LinscoreError(f"{name} is spread over {', '.join(devices)}: load it whole on one device")
+    return model
 
 
 def _survivors(decoder: Decoder, blocks: Collection[int]) -> list[int]:

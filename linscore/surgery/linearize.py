@@ -13,12 +13,13 @@ from transformers import PreTrainedModel
 
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.run import probe_tokens, run
+from linscore.decoder.wrapped import check_no_adapters
 from linscore.errors import LinscoreError
 from linscore.models.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement
 from linscore.spans import Span, after, indices
 from linscore.statistics.affine import AffineMap
 from linscore.statistics.maps import FittedMap
-from linscore.surgery.drop import drop
+from linscore.surgery.drop import drop_blocks
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -40,13 +41,14 @@ def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
             returns.
 
     Raises:
-        LinscoreError: for an index or a width that does not fit, spans that overlap, or a model that accelerate has
-            spread over devices; with longer spans, whatever `drop` refuses.
+        LinscoreError: for an index or a width that does not fit, spans that overlap, or a model with adapters or one
+            that accelerate has spread over devices; with longer spans, whatever `drop` refuses.
     """
     spans = {Span(key, key) if isinstance(key, int) else key: fitted for key, fitted in maps.items()}
-    _check(find_decoder(model), list(maps), spans)
+    whole = find_decoder(model)
+    _check(whole, list(maps), spans)
     gone = [index for span in spans for index in span.blocks[1:]]
-    linear: Any = drop(model, gone) if gone else copy.deepcopy(model)
+    linear: Any = drop_blocks(whole, gone) if gone else copy.deepcopy(whole.model)
     decoder = find_decoder(linear)
     lengths = _output_lengths(decoder)
     for span, fitted in spans.items():
@@ -65,6 +67,7 @@ def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
 
 
 def _check(decoder: Decoder, keys: list[int | Span], spans: Mapping[Span, AffineMap]) -> None:
+    check_no_adapters(decoder.model, decoder.name)
     count = len(decoder.blocks)
     missing = sorted({index for span in spans for index in (span.first, span.last) if not 0 <= index < count})
     if missing:

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from tiny_models import tiny
 
 import linscore
@@ -178,3 +179,12 @@ def test_bars_grow_by_eighths_and_stay_inside():
 
 def test_ranges_of_blocks_are_written_short():
     assert ranges([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+
+
+def test_cross_attention_that_nothing_reaches_is_a_warning():
+    sizes = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
+    bart = transformers.BartForCausalLM(transformers.BartConfig(vocab_size=64, max_position_embeddings=64, **sizes))
+    batch = torch.randint(3, 60, (8, 40))
+    found = {one.kind: one.message for one in linscore.score(bart.eval(), [batch]).warnings}
+    assert "encoder_attn of the blocks" in found["cross_attention"]
+    assert "cross_attention" not in {one.kind for one in linscore.score(tiny("llama"), [batch]).warnings}

@@ -4,9 +4,9 @@ import pytest
 import torch
 import transformers
 from cut_models import MIXED, cut_of, doing_nothing, inputs_and_logits, logits, model_of, tokens
+from decoders import PlainDecoder
 from rare_models import llama4, qwen3_next, random_model
 from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, tiny
-from torch import nn
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
 from linscore import LinscoreError, drop, find_decoder
@@ -202,7 +202,7 @@ def test_impossible_choices_are_one_line(gone, reason):
 
 def test_a_model_of_another_library_is_refused():
     with pytest.raises(LinscoreError, match="no transformers model"):
-        drop(nn.Sequential(nn.Embedding(4, 4)), [0])
+        drop(PlainDecoder(), [0])
 
 
 def test_a_model_that_is_not_all_there_is_refused():
