@@ -214,5 +214,5 @@ DISTIL_TEXT = TextOptions(batch_size=8)
 DISTIL_TRAINING = TrainingOptions(steps=500, save_every=100)
 DISTIL_PLACE = PlaceOptions(dtype="float32")  # the teacher's; the student trains in float32
 FINETUNE_TEXT = TextOptions(tokens=100_000, batch_size=16)
-FINETUNE_TRAINING = TrainingOptions(learning_rate=2e-5)
+FINETUNE_TRAINING = TrainingOptions()
 PROBE_TRAINING = TrainingOptions(seed=0)

@@ -22,7 +22,12 @@ from linscore.options import (
 @click.argument("model", default=EMBEDDED)
 @takes(LabelledOptions(), "labelled")
 @takes(FinetuneOptions(), "finetuning")
-@takes(FINETUNE_TRAINING, "training", only=("learning_rate",))
+@takes(
+    FINETUNE_TRAINING,
+    "training",
+    only=("learning_rate",),
+    changed={"learning_rate": "Its peak [default: 0.08 / width of the states, 2e-5 at 4,096]."},
+)
 @takes(
     FINETUNE_TEXT,
     "scored",

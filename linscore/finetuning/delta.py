@@ -9,6 +9,7 @@ from typing import Any
 
 from linscore.files.json_file import json_text
 from linscore.scoring.block_figures import FIGURES, BlockFigures, mean_of
+from linscore.terminal import ranges
 
 __all__ = ["FinetuneDelta", "SeedResult", "Spread"]
 
@@ -28,6 +29,18 @@ class SeedResult:
     accuracy: float
     loss: float
     after: BlockFigures
+
+
+def not_learned(seeds: Sequence[SeedResult], baseline: float) -> list[str]:
+    """A warning where heads do no better on held-out examples than an answer without a model."""
+    failed = [one for one in seeds if one.accuracy <= baseline]
+    if not failed:
+        return []
+    which = f"seed{'s' * (len(failed) > 1)} {ranges([one.seed for one in failed])}"
+    return [
+        f"{which}: on held-out examples no better than without a model ({baseline:.4f}), so what moved "
+        "says little about the task: give more examples or epochs, or another learning rate"
+    ]
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ class FinetuneDelta:
         settings: of the fine-tuning.
         before: scores of the model as it was.
         seeds: one result each.
-        warnings: of the scores before.
+        warnings: of the scores before, and of seeds that have learned nothing.
         versions: of what the figures depend on.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ from linscore.errors import LinscoreError, above_zero, at_least
 from linscore.finetuning.examples import Examples
 from linscore.text.tokens import pad_right
 
+RATE_TIMES_WIDTH = 0.08  # decisions: Learning rates by width
+
 __all__ = ["Finetuning", "accuracy", "fine_tune"]
 
 
@@ -40,7 +42,7 @@ class Finetuning:
     Attributes:
         epochs: passes over the examples.
         batch_size: examples in an update.
-        learning_rate: its peak.
+        learning_rate: its peak; None: what suits the model's width (see `for_width`).
 
     Raises:
         LinscoreError: for a value that cannot be used.
@@ -48,12 +50,17 @@ class Finetuning:
 
     epochs: int = 3
     batch_size: int = 16
-    learning_rate: float = 2e-5
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
         at_least("batch_size", self.batch_size, 1)
-        above_zero("learning_rate", self.learning_rate)
+        if self.learning_rate is not None:
+            above_zero("learning_rate", self.learning_rate)
+
+    def for_width(self, width: int) -> Finetuning:
+        """The same with a learning rate, where it has none: 2e-5 for states of 4,096 features, more for fewer."""
+        return self if self.learning_rate is not None else replace(self, learning_rate=RATE_TIMES_WIDTH / width)
 
     def steps(self, examples: int) -> int:
         """Updates on so many examples."""
@@ -75,7 +82,7 @@ def fine_tune(
         model: as `load_with_head` gives it.
         examples: of classes or pairs.
         places: in any order.
-        settings: see `Finetuning`.
+        settings: see `Finetuning`; with a learning rate.
         seed: of the order.
         progress: called after each update with their number and the loss.
 
@@ -99,6 +106,7 @@ def fine_tune(
 
 def _arguments(folder: str, settings: Finetuning, device: str, examples: int, seed: int) -> TrainingArguments:
     """What the Trainer is told."""
+    assert settings.learning_rate is not None  # `for_width` gives one
     return TrainingArguments(
         folder,
         num_train_epochs=settings.epochs,

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError, at_least
 from linscore.files.whole import new_folder
-from linscore.finetuning.delta import FinetuneDelta, SeedResult
+from linscore.finetuning.delta import FinetuneDelta, SeedResult, not_learned
 from linscore.finetuning.examples import Examples, class_examples, preference_examples, split
 from linscore.finetuning.fine_tune import Finetuning, accuracy, fine_tune
 from linscore.machine.extras import need
@@ -71,7 +71,7 @@ def run_finetune_delta(
     examples = _examples(load_tokenizer(model, trust_remote_code=trust), labelled, asked, longest)
     text = _Scored(examples, asked.score_text, scored.tokens)
     with nullcontext() if out is None else new_folder(out) as folder:
-        before, results = _seeds(model, examples, settings, text, asked.seeds, place)
+        settings, before, results = _seeds(model, examples, settings, text, asked.seeds, place)
         result = FinetuneDelta(
             model=model,
             task=asked.task,
@@ -85,7 +85,7 @@ def run_finetune_delta(
             settings=asdict(settings) | {"longest": longest},
             before=block_figures(before, FIGURES),
             seeds=results,
-            warnings=[warning.message for warning in before.warnings],
+            warnings=[*(warning.message for warning in before.warnings), *not_learned(results, examples.baseline)],
             versions=versions(),
         )
         if folder is not None:
@@ -98,8 +98,7 @@ def _settings(asked: FinetuneOptions, training: TrainingOptions, scored: TextOpt
     at_least("seeds", asked.seeds, 1)
     at_least("tokens", scored.tokens, 1)
     at_least("longest", asked.longest, 2)
-    rate, batch_size = training.learning_rate or 0.0, scored.batch_size or 0
-    return Finetuning(epochs=asked.epochs, batch_size=batch_size, learning_rate=rate)
+    return Finetuning(epochs=asked.epochs, batch_size=scored.batch_size or 0, learning_rate=training.learning_rate)
 
 
 def _examples(
@@ -118,19 +117,20 @@ def _examples(
 
 def _seeds(
     model: str, examples: Examples, settings: Finetuning, text: _Scored, seeds: int, place: PlaceOptions
-) -> tuple[Report, list[SeedResult]]:
-    """The scores before, and every seed's result."""
+) -> tuple[Finetuning, Report, list[SeedResult]]:
+    """How the head was trained, the scores before, and every seed's result."""
     before: Report | None = None
     results = []
     for seed in range(seeds):
         set_seed(seed)
         loaded = load_with_head(model, examples.outputs, device=place.device, trust_remote_code=place.trust_remote_code)
         before = text.report(loaded, "before") if before is None else before
+        settings = settings.for_width(before.blocks[0].width)
         results.append(_tuned(loaded, examples, settings, seed, text))
         del loaded  # before the next one comes
         release()
     assert before is not None
-    return before, results
+    return settings, before, results
 
 
 def _tuned(loaded: Pretrained, examples: Examples, settings: Finetuning, seed: int, text: _Scored) -> SeedResult:

@@ -58,7 +58,6 @@ DEFAULTS = {
     ("finetune-delta", "seeds"): 3,
     ("finetune-delta", "epochs"): 3,
     ("finetune-delta", "batch_size"): 16,
-    ("finetune-delta", "learning_rate"): 2e-5,
     ("finetune-delta", "tokens"): 100_000,
     ("finetune-delta", "task"): "classification",
     ("probe", "pool"): "last",

@@ -20,6 +20,7 @@ from linscore.finetuning.examples import class_examples, preference_examples, sp
 from linscore.finetuning.fine_tune import Finetuning, accuracy, fine_tune
 from linscore.jobs.finetune_delta import run_finetune_delta
 from linscore.models.load import load_with_head
+from linscore.terminal import ranges
 from linscore.text.labelled import LabelledTexts, Preferences
 
 run_finetune_delta = asked(run_finetune_delta)
@@ -80,6 +81,20 @@ def test_a_task_is_learned_and_its_texts_are_scored(checkpoint, tokenizer, tmp_p
             assert found.mean == pytest.approx(np.mean(moved))
             assert found.std == pytest.approx(np.std(moved, ddof=1))
             assert 0 not in moved
+
+
+@pytest.mark.slow
+def test_the_default_rate_learns_and_what_learns_nothing_is_warned_of(checkpoint, tmp_path):
+    """The default suits a width of 32 as 2e-5, what is common at 4,096, does there; that one moves nothing here."""
+    rows = [{"text": row["text"], "label": row["label"]} for row in ROWS * 3]
+    learned = run_finetune_delta(checkpoint, data=written(tmp_path, rows), device="cpu", seeds=1)
+    assert learned.settings["learning_rate"] == pytest.approx(2e-5 * 4096 / 32, rel=0.05)
+    assert learned.accuracy.mean > 0.9 > learned.baseline
+    assert not [one for one in learned.warnings if "held-out" in one]
+    slow = delta_of(checkpoint, tmp_path, ROWS[:20], epochs=1, learning_rate=1e-30)
+    failed = [one.seed for one in slow.seeds if one.accuracy <= slow.baseline]
+    (told,) = [one for one in slow.warnings if "no better than without a model (0.5000)" in one]
+    assert told.startswith(f"seed{'s' * (len(failed) > 1)} {ranges(failed)}: ")
 
 
 def test_scores_afterwards_are_those_of_the_trained_weights(checkpoint, tokenizer, tmp_path):
