@@ -10,7 +10,11 @@ from collections.abc import Collection
 
 from linscore_kernels.errors import LinscoreError
 
-__all__ = ["Interrupted", "LinscoreError", "reason"]
+__all__ = ["Interrupted", "LinscoreError", "LinscoreWarning", "reason"]
+
+
+class LinscoreWarning(UserWarning):
+    """Something that is not as its caller may think, and no reason to stop."""
 
 
 class Interrupted(KeyboardInterrupt):

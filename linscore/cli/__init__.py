@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -24,7 +25,7 @@ from linscore.cli.rank import rank
 from linscore.cli.score import score
 from linscore.cli.takes import in_options
 from linscore.cli.train import train
-from linscore.errors import Interrupted, LinscoreError
+from linscore.errors import Interrupted, LinscoreError, LinscoreWarning
 
 COMMANDS = (
     score,
@@ -74,6 +75,10 @@ def main() -> None:
     # By variables, because to import it takes seconds.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    formatted = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *where: (
+        f"warning: {message}\n" if issubclass(category, LinscoreWarning) else formatted(message, category, *where)
+    )
     before = signal.signal(signal.SIGTERM, as_ctrl_c)
     asked: dict[str, bool] = {}
     try:
@@ -83,3 +88,4 @@ def main() -> None:
         sys.exit(end(error, shown=asked.get("debug", False)))
     finally:
         signal.signal(signal.SIGTERM, before)
+        warnings.formatwarning = formatted

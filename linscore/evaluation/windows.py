@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from linscore.errors import LinscoreError, at_least
 from linscore.text.batch import UNPREDICTED
 from linscore.text.documents import Document
-from linscore.text.tokens import encode, recut, special_tokens
+from linscore.text.tokens import encode, overlap, recut, special_tokens
 
 __all__ = ["Reader", "window_batches"]
 
@@ -86,12 +86,15 @@ class Reader:
 
     def _pieces(self, document: Document) -> Iterator[list[int]]:
         """The token ids of a document, piece by piece, as far as they are wanted."""
-        unpredicted = 0 if self.before else 1
-        yield self.before
+        begun, unpredicted = False, 0
         for text in recut(document):
             ids = encode(self.tokenizer, text, special=False)
             if not ids:
                 continue
+            if not begun:
+                begun, shared = True, overlap(self.before, ids)  # special tokens that the text spells itself
+                unpredicted = shared if self.before else 1
+                yield self.before[: len(self.before) - shared]
             end = int(min(len(ids), unpredicted + self.left))
             self.bytes += self._bytes(text, ids, end) - self._bytes(text, ids, unpredicted)
             self.left -= end - unpredicted

@@ -15,7 +15,7 @@ from linscore.jobs.score_place import Former, default_folder
 from linscore.models.load import load_pretrained
 from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
 from linscore.progress import TokenProgress
-from linscore.scoring.report import MOMENTS, REPORT, Report
+from linscore.scoring.report import MOMENTS, REPORT, Report, ScoreWarning
 from linscore.scoring.score import score
 from linscore.spans import Span, parse_blocks, runs
 from linscore.text.source import Text
@@ -59,11 +59,14 @@ def run_score(
         loaded = load_pretrained(model, **asdict(place))
         if former is not None:
             former.check_weights(loaded.decoder, model)
-        batches = read.batches(loaded.tokenizer, loaded.context, loaded.model.device, folds=scoring.folds)
+        doubts: list[str] = []
+        about = (loaded.tokenizer, loaded.context, loaded.model.device)
+        batches = read.batches(*about, folds=scoring.folds, say=doubts.append)
         special = loaded.tokenizer.all_special_ids if chosen.skip_special else ()
         options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
         with TokenProgress(read.expected_tokens(loaded.tokenizer), "scoring") as progress:
             report = score(loaded.model, batches, options, name=loaded.name, text=str(read), progress=progress.advance)
+        report = replace(report, warnings=[*report.warnings, *(ScoreWarning("text", line) for line in doubts)])
         paths = report.save(folder)
         remove_leftovers(folder, REPORT, MOMENTS)
     return report, paths

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError
 from linscore.text.documents import Document
-from linscore.text.tokens import recut, special_tokens
+from linscore.text.tokens import overlap, recut, special_tokens
 
 __all__ = ["TokenizedCorpus", "standard_library", "tokenize", "train_tokenizer"]
 
@@ -133,7 +133,8 @@ def _encoded(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase) 
         texts = [text for text, _, _ in pieces]
         encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         for ids, (_, begins, ends) in zip(encoded, pieces, strict=True):
-            yield (before if begins else []) + ids + (after if ends else []), ends
+            first = before[: len(before) - overlap(before, ids)] if begins else []
+            yield first + ids + (after[overlap(ids, after) :] if ends else []), ends
 
 
 def _pieces(document: Document) -> Iterator[tuple[str, bool, bool]]:

@@ -12,16 +12,27 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, LinscoreWarning
 from linscore.machine.extras import need
+from linscore.text import compressed
+from linscore.text.compressed import form_of, is_compressed, lines_of, opened, pieces_of, too_long
 
 __all__ = ["Document", "read_documents"]
 
 Document = str | Iterable[str]
+
+Say = Callable[[str], None]
+
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+
+LOOKED_AT = 256  # files of a folder, before the first is read; of a larger one each when it is met
+
+NAMED = 3  # of the files that a folder leaves out
 
 READ_BYTES = 1 << 20  # read from a file at a time
 
@@ -36,43 +47,56 @@ _NEITHER = re.compile(r"\s*[^\s\[,\]]")
 _LIST_CLOSES = re.compile(r"\s*\]\s*")
 
 
-def read_documents(path: str | Path) -> Iterator[Document]:
+def warn(line: str) -> None:
+    """Say something about a text as a Python warning."""
+    warnings.warn(line, LinscoreWarning, stacklevel=2)
+
+
+def read_documents(path: str | Path, say: Say = warn) -> Iterator[Document]:
     """The documents of a file, of a folder, or of standard input.
 
     Args:
-        path: `.jsonl` (one document per line, its "text" field), `.json` (a list of strings or of objects with
-            "text"), `.parquet` (its column "text"), any other file (UTF-8 text, one document), a folder (its files,
-            recursively, in sorted order; hidden and binary ones left out), or "-" (standard input, one document).
+        path: `.jsonl`, `.ndjson` or `.jsonlines` (one document per line, its "text" field), `.json` (a list of strings
+            or of objects with "text"), `.parquet` (its column "text"), any other file (UTF-8 text, one document), any
+            of these but parquet with `.gz`, `.bz2`, `.xz` or `.zst` behind (unpacked as it is read), a folder (its
+            files, recursively, in sorted order; hidden ones left out), or "-" (standard input, one document).
+        say: takes a line for each doubt: what a folder holds and is left out, and text that looks like JSON lines.
 
     Raises:
-        LinscoreError: nothing is there, nothing in it can be read as text, or parquet is to be read without pyarrow.
+        LinscoreError: nothing is there, nothing in it can be read as text, or parquet is to be read without pyarrow,
+            zst without zstandard.
     """
     if str(path) == "-":
         stdin: Any = sys.stdin
         return iter([_decoded(getattr(stdin, "buffer", stdin), "standard input")])
     path = Path(path)
     if path.is_dir():
-        return _folder_documents(path)
+        return _folder_documents(path, say)
     if not path.exists():
         raise LinscoreError(f"{path} does not exist: give a text file, a folder, or - for standard input")
     if path.is_file() and path.stat().st_size == 0:
         raise LinscoreError(f"{path} is empty: give a file with text in it")
     _check_readers([path])
-    return _file_documents(path)
+    return _file_documents(path, say)
 
 
-def _folder_documents(folder: Path) -> Iterator[Document]:
+def _folder_documents(folder: Path, say: Say) -> Iterator[Document]:
     visible = _visible_files(folder)
     _check_readers(visible)
-    files = filter(_is_readable, visible)
+    files = _readable(visible, say)
+    if len(visible) <= LOOKED_AT:
+        files = iter(list(files))  # so that it is said too of files that come after the last token wanted
     first = next(files, None)
     if first is None:
         raise LinscoreError(f"{folder} holds no readable text file: give a folder with UTF-8 text, jsonl or parquet")
-    return itertools.chain.from_iterable(map(_file_of_folder, itertools.chain([first], files)))
+    return itertools.chain.from_iterable(_file_of_folder(path, say) for path in itertools.chain([first], files))
 
 
 def _check_readers(paths: Iterable[Path]) -> None:
-    if any(path.suffix.lower() == ".parquet" for path in paths):
+    parquet = [path for path in paths if form_of(path) == ".parquet"]
+    if any(map(is_compressed, parquet)):
+        raise LinscoreError(f"{next(filter(is_compressed, parquet))} is compressed as a whole: unpack it first")
+    if parquet:
         need("datasets", "parquet", "pyarrow")
 
 
@@ -84,53 +108,76 @@ def _visible_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def _is_readable(path: Path) -> bool:
-    """Judged by the first piece: bad bytes further on are an error, not a reason to leave out half a file."""
-    if path.suffix.lower() == ".parquet":
-        return True
+def _readable(paths: Iterable[Path], say: Say) -> Iterator[Path]:
+    """Those that hold text; what is said of the others."""
+    left_out = 0
+    for path in paths:
+        wrong = _not_readable(path)
+        if wrong is None:
+            yield path
+        elif wrong:
+            left_out += 1
+            if left_out <= NAMED:
+                say(f"left out: {wrong}")
+            elif left_out == NAMED + 1:
+                say(f"left out: {path} and maybe more files that cannot be read as text")
+
+
+def _not_readable(path: Path) -> str | None:
+    """Why a file cannot be read, "" for an empty one, None where it can.
+
+    Judged by the first piece: bad bytes further on are an error, not a reason to leave out half a file.
+    """
     try:
-        return bool(next(_text_pieces(path), ""))
-    except LinscoreError:
-        return False
+        return None if form_of(path) == ".parquet" or next(_text_pieces(path), "") else ""
+    except LinscoreError as error:
+        return str(error)
 
 
-def _file_of_folder(path: Path) -> Iterator[Document]:
+def _file_of_folder(path: Path, say: Say) -> Iterator[Document]:
     """Like a file by itself, except that a `.json` holding no documents (a configuration, say) is plain text."""
-    if path.suffix.lower() == ".json":
+    if form_of(path) == ".json":
         try:
             next(_json_documents(path))
         except LinscoreError:
             return iter([_text_pieces(path)])
-    return _file_documents(path)
+    return _file_documents(path, say)
 
 
-def _file_documents(path: Path) -> Iterator[Document]:
+def _file_documents(path: Path, say: Say) -> Iterator[Document]:
     readers: dict[str, Callable[[Path], Iterator[Document]]] = {
-        ".jsonl": _jsonl_documents,
+        **dict.fromkeys(JSON_LINES, _jsonl_documents),
         ".json": _json_documents,
         ".parquet": _parquet_documents,
     }
-    reader = readers.get(path.suffix.lower())
-    return reader(path) if reader else iter([_text_pieces(path)])
+    reader = readers.get(form_of(path))
+    return reader(path) if reader else iter([_plain_text(path, say)])
+
+
+def _plain_text(path: Path, say: Say) -> Iterator[str]:
+    for number, piece in enumerate(_text_pieces(path)):
+        if number == 0 and _is_json_line(piece.partition("\n")[0]):
+            say(f"{path} looks like JSON lines but is read as plain text, keys and braces too: name it .jsonl")
+        yield piece
+
+
+def _is_json_line(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _text_pieces(path: Path) -> Iterator[str]:
-    with _opened(path) as stream:
+    with opened(path) as stream:
         yield from _decoded(stream, str(path))
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise LinscoreError(f"{path} cannot be opened ({error.strerror}): check its permissions") from error
 
 
 def _decoded(stream: BinaryIO, name: str) -> Iterator[str]:
     """UTF-8 text in pieces; line ends stay as they are, a byte order mark goes."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     done = 0
-    while data := stream.read(READ_BYTES):
+    for data in pieces_of(stream, name, READ_BYTES):
         if isinstance(data, str):  # standard input replaced by a text stream
             yield data
             continue
@@ -149,8 +196,8 @@ def _decode(decoder: codecs.IncrementalDecoder, data: bytes, name: str, *, final
 
 
 def _jsonl_documents(path: Path) -> Iterator[str]:
-    with _opened(path) as stream:
-        for number, line in enumerate(stream, 1):
+    with opened(path) as stream:
+        for number, line in enumerate(lines_of(stream, str(path)), 1):
             if not line.strip():
                 continue
             where = f"{path}, line {number},"
@@ -180,6 +227,8 @@ def _json_items(path: Path) -> Iterator[object]:
             position, expected = end, _NEXT_ITEM
         if not before and _NEITHER.match(buffer, position):
             break  # no list: do not read the rest of a big file into the buffer
+        if len(buffer) - position > compressed.LONGEST:
+            raise too_long(str(path))
     if expected is _LIST_OPENS or not _LIST_CLOSES.fullmatch(buffer, position):
         raise LinscoreError(f"{path} is not a JSON list of texts: write one, or name it .jsonl if it has one per line")
 

@@ -22,7 +22,7 @@ from linscore.text.folds import passage_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from linscore.text.tokens import encode, recut, special_tokens
+from linscore.text.tokens import encode, overlap, recut, special_tokens
 
 
 @dataclass(frozen=True)
@@ -134,16 +134,19 @@ def _passages(pieces: Iterable[list[int]], length: Callable[[], int]) -> Iterato
 def _document_tokens(
     document: Document, tokenizer: PreTrainedTokenizerBase, before: list[int], after: list[int]
 ) -> Iterator[list[int]]:
-    """The token ids of one document, piece by piece, between its special tokens; nothing if there is no text."""
-    begun = False
+    """The token ids of one document, piece by piece, between its special tokens; nothing if there is no text.
+
+    Of the special tokens those are left out that the text itself spells at its beginning or end.
+    """
+    last: list[int] = []
     for text in recut(document):
         ids = encode(tokenizer, text, special=False)
-        if ids and not begun:
-            yield before
-            begun = True
+        if ids and not last:
+            yield before[: len(before) - overlap(before, ids)]
+        last = ids or last
         yield ids
-    if begun:
-        yield after
+    if last:
+        yield after[overlap(last, after) :]
 
 
 def batches(sequences: Iterable[Sequence], batch_size: int) -> Iterator[dict[str, Tensor]]:

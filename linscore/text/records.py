@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from linscore.errors import LinscoreError, reason
 from linscore.machine.extras import need
+from linscore.text.compressed import DAMAGED, form_of, is_compressed, opened
 from linscore.text.hub import load_dataset_rows
 
 __all__ = ["Row", "read_dataset_rows", "read_rows"]
@@ -20,6 +22,8 @@ Row = dict[str, Any]
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a `.jsonl`, `.json` (a list of objects), `.parquet` or `.csv` file (UTF-8, with a header).
 
+    All but parquet may have `.gz`, `.bz2`, `.xz` or `.zst` behind.
+
     MultiRC as its authors publish it, questions and answers within passages, becomes one row for each answer, with
     `paragraph`, `question`, `answer` and `label`, as the Hub has it.
 
@@ -29,11 +33,13 @@ def read_rows(path: str | Path) -> list[Row]:
     path = Path(path)
     if not path.is_file():
         raise LinscoreError(f"{path} is no file: give jsonl, json, parquet or csv")
-    if path.suffix.lower() == ".parquet":
+    if form_of(path) == ".parquet":
+        if is_compressed(path):
+            raise LinscoreError(f"{path} is compressed as a whole: unpack it first")
         need("datasets", "parquet", "pyarrow")
     try:
         rows = _read(path)
-    except (OSError, ValueError, RecursionError, csv.Error) as error:  # pyarrow's errors derive from the first two
+    except (*DAMAGED, ValueError, RecursionError, csv.Error) as error:  # pyarrow's are OSErrors or ValueErrors
         raise LinscoreError(f"{path} cannot be read ({reason(error)}): give jsonl, json, parquet or csv") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise LinscoreError(f"{path} holds no rows: give one JSON object per line, or a list of objects")
@@ -53,12 +59,12 @@ def read_dataset_rows(name: str) -> list[Row]:
 
 
 def _read(path: Path) -> Any:
-    suffix = path.suffix.lower()
+    suffix = form_of(path)
     if suffix == ".parquet":
         from pyarrow.parquet import read_table
 
         return read_table(path).to_pylist()
-    with path.open(encoding="utf-8-sig", newline="") as lines:
+    with io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="") as lines:
         if suffix == ".csv":
             return list(csv.DictReader(lines))
         if suffix == ".json":

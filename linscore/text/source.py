@@ -11,7 +11,8 @@ from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError, at_least
 from linscore.machine.extras import need
 from linscore.options import LabelledOptions, TextOptions
-from linscore.text.documents import Document, read_documents
+from linscore.text.compressed import is_compressed
+from linscore.text.documents import Document, Say, read_documents, warn
 from linscore.text.hub import read_dataset
 from linscore.text.packing import batches, pack
 from linscore.text.records import Row, read_dataset_rows, read_rows
@@ -57,22 +58,22 @@ class Source:
         if self.dataset is not None:
             need("datasets", "`dataset`", "datasets")
         elif self.path != "-":
-            self.documents()
+            self.documents(say=_nothing)
 
     def check_read_again(self, what_for: str = "") -> None:
         """Raise LinscoreError for standard input, which can be read only once."""
         if self.path == "-":
             raise LinscoreError(f"`{self.argument}=-` can be read only once: give a file{what_for}")
 
-    def documents(self) -> Iterator[Document]:
-        """Its documents, from the first at each call.
+    def documents(self, say: Say = warn) -> Iterator[Document]:
+        """Its documents, from the first at each call; `say` takes doubts about them (see `read_documents`).
 
         Raises:
             LinscoreError: where they cannot be read.
         """
         if self.dataset is not None:
             return read_dataset(self.dataset)
-        return read_documents(EMBEDDED_TEXT if self.path is None else self.path)
+        return read_documents(EMBEDDED_TEXT if self.path is None else self.path, say)
 
     def rows(self) -> list[Row]:
         """Its rows with named columns; there are none that ship with linscore.
@@ -83,6 +84,10 @@ class Source:
         if (self.path is None) == (self.dataset is None):
             raise LinscoreError(f"give `{self.argument}` or `dataset`, one of them")
         return read_dataset_rows(self.dataset) if self.dataset is not None else read_rows(str(self.path))
+
+
+def _nothing(_line: str) -> None:
+    """What is said of a text that is only looked at."""
 
 
 def labelled_source(options: LabelledOptions) -> Source:
@@ -111,7 +116,13 @@ class Text:
         return str(self.source)
 
     def batches(
-        self, tokenizer: PreTrainedTokenizerBase, context: int, device: torch.device, *, folds: int = 2
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        context: int,
+        device: torch.device,
+        *,
+        folds: int = 2,
+        say: Say = warn,
     ) -> Iterator[dict[str, Tensor]]:
         """Packed sequences of one fold each (see `linscore.text.packing.batches`).
 
@@ -120,13 +131,14 @@ class Text:
             context: the longest sequence that the model was made for; 0 where it does not say.
             device: where the model runs: more tokens make a batch on a GPU.
             folds: cross-validation folds.
+            say: takes doubts about the text (see `read_documents`).
 
         Raises:
             LinscoreError: for options that cannot be used.
         """
         at_least("batch_size", self.options.batch_size, 1)
         seq_len = within_context("seq_len", self.options.seq_len, context)
-        sequences = pack(self.source.documents(), tokenizer, seq_len=seq_len, folds=folds, tokens=self.tokens)
+        sequences = pack(self.source.documents(say), tokenizer, seq_len=seq_len, folds=folds, tokens=self.tokens)
         return batches(sequences, self.options.batch_size or batch_of(seq_len, device))
 
     def expected_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -134,8 +146,10 @@ class Text:
         if self.options.dataset is not None or self.options.text == "-":
             return self.tokens
         where = Path(self.options.text or EMBEDDED_TEXT)
+        if is_compressed(where):
+            return self.tokens
         files = [path for path in where.rglob("*") if path.is_file()] if where.is_dir() else [where]
-        first = next(iter(read_documents(where)), "")
+        first = next(iter(read_documents(where, _nothing)), "")
         piece = (first if isinstance(first, str) else next(iter(first), ""))[:SAMPLE]
         rate = len(tokenizer.encode(piece, add_special_tokens=False)) / max(1, len(piece.encode()))
         found = int(sum(path.stat().st_size for path in files) * rate)

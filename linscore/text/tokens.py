@@ -50,6 +50,12 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
     return before, after
 
 
+def overlap(before: SequenceOf[int], after: SequenceOf[int]) -> int:
+    """How many tokens at the end of `before` are those that `after` begins with, at most."""
+    longest = min(len(before), len(after))
+    return next(size for size in range(longest, -1, -1) if list(before[len(before) - size :]) == list(after[:size]))
+
+
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[list[int]]:
     """Ids of texts by themselves, each behind what the tokenizer puts in front of a text and with nothing after it.
 
@@ -61,7 +67,7 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[l
     empty = next((number for number, tokens in enumerate(ids, 1) if not tokens), None)
     if empty is not None:
         raise LinscoreError(f"the text of row {empty} is empty: leave the row out")
-    return [before + tokens for tokens in ids]
+    return [before[: len(before) - overlap(before, tokens)] + tokens for tokens in ids]
 
 
 def pad_right(rows: SequenceOf[list[int]], padding: int = 0) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,9 @@ def test_a_folder_gives_its_files_in_order_without_hidden_and_binary_ones(tmp_pa
     (tmp_path / "dangling.txt").symlink_to(tmp_path / "nowhere")
     write_parquet(tmp_path / "f.parquet", ["seven"])
     expected = ["one", "two", "three", "four", "five", "six", '{"setting": 1}', "seven", "ü"]
-    assert texts_of(read_documents(tmp_path)) == expected
+    said = []
+    assert texts_of(read_documents(tmp_path, said.append)) == expected
+    assert ["image.png" in said[0], "zeros.bin" in said[1]] == [True, True]
 
 
 @pytest.mark.parametrize("stdin", [io.StringIO("from a\nüser"), io.TextIOWrapper(io.BytesIO("from a\nüser".encode()))])
