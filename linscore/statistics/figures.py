@@ -112,9 +112,10 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
     if moments.width_delta < moments.d:
         widths = f"a δ of width {moments.width_delta} beside x of width {moments.d}"
         raise LinscoreError(f"these moments hold {widths}: maps can be fitted to them, scores need moments of (x, y)")
+    rows = sum(map(moments.rows, range(moments.folds)))
+    if rows < 2:  # before anything of d² is made
+        raise LinscoreError(f"only {rows} rows were added: a score needs two at least, and 10·d to mean much")
     total = moments.total()
-    if total.n < 2:
-        raise LinscoreError(f"only {int(total.n)} rows were added: a score needs two at least, and 10·d to mean much")
     whole = centered(moments, range(moments.folds))
     scores = score_folds(moments, whole)
     cloud = state_metrics(whole.c_xx, spectra=spectra)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ from linscore.files.json_file import build, parse_json
 from linscore.files.whole import whole_file
 from linscore.statistics.cell import Cell, ordinary_tensors
 from linscore.statistics.moments import Moments
+from linscore.statistics.moments_head import FORMAT, PILOT, Head, Shape, Stored
 
-FORMAT, DIGESTS = 2, "digests"
-_FIELD = re.compile(r"((light|heavy)\.\d+|pilot)\.\w+")
+DIGESTS = "digests"
 
 
 def save_moments(path: str | Path, moments: Mapping[str, Moments], **facts: Any) -> None:
@@ -62,13 +61,14 @@ def load_moments(path: str | Path, names: Collection[str] | None = None) -> tupl
     """
     with _opened(path) as (file, head):
         wanted = {name: one for name, one in head.moments.items() if names is None or name in names}
-        keys = [key for key in file.keys() if key.startswith(tuple(f"{name}." for name in wanted))]  # noqa: SIM118
-        tensors = {key: file.get_tensor(key) for key in keys}
-        for name in wanted:
-            found = {key: value for key, value in tensors.items() if _is_of(key, name)}
-            if head.digests and _digest(found) != head.digests.get(name):
+        found = {}
+        for name, one in wanted.items():
+            keys = [key for key in file.keys() if head.place(key)[0] == name]  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in keys}
+            if head.digests and _digest(tensors) != head.digests.get(name):
                 raise ValueError(f"{name} is not what was written")
-        return {name: _moments(name, one, tensors) for name, one in wanted.items()}, head.facts
+            found[name] = _moments(name, one, tensors)
+        return found, head.facts
 
 
 def stored_names(path: str | Path) -> set[str]:
@@ -93,29 +93,8 @@ def check_moments(path: str | Path) -> tuple[dict[str, Any], str | None]:
         return head.facts, _overall(head.digests) if head.digests else None
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """What the head says about one set of moments."""
-
-    d: int
-    width_delta: int
-    folds: int
-    precision: str
-    limits: tuple[Any, Any] | None  # of the pilot, for x and δ: numbers, which may be infinite
-
-
-@dataclass(frozen=True)
-class _Head:
-    """What stands before the tensors."""
-
-    format: int
-    facts: dict[str, Any]
-    moments: dict[str, _Shape]
-    digests: dict[str, str] = field(default_factory=dict)
-
-
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, _Head]]:
+def _opened(path: str | Path) -> Iterator[tuple[Any, Head]]:
     again = "score the model again"
     if not Path(path).is_file():
         raise LinscoreError(f"{path} is not there: {again}")
@@ -126,16 +105,13 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, _Head]]:
             if content["format"] != FORMAT:
                 raise LinscoreError(f"{path} has format {content['format']}, this linscore reads {FORMAT}: {again}")
             digests = parse_json(metadata.get(DIGESTS, "{}"))
-            yield file, build(_Head, content | {DIGESTS: digests})
+            head: Head = build(Head, content | {DIGESTS: digests})
+            head.check({key: _stored(file.get_slice(key)) for key in file.keys()})  # noqa: SIM118
+            yield file, head
     except LinscoreError:
         raise
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise LinscoreError(f"{path} is damaged or no moments file ({reason(error)}): {again}") from error
-
-
-def _is_of(key: str, name: str) -> bool:
-    """Whether a tensor belongs to the moments `name`; names hold dots, and one may begin like another."""
-    return key.startswith(f"{name}.") and _FIELD.fullmatch(key[len(name) + 1 :]) is not None
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -151,6 +127,10 @@ def _overall(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
+def _stored(part: Any) -> Stored:
+    return Stored(part.get_dtype(), tuple(part.get_shape()))
+
+
 def _tensors(moments: Moments) -> dict[str, Tensor]:
     found = {
         f"{kind}.{fold}.{field.name}": getattr(cell, field.name)
@@ -164,20 +144,27 @@ def _tensors(moments: Moments) -> dict[str, Tensor]:
     return found
 
 
-def _moments(name: str, shape: _Shape, tensors: dict[str, Tensor]) -> Moments:
-    widths = shape.d, shape.width_delta
-    moments = Moments(*widths, folds=shape.folds, precision=shape.precision)
-    for kind, cells in (("light", moments.light), ("heavy", moments.heavy)):
-        for fold in range(moments.folds):
-            if f"{name}.{kind}.{fold}.n" in tensors:
-                cell = Cell(*(tensors[f"{name}.{kind}.{fold}.{field.name}"] for field in fields(Cell)))
-                empty = Cell.zeros(*widths)
-                for field in fields(Cell):
-                    value = getattr(cell, field.name)
-                    if value.shape != getattr(empty, field.name).shape or not torch.isfinite(value).all():
-                        raise ValueError(f"{name}.{kind}.{fold}.{field.name} is not what it should be")
-                cells[fold] = cell
+def _moments(name: str, shape: Shape, tensors: dict[str, Tensor]) -> Moments:
+    """The moments of tensors that `Head.check` has seen."""
+    moments = Moments(shape.d, shape.width_delta, folds=shape.folds, precision=shape.precision)
+    cells = {"light": moments.light, "heavy": moments.heavy}
+    for kind, fold in {tuple(key.rsplit(".", 3)[1:3]) for key in tensors if key.endswith(".n")}:
+        cell = Cell(*(tensors[f"{name}.{kind}.{fold}.{field.name}"] for field in fields(Cell)))
+        _check_cell(cell, f"{name}.{kind}.{fold}")
+        cells[kind][int(fold)] = cell
     if shape.limits is not None:
-        parts = {key: tensors[f"{name}.pilot.{key}"] for key in ("center_x", "center_delta", "scale_x", "scale_delta")}
+        parts = {field: tensors[f"{name}.pilot.{field}"] for field in PILOT}
+        for field, value in parts.items():
+            if not torch.isfinite(value).all() or (field.startswith("scale") and not (value > 0).all()):
+                raise ValueError(f"{name}.pilot.{field} is not what it should be")
         moments.pilot = Pilot(**parts, limit_x=float(shape.limits[0]), limit_delta=float(shape.limits[1]))
     return moments
+
+
+def _check_cell(cell: Cell, name: str) -> None:
+    """Whether these can be sums over rows."""
+    for field in fields(Cell):
+        if not torch.isfinite(getattr(cell, field.name)).all():
+            raise ValueError(f"{name}.{field.name} is not finite")
+    if cell.n < 0 or cell.n != cell.n.round():
+        raise ValueError(f"{name}.n is {cell.n.item()}, no number of rows")
