@@ -27,6 +27,7 @@ from linscore.files.run_folder import RunFolder
 from linscore.files.whole import new_folder
 from linscore.machine.extras import need
 from linscore.models.quiet import quiet
+from linscore.models.read_back import check_saved
 from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
 from linscore.pretraining.checkpoints import any_checkpoint, newest_checkpoint
 from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve
@@ -164,6 +165,7 @@ def _finished(recipe: Recipe, folder: Path, model: PreTrainedModel, prepared: Pr
         with quiet():
             model.save_pretrained(new)
         prepared.tokenizer.save_pretrained(new)
+        check_saved(new, model)
     return Trained(
         out=folder,
         recipe=recipe,

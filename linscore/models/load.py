@@ -174,11 +174,11 @@ def _load_model(
     """Configuration, dtype of the checkpoint, and model, in evaluation mode on the CPU; `device` is where it goes."""
     config = checkpoint.config()
     stored = config.get_text_config().dtype
-    model = checkpoint.model(_loader(config), config, _dtype(dtype, config, device))
+    model = checkpoint.model(loader_of(config), config, _dtype(dtype, config, device))
     return config, stored, model.eval()
 
 
-def _loader(config: Any) -> Any:
+def loader_of(config: Any) -> Any:
     """What loads the decoder that `config` describes, together with its vision tower where the family has no other."""
     if hasattr(config, "linscore"):
         return LinearizedForCausalLM

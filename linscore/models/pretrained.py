@@ -82,9 +82,17 @@ class Checkpoint:
         weights = self._weights()
         if weights is not None:
             check_depth(config, weights, self.source)
-            with suppress(AttributeError, KeyError, TypeError), torch.device("meta"):  # which loading says better
-                check_size(self._empty(loader, copy.deepcopy(config)), weights, self.source)
+            with suppress(AttributeError, KeyError, TypeError):  # which loading says better
+                check_size(self.empty(loader, config), weights, self.source)
         return self._read(loader, config=config, dtype=dtype)
+
+    def empty(self, loader: Any, config: Any) -> Any:
+        """The same model, without memory for its tensors."""
+        config = copy.deepcopy(config)
+        with torch.device("meta"):
+            if loader is LinearizedForCausalLM:
+                return loader._from_config(config)
+            return loader.from_config(config, trust_remote_code=self.trust_remote_code)
 
     def _read(self, loader: Any, **given: Any) -> Any:
         try:
@@ -93,11 +101,6 @@ class Checkpoint:
             if self.trust_remote_code or "trust_remote_code" not in str(error):
                 raise
             raise _untrusted(self.source) from error
-
-    def _empty(self, loader: Any, config: Any) -> Any:
-        if loader is LinearizedForCausalLM:
-            return loader._from_config(config)
-        return loader.from_config(config, trust_remote_code=self.trust_remote_code)
 
     def _folder(self) -> Path | None:
         return Path(self.source) if Path(self.source).is_dir() else None

@@ -8,7 +8,7 @@ from asked import asked
 from commands import TEXT, embedded, refused
 from cut_models import doing_nothing, logits
 from tiny_models import tiny
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedModel
 
 from linscore.embedded.shipped import EMBEDDED_MODEL
 
@@ -193,3 +193,17 @@ def test_help_says_how_a_number_differs_from_a_list(run):
     code, printed, _ = run("prune", "--help")
     assert code == 0
     assert "5, for block 5 alone" in " ".join(printed.split())
+
+
+def test_what_would_not_load_again_is_not_kept(run, models, tmp_path, monkeypatch):
+    """As a model whose tensors are written under names that nobody reads."""
+
+    def renamed(self, folder, *args, **kwargs):
+        names = {f"other.{name}": tensor for name, tensor in self.state_dict().items()}
+        PreTrainedModel.save_pretrained(self, folder, *args, state_dict=names, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", renamed)
+    code, _, error = run("prune", models / "original", "--drop", "1,", "--out", tmp_path / "out")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "would not load as the model that it is" in error
+    assert list(tmp_path.iterdir()) == []
