@@ -163,7 +163,7 @@ def _homes(root: Path) -> dict[str, set[str]]:
     """The folders that hold the configuration of each task."""
     homes: dict[str, set[str]] = {}
     for path in root.rglob("*.yaml"):
-        for name in _TASK_LINE.findall(path.read_bytes()):
+        for name in _TASK_LINE.findall(path.read_bytes()) if path.is_file() else ():  # a pipe would be waited for
             homes.setdefault(name.decode(), set()).add(str(path.parent))
     return homes
 

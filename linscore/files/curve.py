@@ -10,7 +10,10 @@ from typing import Any
 from linscore.errors import LinscoreError, reason
 from linscore.files.full_disk import room_for
 from linscore.files.json_file import fitted, parse_json
+from linscore.files.regular import read_text
 from linscore.files.whole import whole_file
+
+MOST_BYTES = 1 << 30  # millions of steps
 
 __all__ = ["append_line", "read_curve", "write_curve"]
 
@@ -22,10 +25,12 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
         LinscoreError: when it is damaged.
     """
     try:
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+        whole = read_text(path, MOST_BYTES, "give another `out`").rpartition("\n")[0]
         lines = [fitted(dict[str, Any], parse_json(line), "a line") for line in whole.splitlines()]
         for line in lines:
             fitted(int, line.get("step"), "step")
+    except LinscoreError:
+        raise
     except ValueError as error:
         raise LinscoreError(f"{path} is damaged: start again, with another `out` ({reason(error)})") from error
     return lines

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from linscore.errors import LinscoreError, reason
+from linscore.files.regular import read_text
 
 __all__ = ["NOT_IN_FILES", "MisfitError", "build", "fitted", "json_text", "missing_keys", "parse_json", "read_json"]
 
@@ -44,14 +45,11 @@ def read_json(path: str | Path, kind: type[T], *, damaged: str, most_bytes: int 
         LinscoreError: when it is no file, or, with the words `damaged` behind the path, holds something else or more
             than `most_bytes`.
     """
-    if not Path(path).is_file():  # a pipe would be waited for
-        raise LinscoreError(f"{path} is no file: give one that linscore has written")
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(most_bytes + 1)
-        if len(content) > most_bytes:
-            raise ValueError(f"it has more than {most_bytes:,} bytes")
-        return fitted(kind, parse_json(content.decode("utf-8")), "it")
+        text = read_text(Path(path), most_bytes, "give one that linscore has written")
+        return fitted(kind, parse_json(text), "it")
+    except LinscoreError:
+        raise
     except (OSError, ValueError) as error:
         raise LinscoreError(f"{path} {damaged} ({reason(error)})") from error
 

@@ -1,12 +1,13 @@
 """A long run that is gone on with: its folder says what it was begun with, so that no other run goes on there.
 
-settings.json   the settings, places absolute, and what was found out before the first step
+settings.json   the settings, places as they lie from here, and what was found out before the first step
 .lock           which process works there, while one does
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,15 +38,15 @@ class RunFolder:
         path: of the folder.
         settings: a dataclass of what makes the run the run it is.
         free: the names of those that may be others when it goes on.
-        places: the names of those that may be paths, which hold in every working directory.
+        places: the names of those that may be paths, which are kept as they lie from the folder.
     """
 
     def __init__(
         self, path: Path, settings: DataclassInstance, *, free: Collection[str] = (), places: Collection[str] = ()
     ) -> None:
         self.path, self._free = path, free
-        self._settings = asdict(settings) | {name: _absolute(getattr(settings, name)) for name in places}
-        self._begun, self._lock = False, Lock(path)
+        self._settings = asdict(settings) | {name: self._from_here(getattr(settings, name)) for name in places}
+        self._places, self._begun, self._lock = places, False, Lock(path)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -87,12 +88,21 @@ class RunFolder:
         if not file.exists():
             raise LinscoreError(f"{self.path} holds no run to go on with: begin one, without `resume`")
         begun = read_json(file, kind, damaged=f"is damaged: remove {self.path} and start again")
-        other = difference(asdict(begun), self._settings, self._free)
+        former = {
+            name: self._from_here(getattr(begun, name)) for name in self._places if _absolute(getattr(begun, name))
+        }
+        other = difference(asdict(begun) | former, self._settings, self._free)
         if other is not None:
             raise LinscoreError(f"{self.path} was begun with {other}: give the same, or another `out`")
         self._lock.take()
         remove_leftovers(self.path)
         return begun
+
+    def _from_here(self, name: str | None) -> str | None:
+        """What lies on this machine as it lies from the folder; a Hub name, "embedded" and "-" as they are."""
+        if name is None or name in (*SHIPPED, "-") or not (Path(name).exists() or _absolute(name)):
+            return name
+        return os.path.relpath(Path(name).resolve(), self.path.resolve())
 
     @contextmanager
     def kept(self, newest: Callable[[], Path | None]) -> Iterator[None]:
@@ -131,7 +141,6 @@ def _named(name: str, value: Any) -> str:
     return f"no `{name}`" if value is None else f"`{name}={value}`"
 
 
-def _absolute(name: str | None) -> str | None:
-    """What lies on this machine as an absolute path; a Hub name, "embedded" and "-" as they are."""
-    local = name is not None and name not in (*SHIPPED, "-") and Path(name).exists()
-    return str(Path(name).resolve()) if name is not None and local else name
+def _absolute(name: str | None) -> bool:
+    """Whether a place is absolute, as version 0.1.0 wrote it."""
+    return name is not None and Path(name).is_absolute()

@@ -21,11 +21,24 @@ import yaml
 from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError, reason
 from linscore.files.json_file import MisfitError, fitted, missing_keys
+from linscore.files.regular import read_text
 
 __all__ = ["CONFIGS", "REGULARIZERS", "Recipe", "read_recipe"]
 
 CONFIGS = Path(__file__).with_name("configs")
 REGULARIZERS, SCHEDULES, DTYPES = ("none", "mse", "cosine"), ("cosine", "wsd"), ("auto", "float32", "bfloat16")
+
+
+MOST_BYTES = 1 << 20
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, a few lines of which can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*): write the value out")
+        return super().compose_node(parent, index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +147,10 @@ def read_recipe(config: str | Path) -> Recipe:
         names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
         raise LinscoreError(f"`config={config}` is no file: give one, or one of {names}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(read_text(path, MOST_BYTES, "give a recipe"), _Loader)
+    except LinscoreError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # of dates and numbers, of nesting
         raise LinscoreError(f"{path} is no YAML ({reason(error)}): mend it") from error
     if not isinstance(content, dict):
         raise LinscoreError(f"{path} holds no settings: write lines such as steps: 1000")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from linscore.errors import LinscoreError, LinscoreWarning
+from linscore.files.regular import check_regular
 from linscore.machine.extras import need
 from linscore.text import compressed
 from linscore.text.compressed import form_of, is_compressed, lines_of, opened, pieces_of, too_long
@@ -74,7 +75,8 @@ def read_documents(path: str | Path, say: Say = warn) -> Iterator[Document]:
         return _folder_documents(path, say)
     if not path.exists():
         raise LinscoreError(f"{path} does not exist: give a text file, a folder, or - for standard input")
-    if path.is_file() and path.stat().st_size == 0:
+    check_regular(path, "write its content to a file, or give - for standard input")
+    if path.stat().st_size == 0:
         raise LinscoreError(f"{path} is empty: give a file with text in it")
     _check_readers([path])
     return _file_documents(path, say)

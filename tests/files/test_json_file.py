@@ -157,5 +157,5 @@ def test_what_is_no_file_is_not_waited_for(path, there):
         path.mkdir()
     if there == "pipe":
         os.mkfifo(path)
-    with pytest.raises(LinscoreError, match=r"file\.json is no file"):
+    with pytest.raises(LinscoreError, match=r"file\.json is no (regular )?file"):
         read_json(path, Whole, damaged=DAMAGED)

@@ -50,10 +50,21 @@ def test_a_run_says_what_it_was_begun_with(tmp_path, monkeypatch):
     (tmp_path / "text.txt").touch()
     folder(tmp_path / "out", text="text.txt").begin(before=1.5)
     assert (tmp_path / "out" / SETTINGS).read_text() == (
-        f'{{\n  "text": "{tmp_path}/text.txt",\n  "steps": 3,\n  "rate": 0.5,\n  "workers": 1,\n  "before": 1.5\n}}\n'
+        '{\n  "text": "../text.txt",\n  "steps": 3,\n  "rate": 0.5,\n  "workers": 1,\n  "before": 1.5\n}\n'
     )
     monkeypatch.chdir("out")
     assert folder(tmp_path / "out", text="../text.txt", workers=2).resume(Found).before == 1.5
+
+
+def test_a_run_of_version_0_1_0_which_wrote_absolute_places_goes_on(tmp_path):
+    (tmp_path / "text.txt").touch()
+    folder(tmp_path / "out", text=str(tmp_path / "text.txt")).begin(before=1.5)
+    settings = json.loads((tmp_path / "out" / SETTINGS).read_text())
+    assert str(tmp_path) not in json.dumps(settings)
+    (tmp_path / "out" / SETTINGS).write_text(json.dumps(settings | {"text": str(tmp_path / "text.txt")}))
+    assert folder(tmp_path / "out", text=str(tmp_path / "text.txt")).resume(Found).before == 1.5
+    with pytest.raises(LinscoreError, match="was begun with"):
+        folder(tmp_path / "out", text=str(tmp_path / "other.txt")).resume(Found)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,11 @@ def test_what_is_given_takes_the_place_of_the_file(tmp_path):
         (NEEDED.replace("hidden_size", "3"), "model: 3 is no key"),
         (NEEDED.replace("1e-3", "0"), "learning_rate is 0.0: give a number above 0"),
         ("a: [", "is no YAML"),
+        ("a: &a [1]\nb: [*a, *a]\n", "has an alias"),
+        ("a: 2001-99-99", "is no YAML"),
+        ("a: 0b_", "is no YAML"),
+        ("[" * 5000, "is no YAML"),
+        ("#" * (1 << 20) + "\n", "more than 1,048,576 bytes"),
         ("", "holds no settings"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 
 import datasets
@@ -209,3 +210,9 @@ def test_a_dataset_without_text_names_its_columns(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
     with pytest.raises(LinscoreError, match='dataset owner/name has no column "text" but body: rename'):
         read_dataset("owner/name")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(LinscoreError, match="is no regular file"):
+        read_documents(tmp_path / "pipe.txt")
