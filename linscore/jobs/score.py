@@ -19,6 +19,9 @@ from linscore.scoring.report import MOMENTS, REPORT, Report, ScoreWarning
 from linscore.scoring.score import score
 from linscore.spans import Span, parse_blocks, runs
 from linscore.text.source import Text
+from linscore.text.tokens import OddTokens
+
+MOST = 0.5  # of the tokens: above, the tokenizer was made for other text
 
 COLLECT_FOR = ("spans", "fuse", "fuse-output")
 
@@ -61,11 +64,16 @@ def run_score(
             former.check_weights(loaded.decoder, model)
         doubts: list[str] = []
         about = (loaded.tokenizer, loaded.context, loaded.model.device)
-        batches = read.batches(*about, folds=scoring.folds, say=doubts.append)
+        odd = OddTokens(loaded.tokenizer)
+        batches = odd.watch(read.batches(*about, folds=scoring.folds, say=doubts.append))
         special = loaded.tokenizer.all_special_ids if chosen.skip_special else ()
         options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
         with TokenProgress(read.expected_tokens(loaded.tokenizer), "scoring") as progress:
             report = score(loaded.model, batches, options, name=loaded.name, text=str(read), progress=progress.advance)
+        if odd.share > MOST:
+            doubts.append(
+                f"{odd.share:.0%} of the tokens are unknown or single bytes: another model's text or tokenizer"
+            )
         report = replace(report, warnings=[*report.warnings, *(ScoreWarning("text", line) for line in doubts)])
         paths = report.save(folder)
         remove_leftovers(folder, REPORT, MOMENTS)

@@ -87,6 +87,8 @@ class Report:
     warnings: list[ScoreWarning]
     blocks: list[BlockReport]
     spans: list[SpanReport]  # of two blocks or more, where they were asked for
+    tokens_digest: str | None = None  # SHA-256 of the token ids, in the order of the batches
+    loss: float | None = None  # nats a token, on the first sequences of the text; None without a head
     final_state: dict[str, float | None] | None  # shape of what leaves the last block
     run: str | None = field(default=None, compare=False)  # of its own; None: version 0.1.0
     moments_digest: str | None = field(default=None, compare=False)  # SHA-256, once they are saved
@@ -95,7 +97,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the promised keys first in each block and span."""
         apart = {"moments", "blocks", "spans", "warnings"}
-        apart |= {name for name in ("run", "moments_digest") if getattr(self, name) is None}
+        apart |= {name for name in ("run", "moments_digest", "tokens_digest", "loss") if getattr(self, name) is None}
         data = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         warnings = [asdict(warning) for warning in self.warnings]
         blocks = [{"index": block.index} | asdict(block) for block in self.blocks]

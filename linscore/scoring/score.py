@@ -19,14 +19,15 @@ from linscore.errors import LinscoreError
 from linscore.machine.versions import versions
 from linscore.options import ScoreOptions
 from linscore.scoring.collect import Collector
+from linscore.scoring.first_loss import first_loss
 from linscore.scoring.names import MomentsName, Part
 from linscore.scoring.report import BlockReport, Report, SpanReport
-from linscore.scoring.warnings import find_warnings
+from linscore.scoring.warnings import find_warnings, misfit_warnings
 from linscore.spans import Span
 from linscore.statistics.centered import centered
 from linscore.statistics.figures import BlockMetrics, Linearity, block_metrics, state_metrics
 from linscore.statistics.moments import Moments
-from linscore.text.batch import Batch
+from linscore.text.batch import Batch, TokenDigest, read_batch
 
 PARTS: tuple[Part, ...] = get_args(Part)
 Figures = TypeVar("Figures", bound=Linearity)
@@ -83,13 +84,20 @@ def score_decoder(
         collector = Collector(decoder, options)
         check_causal(decoder)
         started = time.perf_counter()
+        digest, first, fits = TokenDigest(), True, None
         for batch in batches:
             tokens = collector.add(batch)
+            ids = read_batch(batch)
+            digest.add(ids.input_ids)
+            fits = first_loss(decoder, ids) if first else fits
+            first = False
             if progress is not None:
                 progress(tokens)
     if not collector.moments:
         raise LinscoreError("there was no batch to score: give at least one")
-    return report_of(collector, name or decoder.name, text, spectra, time.perf_counter() - started)
+    report = report_of(collector, name or decoder.name, text, spectra, time.perf_counter() - started)
+    doubts = [*report.warnings, *misfit_warnings(fits)]
+    return replace(report, tokens_digest=str(digest), loss=fits and fits.loss, warnings=doubts)
 
 
 def report_of(collector: Collector, name: str, text: str | None, spectra: bool | None, seconds: float) -> Report:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from linscore.scoring.first_loss import FirstLoss
 from linscore.scoring.report import NOT_FINITE, BlockReport, ScoreWarning, SpanReport
 from linscore.statistics.figures import BlockMetrics
 
 # Share of t_δ: at 2.6e-3 the score without residual moves by .001 to .002 (decisions: When rounding is warned of).
 ROUNDING = 1e-3
+# Of scores without residual, from 10 tokens per feature on: noise alone takes 0.2 off there.
+GAP = 0.25
 SENSITIVITY = 1e-4  # of the score without residual, when the cut-off of the solve is ten times higher
 
 
@@ -50,6 +53,26 @@ def find_warnings(
     return found + [warning for check in _CHECKS for warning in [_concerning(blocks, spans, *check)] if warning]
 
 
+def misfit_warnings(first: FirstLoss | None) -> list[ScoreWarning]:
+    """The doubt whether text and model belong together, where there is one."""
+    if first is None or first.loss <= first.guessing:
+        return []
+    return [
+        ScoreWarning(
+            "text_does_not_fit",
+            f"predicting this text costs more than guessing, {first.guessing:.2f} nats a token (see loss): text or "
+            "tokenizer are not this model's, or it is not trained; scores say little then",
+        )
+    ]
+
+
+def _heldout_far_below(block: BlockMetrics) -> bool:
+    in_sample, heldout = block.linearity_no_residual, block.linearity_no_residual_heldout
+    if in_sample is None or heldout is None or block.rows < 10 * block.width:  # see few_tokens
+        return False
+    return in_sample - heldout > GAP
+
+
 def _concerning(
     blocks: Sequence[BlockReport],
     spans: Sequence[SpanReport],
@@ -85,6 +108,12 @@ _CHECKS: list[tuple[str, Callable[[BlockMetrics], bool], str]] = [
         lambda block: (block.rounding_share or 0.0) > ROUNDING,
         f"16-bit rounding of the residual stream is more than {ROUNDING:.1%} of what the block adds: scores without "
         "residual are that much too low; score in float32",
+    ),
+    (
+        "heldout_gap",
+        _heldout_far_below,
+        f"held out, scores without residual lie more than {GAP} below those in-sample, though there are 10 tokens per "
+        "feature: maps of one part of the text do not hold for the other; trust held-out ones, give more or other text",
     ),
     (
         "heavy_rows",

@@ -56,7 +56,7 @@ def read_batch(batch: Batch) -> Tokens:
 
 
 class TokenDigest:
-    """SHA-256 of the batches that pass by."""
+    """SHA-256 of the batches that pass by, or of token ids."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -68,6 +68,10 @@ class TokenDigest:
             for name in sorted(parts):
                 self._digest.update(parts[name].numpy(force=True).tobytes())
             yield batch
+
+    def add(self, input_ids: Tensor) -> None:
+        """Add token ids by themselves, whatever batches they come in."""
+        self._digest.update(input_ids.long().numpy(force=True).tobytes())
 
     def __str__(self) -> str:
         return self._digest.hexdigest()

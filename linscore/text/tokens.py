@@ -33,6 +33,10 @@ _LAST_LINE_END = re.compile(r".*\S\n(?=\S)", re.DOTALL)
 _LAST_WORD_END = re.compile(r".*\S(?= \S)", re.DOTALL)
 
 
+# What byte-level BPE writes for the bytes from 0x80 on: themselves where they are printable, else from U+0100 on.
+_HIGH_BYTES = [chr(at) for at in (*range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100 + 34, 0x100 + 68))]
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
     """Ids of a text; `verbose=False` because a text longer than the model's context is no fault here."""
     return tokenizer(text, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
@@ -48,6 +52,34 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
     if tokenizer.eos_token_id not in (None, *after):
         after.append(tokenizer.eos_token_id)
     return before, after
+
+
+class OddTokens:
+    """Counts tokens of batches that pass by which stand for no text that the tokenizer was made for.
+
+    That is unknown ones and single bytes of characters that it lacks. Vocabularies of little more than bytes have none.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        vocabulary = tokenizer.get_vocab()
+        odd = {at for token, at in vocabulary.items() if re.fullmatch("<0x[0-9A-F]{2}>", token)}
+        if all(byte in vocabulary for byte in _HIGH_BYTES):  # byte-level BPE
+            odd |= {vocabulary[byte] for byte in _HIGH_BYTES}
+        odd |= {tokenizer.unk_token_id} - {None, tokenizer.eos_token_id, tokenizer.bos_token_id}
+        self._odd = torch.tensor(sorted(odd) if len(vocabulary) > 512 else [], dtype=torch.long)
+        self._all = self._found = 0
+
+    def watch(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """The same batches."""
+        for batch in batches:
+            self._all += batch["input_ids"].numel()
+            self._found += int(torch.isin(batch["input_ids"], self._odd).sum())
+            yield batch
+
+    @property
+    def share(self) -> float:
+        """Of all tokens so far."""
+        return self._found / max(1, self._all)
 
 
 def overlap(before: SequenceOf[int], after: SequenceOf[int]) -> int:

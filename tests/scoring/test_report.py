@@ -156,7 +156,7 @@ def test_doubts_are_data_in_the_report():
     assert {"few_tokens", "single_fold", "rank_deficient"} <= kinds(found)
     assert all(warning.message and "\n" not in warning.message for warning in found.warnings)
     many = torch.randint(3, model.config.vocab_size, (40, 32), generator=torch.Generator().manual_seed(0))
-    assert not kinds(linscore.score(model, [many]))
+    assert kinds(linscore.score(model, [many])) <= {"text_does_not_fit"}  # nobody has trained it
 
 
 def test_rounding_of_a_16_bit_stream_is_warned_about_where_a_block_adds_little():

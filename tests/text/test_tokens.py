@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from linscore.evaluation.windows import Reader
 from linscore.pretraining.token_store import tokenize
 from linscore.text.packing import pack
-from linscore.text.tokens import overlap, text_ids
+from linscore.text.tokens import OddTokens, overlap, text_ids
 
 A, B, EOS, BOS = range(4)
 
@@ -55,3 +56,22 @@ def test_perplexity_counts_the_same_tokens_whoever_spells_bos(tokenizer, text):
 )
 def test_overlap_is_the_longest(before, after, expected):
     assert overlap(before, after) == expected
+
+
+def byte_level(words):
+    """A byte-level vocabulary of all bytes, some words and filling."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: at for at, token in enumerate([*alphabet, *words, *(f"filling{n}" for n in range(300))])}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="filling0")))
+
+
+def test_tokens_of_text_that_a_tokenizer_was_not_made_for_are_counted(tokenizer):
+    bytes_of = byte_level(["word"])
+    ids = bytes_of.convert_tokens_to_ids
+    high = ["Ñ", "Ģ", "Ń"]  # 0xD1, 0x80, 0xAD
+    odd = OddTokens(bytes_of)
+    list(odd.watch([{"input_ids": torch.tensor([[*map(ids, high), ids("word"), ids("a"), ids("Ġ")]])}]))
+    assert odd.share == 0.5
+    few = OddTokens(tokenizer)  # a vocabulary of little more than bytes
+    list(few.watch([{"input_ids": torch.tensor([[4, 4]])}]))
+    assert few.share == 0
