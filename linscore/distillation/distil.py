@@ -22,6 +22,7 @@ from linscore.distillation.pair import pair_up, wanted
 from linscore.distillation.parameters import in_float32, training_only
 from linscore.errors import LinscoreError, above_zero, at_least
 from linscore.machine.extras import need
+from linscore.machine.processes import check_joined, on_cpu
 from linscore.text.batch import Batch
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ def new_accelerator() -> Accelerator:
     from accelerate.utils import DistributedDataParallelKwargs
 
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # behind the last pair nothing gets one
-    return Accelerator(device_placement=False, kwargs_handlers=[unused])
+    accelerator = Accelerator(device_placement=False, cpu=on_cpu(), kwargs_handlers=[unused])
+    check_joined(accelerator.num_processes)
+    return accelerator
 
 
 class _Trainer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from linscore.files.curve import write_curve
 from linscore.files.run_folder import RunFolder
 from linscore.files.whole import new_folder
 from linscore.machine.extras import need
+from linscore.machine.processes import check_single
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import (
     DISTIL_PLACE,
@@ -177,8 +177,7 @@ def _check(asked: Settings, save_every: int | None) -> None:
     if asked.text is None and asked.dataset is None:
         raise LinscoreError("there is no text to train on: give `text` or `dataset`")
     Source(asked.text, asked.dataset).check()
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise LinscoreError("linscore distil runs in one process: call linscore.distil from several")
+    check_single("distil", "call linscore.distil from several")
 
 
 @dataclass(frozen=True)

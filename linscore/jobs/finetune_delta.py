@@ -16,6 +16,7 @@ from linscore.finetuning.delta import FinetuneDelta, SeedResult, not_learned
 from linscore.finetuning.examples import Examples, class_examples, preference_examples, split
 from linscore.finetuning.fine_tune import Finetuning, accuracy, fine_tune
 from linscore.machine.extras import need
+from linscore.machine.processes import check_single
 from linscore.machine.versions import versions
 from linscore.models.load import Pretrained, load_tokenizer, load_with_head, read_context
 from linscore.models.release import release
@@ -63,6 +64,7 @@ def run_finetune_delta(
         LinscoreError: for any input that cannot be used, or a loss that is not finite; then nothing is written.
     """
     need("train", "fine-tuning", "accelerate", "sklearn")
+    check_single("finetune-delta", "start it without torchrun")
     labelled, asked, place = labelled or LabelledOptions(), finetuning or FinetuneOptions(), place or PlaceOptions()
     trust = place.trust_remote_code
     settings = _settings(asked, training, scored)

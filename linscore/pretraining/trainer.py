@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from linscore.errors import LinscoreError, reason
 from linscore.files.whole import new_folder
+from linscore.machine.processes import check_joined, on_cpu
 from linscore.pretraining.checkpoints import diverged, keep_newest, remove_damaged
 from linscore.pretraining.recipe import Recipe
 from linscore.regularization.trainer import RegularizedTrainer
@@ -111,8 +112,8 @@ def training_arguments(recipe: Recipe, folder: Path, device: str) -> TrainingArg
     """What the Trainer is told; its own progress bar and loss filter are off.
 
     Raises:
-        LinscoreError: for a batch that cannot be shared out, several GPUs in one process, or a device or tracker that
-            is not there.
+        LinscoreError: for a batch that cannot be shared out, several GPUs in one process, processes that would each
+            train by itself, or a device or tracker that is not there.
     """
     cuda = torch.cuda.is_available() and device != "cpu"
     try:
@@ -125,7 +126,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str) -> TrainingArg
             adam_beta2=0.95,
             max_grad_norm=1.0,
             seed=recipe.seed,
-            use_cpu=device == "cpu",
+            use_cpu=on_cpu(device),
             bf16=recipe.dtype == "bfloat16" or (recipe.dtype == "auto" and cuda),
             dataloader_pin_memory=cuda,
             ddp_timeout=PATIENCE,
@@ -143,6 +144,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str) -> TrainingArg
             tracker()  # which looks for what it needs
     except (ValueError, ImportError, RuntimeError) as error:
         raise LinscoreError(f"the training cannot be set up ({reason(error)})") from error
+    check_joined(arguments.world_size)
     if arguments.n_gpu > 1:
         raise LinscoreError("one process sees several GPUs: start it with torchrun, or set CUDA_VISIBLE_DEVICES to one")
     share, rest = divmod(recipe.batch_size, arguments.world_size)
