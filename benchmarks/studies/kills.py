@@ -165,7 +165,7 @@ def result(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.name in ("settings.json", "trainer_state.json"):  # absolute paths; times
+        if path.name == "trainer_state.json":  # which holds times
             continue
         if path.suffix == ".json":
             found[str(inside)] = _plain(json.loads(path.read_text()))
