@@ -37,6 +37,8 @@ def end(error: BaseException, *, shown: bool) -> int:
     if isinstance(error, BrokenPipeError):  # `linscore … | head`: whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
         return BROKEN_PIPE
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
+        error = error.__cause__  # a file that ends too early, which click takes for Ctrl-D
     if shown:
         traceback.print_exception(error)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):

@@ -49,5 +49,7 @@ def finetune_delta(model: str, as_json: bool, **asked: Any) -> None:
     result = run_finetune_delta(model, **asked)
     if as_json:
         click.echo(result.to_json(), nl=False)
-    else:
-        show(finetune_table(result))
+        return
+    show(finetune_table(result))
+    if asked["out"] is not None:
+        click.echo(f"result   {asked['out']}/finetune.json")

@@ -31,5 +31,7 @@ def probe(model: str, as_json: bool, **asked: Any) -> None:
     probing = run_probe(model, **asked)
     if as_json:
         click.echo(probing.to_json(), nl=False)
-    else:
-        show(probe_table(probing))
+        return
+    show(probe_table(probing))
+    if asked["out"] is not None:
+        click.echo(f"probe    {asked['out']}/probe.json\npicture  {asked['out']}/probe.png")

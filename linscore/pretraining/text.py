@@ -57,7 +57,7 @@ def prepare(recipe: Recipe, folder: Path, first: bool) -> Prepared:
         if len(heldout.tokens) < recipe.seq_len:
             raise LinscoreError(
                 f"the text has {whole:,} tokens; the hundredth of them that is held out does not fill a sequence of "
-                f"{recipe.seq_len}: give more text or a smaller seq_len"
+                f"{recipe.seq_len}: give more text, or a recipe with a smaller seq_len"
             )
     rows = consecutive(heldout, recipe.seq_len, recipe.heldout_tokens)
     name = "Python's standard library" if _is_default(recipe) else str(recipe.dataset or recipe.text)

@@ -55,6 +55,12 @@ def test_what_nobody_expected_says_where_it_was_and_that_it_is_a_bug(ranking):
     assert os.getcwd() not in err
 
 
+def test_a_file_that_ends_too_early_is_no_interruption(ranking):
+    code, _, err = ranking(EOFError("Compressed file ended"))
+    assert code == 2
+    assert "EOFError: Compressed file ended" in err
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), LinscoreError("y"), KeyboardInterrupt()])
 @pytest.mark.parametrize("asked", ["before", "after", "environment"])
 def test_debug_shows_the_traceback_and_changes_nothing_else(ranking, monkeypatch, error, asked):

@@ -163,8 +163,11 @@ def test_spreads():
 
 def test_the_command_prints_a_row_per_block(run, checkpoint, tmp_path):
     data = written(tmp_path, ROWS)
-    code, printed, error = run("finetune-delta", checkpoint, "--data", data, "--epochs", 1, "--seeds", 1)
+    code, printed, error = run(
+        "finetune-delta", checkpoint, "--data", data, "--epochs", 1, "--seeds", 1, "--out", tmp_path / "o"
+    )
     assert code == 0, error
+    assert f"result   {tmp_path}/o/finetune.json" in printed
     assert [line.split()[1] for line in printed.splitlines() if line.startswith("│")] == ["0", "1", "2", "mean"]
     assert "one seed: no spread" in printed
 
