@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -100,6 +101,8 @@ def started(place: Path, run: Callable[[], None], said: Path) -> int:
         code = 0
     except SystemExit as stop:
         code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
