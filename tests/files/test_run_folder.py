@@ -178,6 +178,18 @@ def test_what_another_process_has_begun_is_not_removed(tmp_path):
     assert (tmp_path / "out" / SETTINGS).is_file()
 
 
+def test_one_process_at_a_time_begins_or_goes_on(tmp_path):
+    with folder(tmp_path / "out") as run:
+        run.begin()
+        before = content(tmp_path / "out")
+        with pytest.raises(LinscoreError, match=rf"another process .* works on {tmp_path / 'out'}"):
+            folder(tmp_path / "out").resume(Settings)
+        assert content(tmp_path / "out") == before
+    with folder(tmp_path / "out") as run:
+        run.resume(Settings)
+    assert content(tmp_path / "out").keys() == {SETTINGS}
+
+
 DISTIL = """{
   "student": "cut",
   "teacher": "original",
