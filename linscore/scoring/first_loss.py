@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from linscore.decoder.find import Decoder
-from linscore.decoder.run import evaluating
+from linscore.decoder.run import evaluating, uncompiled
 from linscore.text.batch import Tokens
 
 TOKENS = 1024  # of the first batch, at most
@@ -30,7 +30,7 @@ def first_loss(decoder: Decoder, batch: Tokens) -> FirstLoss | None:
     if head is None or head() is None or model.config.is_encoder_decoder:
         return None
     losses: list[Tensor] = []
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), uncompiled():
         for ids, real in zip(batch.input_ids, batch.real, strict=True):
             row = ids[real][None, :ROW].to(model.device, torch.long)
             if sum(map(len, losses)) + row.shape[1] - 1 > TOKENS:

@@ -35,6 +35,7 @@ def batches(meanwhile):
     yield tokens(8, 20)
 
 
+@pytest.mark.slow
 def test_a_second_score_is_refused_and_the_first_goes_on():
     model, other, errors = tiny("llama"), tiny("llama"), []
 

@@ -25,6 +25,7 @@ class Holder:
         self._model = model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [compiled, nn.DataParallel, Holder, lambda model: Holder(compiled(model))])
 def test_wrappers_are_looked_through(wrap):
     model = tiny("llama")

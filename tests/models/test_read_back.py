@@ -30,7 +30,7 @@ def no_weights(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_weights")
-@pytest.mark.parametrize("family", ["gpt_neox", "mixtral", "llava"])
+@pytest.mark.parametrize("family", ["mixtral", "llava"])
 def test_what_is_whole_is_accepted_without_reading_weights(family, tmp_path):
     """In several files, and from memory that is renamed and converted on the way."""
     whole = multimodal(family) if family == "llava" else tiny(family).to(torch.bfloat16)
@@ -53,6 +53,7 @@ def reconfigure(folder, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
