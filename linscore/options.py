@@ -131,6 +131,7 @@ class MapOptions:
 
     rank: int | None = option(None, "The best map of rank R, stored as two factors.", "R")
     diagonal: bool = option(False, "One number for each feature.")
+    mean: bool = option(False, "The mean of what is added, the same for every token.")
     ridge: str | None = option(None, "auto (least held-out error), 0 for none, or a number [auto].", "λ")
 
 

@@ -134,11 +134,17 @@ def read_ridge(text: str | None) -> float | Literal["auto"] | None:
 
 
 def _warn(replacements: Sequence[Replacement], say: Say) -> None:
-    """Point out maps that are worse than none."""
+    """Point out maps that are worse than dropping the block, or than the mean of what it adds."""
     for one in replacements:
-        missed = (one.fit or {}).get("error_heldout")
-        if missed is not None and missed >= 1:
-            say(f"warning: on unseen text the map for block {one.span} is worse than none: give more text")
+        fit = one.fit or {}
+        missed, dropped = fit.get("error_heldout"), fit.get("error_dropped")
+        if missed is None or dropped is None:
+            continue
+        found = f"warning: on unseen text the map for block {one.span} misses {missed:.1%}"
+        if missed >= dropped:
+            say(f"{found}, dropping it {dropped:.1%}: prune it, or give more text")
+        elif missed >= 1 and fit.get("kind") != "mean":
+            say(f"{found}, the mean of what it adds 100%: linearize it by the mean, or give more text")
 
 
 def _check_finite(model: PreTrainedModel) -> None:
@@ -157,4 +163,5 @@ def _names(model: PreTrainedModel, index: int, path: str) -> list[str]:
 def _described(fitted: FittedMap, on: str | None) -> dict[str, Any]:
     """How a map was fitted, for the record."""
     form = {"kind": fitted.kind, "rank": fitted.rank} if on is None else {"on": on}
-    return {**form, "ridge": fitted.ridge, "error": fitted.error, "error_heldout": fitted.error_heldout}
+    errors = {name: getattr(fitted, name) for name in ("error", "error_heldout", "error_dropped")}
+    return {**form, "ridge": fitted.ridge, **errors}

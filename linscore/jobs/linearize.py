@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from linscore.errors import LinscoreError
 from linscore.jobs.cut import Cut, Result, Say, quiet_say, read_ridge, replaced, run_cut
 from linscore.jobs.cut_moments import find_moments
 from linscore.jobs.cut_request import CutRequest
@@ -33,8 +34,11 @@ def run_linearize(
         LinscoreError: as `run_prune`, and for maps that cannot be fitted.
     """
     request, form = CutRequest(cut, text or TextOptions()), form or MapOptions()
-    options: dict[str, Any] = {"kind": "diagonal"} if form.diagonal else {}
-    ridge = None if form.diagonal and form.ridge is None else read_ridge(form.ridge)
+    if form.diagonal and form.mean:
+        raise LinscoreError("`diagonal` and `mean` are both given: give one")
+    kind = "diagonal" if form.diagonal else "mean" if form.mean else "full"
+    options: dict[str, Any] = {"kind": kind}
+    ridge = None if kind != "full" and form.ridge is None else read_ridge(form.ridge)
 
     def operate(loaded: Pretrained, spans: Sequence[Span]) -> Result:
         names = {span: MomentsName.across(span) for span in spans}

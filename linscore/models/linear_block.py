@@ -43,7 +43,7 @@ class LinearBlock(nn.Module):
     in 16 bits, and a rounded B would move the mean of y.
 
     Args:
-        factors: what makes up B, by the names above, in the order x meets them.
+        factors: what makes up B, by the names above, in the order x meets them; nothing for B = 0.
         mean_x: μ_x `[d]`.
         mean_delta: μ_δ `[d]`.
         dtype: of B; float32 by default.
@@ -85,7 +85,7 @@ class LinearBlock(nn.Module):
 
     def delta(self, x: Tensor) -> Tensor:
         """(x − μ_x) B + μ_δ `[..., d]`, in the dtype of μ_δ."""
-        moved = x - self.center
+        moved = x - self.center if self.factors else torch.zeros_like(self.center).expand_as(x)
         for name in self.factors:
             factor = self.get_parameter(name)
             moved = moved.to(factor.dtype)
@@ -267,7 +267,7 @@ def _empty_map(block: nn.Module, width: int, entry: dict[str, Any]) -> tuple[dic
     factors, r = entry["factors"], 0 if entry["rank"] is None else entry["rank"]
     shapes = {"weight": (width, width), "down": (width, r), "up": (r, width), "scale": (width,)}
     fits = any(width in parameter.shape for parameter in block.parameters()) and 0 <= r <= width
-    if factors not in (["weight"], ["down", "up"], ["scale"]) or not fits:
+    if factors not in ([], ["weight"], ["down", "up"], ["scale"]) or not fits:
         raise DamagedError(f"the configuration has a linear block of unknown form: {entry}, width {width}")
     return {name: torch.zeros(shapes[name]) for name in factors}, torch.zeros(width), torch.zeros(width)
 

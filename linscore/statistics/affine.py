@@ -52,6 +52,11 @@ def diagonal_map(moments: Centered) -> AffineMap:
     return AffineMap(torch.diag(gain), moments.mean_x, moments.mean_delta)
 
 
+def mean_map(moments: Centered) -> AffineMap:
+    """The map that adds the mean of δ to every token: B = 0."""
+    return AffineMap(torch.zeros_like(moments.c_xd), moments.mean_x, moments.mean_delta)
+
+
 def squared_error(fitted: AffineMap, moments: Centered) -> float:
     """‖error‖² of a map on other rows, from their moments: equal to evaluating it there, to 1e-14.
 

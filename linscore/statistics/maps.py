@@ -5,6 +5,7 @@
     rank r    B_r = B V_r V_rᵀ,  V_r the first right singular vectors of C_xx^{1/2} B  (reduced-rank regression:
               Izenman, "Reduced-rank regression for the multivariate linear model", J. Multivariate Anal. 5, 1975)
     diagonal  B = diag(C_xδ) / diag(C_xx)
+    mean      B = 0: μ_δ for every token
 
 λ has no unit and does not depend on the number of rows, so what the folds choose holds for all rows together.
 """
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from linscore.errors import LinscoreError
-from linscore.statistics.affine import AffineMap, diagonal_map, fit_map, squared_error
+from linscore.statistics.affine import AffineMap, diagonal_map, fit_map, mean_map, squared_error
 from linscore.statistics.centered import Centered
 from linscore.statistics.moments import Moments
 from linscore.statistics.ridge import Regression, _ridge_map, ridge_path
@@ -29,12 +30,13 @@ from linscore.statistics.ridge import Regression, _ridge_map, ridge_path
 class FittedMap(AffineMap):
     """A map with what is known of it. Errors are shares of t_δ: 1 − linearity without residual."""
 
-    kind: str  # "full", "low-rank" or "diagonal"
+    kind: str  # "full", "low-rank", "diagonal" or "mean"
     factors: tuple[Tensor, Tensor] | None  # [d, r] and [r, d] float64, b = product, where the rank was limited
     ridge: float | None  # λ
     path: tuple[tuple[float, float], ...]  # (λ, held-out error) of every λ tried, at full rank
     error: float | None  # None: the block adds nothing that varies
     error_heldout: float | None  # None: only one fold has rows
+    error_dropped: float | None  # of no map at all, 1 or more: μ_δ is missed too
 
     @property
     def rank(self) -> int:
@@ -45,7 +47,7 @@ class FittedMap(AffineMap):
     def parameters(self) -> int:
         """How many a linear block of this map has: those of B, and d for μ_δ (μ_x is not trained)."""
         d = len(self.b)
-        return {"full": d * d, "low-rank": 2 * d * self.rank, "diagonal": d}[self.kind] + d
+        return {"full": d * d, "low-rank": 2 * d * self.rank, "diagonal": d, "mean": 0}[self.kind] + d
 
     @property
     def flops_per_token(self) -> int:
@@ -56,7 +58,7 @@ class FittedMap(AffineMap):
 def fit_block_map(
     moments: Moments,
     *,
-    kind: Literal["full", "diagonal"] = "full",
+    kind: Literal["full", "diagonal", "mean"] = "full",
     rank: int | None = None,
     ridge: float | Literal["auto"] | None = None,
 ) -> FittedMap:
@@ -64,7 +66,7 @@ def fit_block_map(
 
     Args:
         moments: of the block's (x, y), or of the states around a span of blocks.
-        kind: "full", or "diagonal" to scale each feature by itself.
+        kind: "full", "diagonal" to scale each feature by itself, or "mean" to add the same to every token.
         rank: the largest rank B may have; it is the best such B of all, not a truncated one.
         ridge: λ > 0; "auto" takes the λ of `RIDGES` with the least held-out error of the full map, from the moments of
             the folds, without another pass over tokens; none where only one fold has rows.
@@ -97,6 +99,7 @@ def fit(
         path=path,
         error=_share([squared_error(fitted, regression.whole)], regression.totals[-1:]),
         error_heldout=None if heldout is None else max(0.0, heldout),  # rounding may cross zero
+        error_dropped=_share([regression.dropped], regression.totals[: len(regression.splits)] or regression.totals),
     )
 
 
@@ -106,6 +109,8 @@ def _fit(
     """The map, and the factors of its B where the rank is limited."""
     if kind == "diagonal":
         return diagonal_map(moments), None
+    if kind == "mean":
+        return mean_map(moments), None
     fitted = fit_map(moments, precision=precision) if ridge is None else _ridge_map(moments, ridge, precision)
     if rank is None:
         return fitted, None
@@ -127,10 +132,10 @@ def _share(errors: Sequence[float], totals: Sequence[float]) -> float | None:
 
 
 def _check(moments: Moments, kind: str, rank: int | None, ridge: float | str | None) -> None:
-    if kind not in ("full", "diagonal"):
-        raise LinscoreError(f"unknown kind of map {kind!r}: choose full or diagonal, or give a rank")
-    if kind == "diagonal" and (rank is not None or ridge is not None):
-        raise LinscoreError("a diagonal map takes neither rank nor ridge: it has one number for each feature")
+    if kind not in ("full", "diagonal", "mean"):
+        raise LinscoreError(f"unknown kind of map {kind!r}: choose full or diagonal or mean, or give a rank")
+    if kind != "full" and (rank is not None or ridge is not None):
+        raise LinscoreError(f"a {kind} map takes neither rank nor ridge: it has one number for each feature")
     if rank is not None and not 1 <= rank <= moments.d:
         raise LinscoreError(f"rank {rank} cannot be: choose from 1 to {moments.d}, the width")
 

@@ -29,6 +29,7 @@ class Regression:
     splits: tuple[tuple[Centered, Centered], ...]  # (the other folds, this fold)
     totals: tuple[float, ...]  # t_δ of each fold and, last, of all rows: what errors are shares of
     precision: str
+    dropped: float  # Σ‖δ‖²: what is missed where nothing stands for the block
 
     @staticmethod
     def of(moments: Moments, *, intercept: bool = True) -> Regression:
@@ -39,11 +40,13 @@ class Regression:
         """
         every = range(moments.folds)
         totals = [test.t_delta for _, test in splits(moments)]
+        raw = centered(moments, every)
         return Regression(
             whole=centered(moments, every, intercept=intercept),
             splits=tuple(splits(moments, intercept=intercept)),
-            totals=(*totals, centered(moments, every).t_delta),
+            totals=(*totals, raw.t_delta),
             precision=moments.precision,
+            dropped=raw.t_delta + raw.n * raw.mean_delta.square().sum().item(),
         )
 
     def mapped(self, change: Callable[[Centered], Centered]) -> Regression:

@@ -93,6 +93,8 @@ def _factors(fitted: AffineMap) -> dict[str, Tensor]:
         return dict(zip(("down", "up"), fitted.factors, strict=True))
     if isinstance(fitted, FittedMap) and fitted.kind == "diagonal":
         return {"scale": fitted.b.diagonal()}
+    if isinstance(fitted, FittedMap) and fitted.kind == "mean":
+        return {}
     return {"weight": fitted.b}
 
 

@@ -49,6 +49,11 @@ def _label(span: str) -> str:
     return f"block{'s' * ('-' in span or ',' in span)} {span}"
 
 
+def _read(fit: dict[str, Any]) -> str:
+    """What a map reads: shares of what is missed compare only between maps that read the same."""
+    return f"the {fit['on']} of the MLP before" if "on" in fit else "the state that entered"
+
+
 def _fit_parts(fit: dict[str, Any]) -> list[str]:
     """What a map is, and what it misses."""
     parts = [f"rank {fit['rank']}" if fit.get("kind") == "low-rank" else f"{fit.get('kind') or 'on the ' + fit['on']}"]
@@ -56,7 +61,8 @@ def _fit_parts(fit: dict[str, Any]) -> list[str]:
         parts.append(f"ridge {fit['ridge']:.1e}")
     missed = fit["error"] if fit["error_heldout"] is None else fit["error_heldout"]
     if missed is not None:
-        parts.append(f"misses {missed:.1%} of what was added{'' if fit['error_heldout'] is None else ' (held out)'}")
+        where = "" if fit["error_heldout"] is None else " (held out)"
+        parts.append(f"misses {missed:.1%} of the variance of what was added{where}, as read off {_read(fit)}")
     return parts
 
 

@@ -65,7 +65,8 @@ def test_linear_blocks_are_those_of_the_moments(run, scored, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "names"), [(["--rank", 8], {"down", "up", "bias"}), (["--diagonal"], {"scale", "bias"})]
+    ("options", "names"),
+    [(["--rank", 8], {"down", "up", "bias"}), (["--diagonal"], {"scale", "bias"}), (["--mean"], {"bias"})],
 )
 def test_small_maps_are_stored_small(run, scored, tmp_path, options, names):
     out = tmp_path / "l"
@@ -162,6 +163,7 @@ def test_rank_by_perplexity_leaves_one_block_out_after_the_other(run, scored, tm
         (["linearize", "--replace", "2-4"], ["--for spans --span-lengths 3", "--text"]),
         (["linearize", "--replace", "3,", "--rank", "161"], ["rank 161", "160"]),
         (["linearize", "--replace", "3,", "--rank", "4", "--diagonal"], ["diagonal"]),
+        (["linearize", "--replace", "3,", "--mean", "--diagonal"], ["--diagonal and --mean are both given"]),
         (["linearize", "--replace", "3,", "--ridge", "much"], ["--ridge", "much"]),
         (["linearize", "--replace", "3,3-4"], ["more than once"]),
         (["fuse", "--drop", "2-4"], ["--for fuse,spans --span-lengths 3", "--text"]),

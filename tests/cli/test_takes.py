@@ -19,7 +19,7 @@ PROMISED = {
     "precision blocks sub-blocks for span-lengths out overwrite json",
     "rank": "by span text dataset tokens trust-remote-code json",
     "prune": "drop moments by span sequential text dataset tokens seq-len out dtype device trust-remote-code",
-    "linearize": "replace moments by span sequential text dataset tokens seq-len rank diagonal ridge out dtype "
+    "linearize": "replace moments by span sequential text dataset tokens seq-len rank diagonal mean ridge out dtype "
     "device trust-remote-code",
     "fuse": "drop moments by span sequential text dataset tokens seq-len on auto ridge out dtype device "
     "trust-remote-code",

@@ -90,8 +90,10 @@ def test_low_rank_and_diagonal_maps_keep_their_form():
     moments = Moments(WIDTH, precision="exact")
     x = torch.randn(500, WIDTH, generator=torch.Generator().manual_seed(0))
     moments.update(x, random_map()(x).float())
-    low, diagonal = fit_block_map(moments, rank=5), fit_block_map(moments, kind="diagonal")
-    linear = linearize(model, {0: low, 2: diagonal})
+    low, diagonal, mean = (
+        fit_block_map(moments, **form) for form in ({"rank": 5}, {"kind": "diagonal"}, {"kind": "mean"})
+    )
+    linear = linearize(model, {0: low, 1: mean, 2: diagonal})
     blocks = find_decoder(linear).blocks
     assert {name: tuple(p.shape) for name, p in blocks[0].named_parameters()} == {
         "down": (WIDTH, 5),
@@ -99,6 +101,7 @@ def test_low_rank_and_diagonal_maps_keep_their_form():
         "bias": (WIDTH,),
     }
     assert {name: tuple(p.shape) for name, p in blocks[2].named_parameters()} == {"scale": (WIDTH,), "bias": (WIDTH,)}
-    for block, fitted in ((blocks[0], low), (blocks[2], diagonal)):
+    assert {name: tuple(p.shape) for name, p in blocks[1].named_parameters()} == {"bias": (WIDTH,)}
+    for block, fitted in zip(blocks, (low, mean, diagonal), strict=False):
         assert sum(p.numel() for p in block.parameters()) == fitted.parameters
         torch.testing.assert_close(block(x), fitted(x).float(), rtol=1e-5, atol=1e-5)

@@ -84,7 +84,8 @@ def test_low_rank_and_diagonal_maps_keep_their_form(loader, tmp_path):
     moments = Moments(WIDTH, precision="exact")
     x = torch.randn(300, WIDTH, generator=torch.Generator().manual_seed(0))
     moments.update(x, random_map()(x).float())
-    maps = {0: fit_block_map(moments, rank=5), 2: fit_block_map(moments, kind="diagonal")}
+    forms: list[dict] = [{"rank": 5}, {"kind": "mean"}, {"kind": "diagonal"}]
+    maps = {index: fit_block_map(moments, **form) for index, form in enumerate(forms)}
     linear = linearize(tiny("qwen3"), maps)
     linear.save_pretrained(tmp_path)
     loaded = loader(tmp_path)

@@ -123,7 +123,7 @@ def test_the_diagonal_map_is_one_regression_for_each_feature():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"rank": 4}, {"ridge": 0.01}, {"rank": 4, "ridge": 0.01}, {"kind": "diagonal"}]
+    "options", [{}, {"rank": 4}, {"ridge": 0.01}, {"rank": 4, "ridge": 0.01}, {"kind": "diagonal"}, {"kind": "mean"}]
 )
 def test_errors_are_those_on_the_rows_themselves(options):
     x, y, folds = sample()
@@ -138,6 +138,16 @@ def test_errors_are_those_on_the_rows_themselves(options):
         error += (y[test].double() - other(x[test])).square().sum().item()
         total += ((delta[test] - delta[test].mean(0)) ** 2).sum()
     assert fitted.error_heldout == pytest.approx(error / total, rel=1e-9)
+    assert fitted.error_dropped == pytest.approx((delta**2).sum() / total, rel=1e-9)
+
+
+def test_the_mean_map_adds_the_mean_to_every_token():
+    x, y, _ = sample()
+    fitted = fit_block_map(moments_of(x, y), kind="mean")
+    _, delta = doubles(x, y)
+    np.testing.assert_allclose((fitted(x) - x.double()).numpy(), np.tile(delta.mean(0), (len(x), 1)), atol=1e-8)
+    assert fitted.error == pytest.approx(1)
+    assert (fitted.parameters, fitted.flops_per_token) == (D, 0)
 
 
 @pytest.mark.parametrize("ridge", [None, "auto"])
