@@ -46,6 +46,15 @@ def _qwen3_5(vocabulary: int) -> PreTrainedModel:
     return transformers.Qwen3_5ForConditionalGeneration(config)
 
 
+def _gemma3(vocabulary: int) -> PreTrainedModel:
+    text = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4, "vocab_size": vocabulary, **_SIZES}
+    tower = {"model_type": "siglip_vision_model", **_TOWER}
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=tower, mm_tokens_per_image=4, image_token_index=vocabulary - 1
+    )
+    return transformers.Gemma3ForConditionalGeneration(config)
+
+
 def _markers(vocabulary: int) -> dict[str, int]:
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     return {name: vocabulary - 1 - place for place, name in enumerate(names)}
@@ -55,6 +64,7 @@ _FAMILIES: dict[str, Callable[[int], PreTrainedModel]] = {
     "llava": _llava,
     "qwen2_vl": _qwen2_vl,
     "qwen3_5": _qwen3_5,
+    "gemma3": _gemma3,
 }
 MULTIMODAL = list(_FAMILIES)
 
