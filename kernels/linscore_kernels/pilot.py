@@ -73,6 +73,23 @@ class Pilot:
         center_x, center_delta = centers
         return Pilot(center_x, center_delta, scale_x, scale_delta, limit_x=float("inf"), limit_delta=float("inf"))
 
+    @staticmethod
+    def of(centers: Tensor, scales: Tensor, width: int, limit_x: float, limit_delta: float) -> Pilot:
+        """The pilot of x of that width whose `centers` and `scales` `[d + e]` these are."""
+        pilot = Pilot(centers[:width], centers[width:], scales[:width], scales[width:], limit_x, limit_delta)
+        vars(pilot).update(centers=centers, scales=scales)
+        return pilot
+
+    @cached_property
+    def centers(self) -> Tensor:
+        """c_x, c_δ `[d + e]`."""
+        return torch.cat([self.center_x, self.center_delta])
+
+    @cached_property
+    def scales(self) -> Tensor:
+        """Those of x and of δ `[d + e]`."""
+        return torch.cat([self.scale_x, self.scale_delta])
+
     @property
     def width_delta(self) -> int:
         """e: how many columns δ has."""

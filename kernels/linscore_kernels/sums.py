@@ -48,11 +48,35 @@ class TokenStats(NamedTuple):
 class Sums(NamedTuple):
     """Everything additive about some rows except their second moments."""
 
-    n: Tensor  # [] float64, light rows
-    sum_x: Tensor  # [d] float64
-    sum_delta: Tensor  # [e] float64
-    scalars: Tensor  # [len(SCALARS)] float64
+    columns: Tensor  # [2, d] float64 over light rows: Σ(x − c_x), Σ(δ − c_δ); zero beyond the width of δ
+    totals: Tensor  # [len(SCALARS) + 3] float64: the sums of SCALARS, and how many rows are light, heavy, non-finite
     status: Tensor  # [n] uint8
+    width_delta: int  # e
+
+    @property
+    def n(self) -> Tensor:
+        """[] float64, light rows."""
+        return self.totals[len(SCALARS) + LIGHT]
+
+    @property
+    def sum_x(self) -> Tensor:
+        """[d] float64."""
+        return self.columns[0]
+
+    @property
+    def sum_delta(self) -> Tensor:
+        """[e] float64."""
+        return self.columns[1, : self.width_delta]
+
+    @property
+    def scalars(self) -> Tensor:
+        """[len(SCALARS)] float64."""
+        return self.totals[: len(SCALARS)]
+
+    @property
+    def apart(self) -> Tensor:
+        """[2] float64: how many rows are heavy, and how many not finite."""
+        return self.totals[len(SCALARS) + HEAVY :]
 
 
 def reduce(stats: TokenStats, width_delta: int) -> Sums:
@@ -62,7 +86,7 @@ def reduce(stats: TokenStats, width_delta: int) -> Sums:
     parallel; the angular distance is arccos/π through the half-angle, for the same reason. A pair with a zero
     vector counts as orthogonal.
     """
-    light = stats.status == LIGHT
+    kinds = torch.arange(3, dtype=torch.uint8, device=stats.status.device)[:, None] == stats.status
     norm_x, norm_y, norm_delta, q_delta, rounding = stats.figures.double()
     product = norm_x * norm_y
     influence = (norm_delta.square() - (norm_y - norm_x).square()) / (2 * product)
@@ -70,17 +94,16 @@ def reduce(stats: TokenStats, width_delta: int) -> Sums:
     angle = 2 / torch.pi * torch.asin((influence / 2).sqrt())
     ratio = torch.where(norm_x > 0, norm_delta / norm_x, 0.0)
     columns = torch.stack([q_delta, influence, angle, ratio, norm_x, norm_y, norm_delta, rounding])
-    scalars = torch.where(light, columns, 0.0).sum(1)
-    # Copies, because what an operator returns may not share memory.
-    return Sums(light.sum().double(), stats.sums[0].clone(), stats.sums[1, :width_delta].clone(), scalars, stats.status)
+    scalars = torch.where(kinds[LIGHT], columns, 0.0).sum(1)
+    return Sums(stats.sums, torch.cat([scalars, kinds.sum(1).double()]), stats.status, width_delta)
 
 
 def add_up(parts: list[Sums]) -> Sums:
     """The sums of several chunks as one."""
     if len(parts) == 1:
         return parts[0]
-    n, sum_x, sum_delta, scalars = (torch.stack([part[i] for part in parts]).sum(0) for i in range(4))
-    return Sums(n, sum_x, sum_delta, scalars, torch.cat([part.status for part in parts]))
+    columns, totals, statuses, widths = zip(*parts, strict=True)
+    return Sums(torch.stack(columns).sum(0), torch.stack(totals).sum(0), torch.cat(statuses), widths[0])
 
 
 def centre(n: Tensor | int, sum_x: Tensor, sum_y: Tensor, second: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:

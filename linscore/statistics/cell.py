@@ -49,8 +49,8 @@ class Cell:
 
     def add_sums(self, sums: Sums, sign: int) -> None:
         """Add `sign` times everything of one batch but its second moments, which the backend has added already."""
-        for name in ("n", "sum_x", "sum_delta", "scalars"):
-            getattr(self, name).add_(getattr(sums, name), alpha=sign)
+        own, more = ([getattr(one, name) for name in ("n", "sum_x", "sum_delta", "scalars")] for one in (self, sums))
+        torch._foreach_add_(own, more, alpha=sign)  # one launch
 
     def to(self, device: torch.device | str) -> Cell:
         """This cell on `device`; itself when it is there."""

@@ -140,7 +140,7 @@ def _tensors(moments: Moments) -> dict[str, Tensor]:
         for field in fields(Cell)
     }
     if moments.pilot is not None:
-        found |= {f"pilot.{name}": value for name, value in vars(moments.pilot).items() if isinstance(value, Tensor)}
+        found |= {f"pilot.{name}": getattr(moments.pilot, name) for name in PILOT}
     return found
 
 

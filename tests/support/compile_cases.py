@@ -11,6 +11,7 @@ from linscore_kernels.residuals.kernel import _residual_norms_kernel, residual_c
 from linscore_kernels.second_moments.gram_kernel import _gram_kernel, gram_constants
 from linscore_kernels.second_moments.merge_kernel import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
 from linscore_kernels.second_moments.token_stats_kernel import _token_stats_kernel, tile_shape
+from linscore_kernels.second_moments.totals_kernel import BLOCK, ROWS, _totals_kernel
 from linscore_kernels.tuning.parameters import launch_for
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
@@ -51,6 +52,7 @@ def token_stats_cases() -> dict[str, tuple]:
 
 def merge_cases() -> dict[str, tuple]:
     found = {f"merge-single-{a}": merge_case(a, scaled=False) for a in MAIN_ARCHITECTURES}
+    found |= {f"totals-{a}": totals_case(a) for a in MAIN_ARCHITECTURES}
     return found | {"merge-split-90": merge_case(90, scaled=True)}
 
 
@@ -113,11 +115,16 @@ def token_stats_case(architecture: int, d: int, dtype: str, split: bool) -> tupl
 
 
 def merge_case(architecture: int, *, scaled: bool) -> tuple:
-    types = {"partial_ptr": "*fp32", "out_ptr": "*fp64"} | ({"inverse_ptr": "*fp64"} if scaled else {})
+    types = {"partial_ptr": "*fp32", "out_ptr": "*fp64"} | ({"scale_ptr": "*fp32"} if scaled else {})
     types |= {"d": "i32/16", "columns": "i32/16", "split_stride": "i32/16", "out_stride": "i32/16"}
     types |= dict.fromkeys(("splits", "sign"), "i32")
-    constants = {"BLOCK_ROWS": BLOCK_ROWS, "BLOCK_COLUMNS": BLOCK_COLUMNS} | ({} if scaled else {"inverse_ptr": None})
+    constants = {"BLOCK_ROWS": BLOCK_ROWS, "BLOCK_COLUMNS": BLOCK_COLUMNS} | ({} if scaled else {"scale_ptr": None})
     return architecture, _merge_tiles_kernel, types, constants, {"num_warps": 8}
+
+
+def totals_case(architecture: int) -> tuple:
+    types = {"figures_ptr": "*fp32", "status_ptr": "*u8", "out_ptr": "*fp64", "n": "i32"}
+    return architecture, _totals_kernel, types, {"ROWS": ROWS, "BLOCK": BLOCK}, {"num_warps": 8}
 
 
 def layer_loss_case(architecture: int, kind: str, dtype: str, d: int) -> tuple:

@@ -21,7 +21,7 @@ BLOCK_ROWS, BLOCK_COLUMNS = 8, 128  # float64: 4 entries per thread at 8 warps
 def _merge_tiles_kernel(
     partial_ptr,  # [splits, d, columns] float32
     out_ptr,  # [d, columns] float32 or float64, rows `out_stride` apart
-    inverse_ptr,  # [columns] float64 1/scale, or None
+    scale_ptr,  # [columns] float32 powers of two, or None
     d,
     columns,  # those of x and of δ
     splits,
@@ -41,9 +41,9 @@ def _merge_tiles_kernel(
     for _ in range(splits):
         total += tl.load(partial, mask=mask, other=0.0).to(tl.float64)
         partial += split_stride
-    if inverse_ptr is not None:
-        inverse_row = tl.load(inverse_ptr + row, mask=row < d, other=0.0)[:, None]
-        total *= inverse_row * tl.load(inverse_ptr + column, mask=column < columns, other=0.0)[None, :]
+    if scale_ptr is not None:
+        scale_row = tl.load(scale_ptr + row, mask=row < d, other=1.0).to(tl.float64)[:, None]
+        total /= scale_row * tl.load(scale_ptr + column, mask=column < columns, other=1.0).to(tl.float64)[None, :]
     out = out_ptr + row.to(tl.int64)[:, None] * out_stride + column[None, :]
     merged = tl.load(out, mask=mask, other=0.0).to(tl.float64) + total * sign
     tl.store(out, merged.to(out_ptr.dtype.element_ty), mask=mask)
@@ -59,7 +59,7 @@ def launch_merge(partial: Tensor, out: Tensor, *, scale: Tensor | None = None, s
         _merge_tiles_kernel[pieces(d, BLOCK_ROWS), pieces(columns, BLOCK_COLUMNS)](
             partial,
             out,
-            None if scale is None else scale.double().reciprocal(),
+            scale,
             d,
             columns,
             splits,

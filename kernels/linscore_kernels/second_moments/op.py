@@ -73,12 +73,13 @@ def accumulate(
     """
     check_sign(sign)
     other, given = y_or_delta(y, delta)
-    return Sums(*_accumulate(x, other, second, rows, *_flat(pilot), given, precision, sign, backend or ""))
+    asked = (*_flat(pilot), given, precision, sign, backend or "")
+    columns, totals, status = _accumulate(x, other, second, rows, *asked)
+    return Sums(columns, totals, status, pilot.width_delta)
 
 
-def _flat(pilot: Pilot) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
-    centers, scales = (pilot.center_x, pilot.center_delta), (pilot.scale_x, pilot.scale_delta)
-    return *centers, *scales, pilot.limit_x, pilot.limit_delta
+def _flat(pilot: Pilot) -> tuple[Tensor, Tensor, int, float, float]:
+    return pilot.centers, pilot.scales, len(pilot.center_x), pilot.limit_x, pilot.limit_delta
 
 
 def _backend(device: torch.device, wanted: str) -> ModuleType:
@@ -90,17 +91,16 @@ def _token_stats(
     x: Tensor,
     other: Tensor,
     rows: Tensor | None,
-    center_x: Tensor,
-    center_delta: Tensor,
-    scale_x: Tensor,
-    scale_delta: Tensor,
+    centers: Tensor,
+    scales: Tensor,
+    width: int,
     limit_x: float,
     limit_delta: float,
     delta_given: bool,
     precision: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    pilot = Pilot(center_x, center_delta, scale_x, scale_delta, limit_x, limit_delta)
+    pilot = Pilot.of(centers, scales, width, limit_x, limit_delta)
     check_pilot(x, pilot, delta_given)
     compute = _backend(x.device, backend)
     with full_precision(x.device):
@@ -134,28 +134,27 @@ def _accumulate(
     other: Tensor,
     second: Tensor,
     rows: Tensor | None,
-    center_x: Tensor,
-    center_delta: Tensor,
-    scale_x: Tensor,
-    scale_delta: Tensor,
+    centers: Tensor,
+    scales: Tensor,
+    width: int,
     limit_x: float,
     limit_delta: float,
     delta_given: bool,
     precision: str,
     sign: int,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    pilot = Pilot(center_x, center_delta, scale_x, scale_delta, limit_x, limit_delta)
+) -> tuple[Tensor, Tensor, Tensor]:
+    pilot = Pilot.of(centers, scales, width, limit_x, limit_delta)
     check_pilot(x, pilot, delta_given)
     check_second(x, second, pilot.width_delta)
     options = {"pilot": pilot, "rows": rows, "precision": precision, "sign": sign}
     with full_precision(x.device):
-        return tuple(_backend(x.device, backend).accumulate(x, other, second, delta_given=delta_given, **options))
+        sums = _backend(x.device, backend).accumulate(x, other, second, delta_given=delta_given, **options)
+    return sums.columns, sums.totals, sums.status
 
 
 @_accumulate.register_fake
-def _(x: Tensor, other: Tensor, _second: Tensor, rows: Tensor | None, *_rest: Any) -> tuple[Tensor, ...]:
+def _(x: Tensor, _other: Tensor, _second: Tensor, rows: Tensor | None, *_rest: Any) -> tuple[Tensor, ...]:
     n, d = (x if rows is None else rows).shape[0], x.shape[1]
-    shapes = ((), (d,), (other.shape[1],), (len(SCALARS),))
-    sums = (x.new_empty(shape, dtype=torch.float64) for shape in shapes)
-    return *sums, x.new_empty(n, dtype=torch.uint8)
+    columns, totals = (x.new_empty(shape, dtype=torch.float64) for shape in ((2, d), (len(SCALARS) + 3,)))
+    return columns, totals, x.new_empty(n, dtype=torch.uint8)

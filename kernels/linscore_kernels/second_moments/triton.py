@@ -1,7 +1,7 @@
-"""The operations as Triton kernels: token_stats → gram → merge, chunk by chunk.
+"""The operations as Triton kernels: token_stats → gram → merge, totals, chunk by chunk.
 
 16-bit input at precision "fast" multiplies single operands, x̂ and δ̂ rounded to its dtype; everything else, float32
-input and precision "exact", multiplies operands that are scaled and split in two float16 parts. The three kernels
+input and precision "exact", multiplies operands that are scaled and split in two float16 parts. The kernels
 stay on the device from end to end: nothing here waits for a result.
 """
 
@@ -19,7 +19,8 @@ from linscore_kernels.second_moments.gram_kernel import LONGEST, launch_gram
 from linscore_kernels.second_moments.merge_kernel import launch_merge
 from linscore_kernels.second_moments.token_stats_kernel import ROW_ALIGN, launch_token_stats
 from linscore_kernels.second_moments.torch_products import torch_partials
-from linscore_kernels.sums import Sums, TokenStats, add_up, reduce
+from linscore_kernels.second_moments.totals_kernel import launch_totals
+from linscore_kernels.sums import Sums, TokenStats, add_up
 from linscore_kernels.tuning.parameters import Launch, launch_for, torch_is_faster
 
 OPERAND_BYTES = 1 << 30  # of one chunk
@@ -79,7 +80,7 @@ def accumulate(
     check(x, other, rows, precision, pilot.width_delta if delta_given else None)
     n, d = len(x) if rows is None else len(rows), x.shape[1]
     split = is_split(x.dtype, precision)
-    scale = torch.cat([pilot.scale_x, pilot.scale_delta]) if split else None
+    scale = pilot.scales if split else None
     chunk = _chunk(d, split)
     parts = []
     for start in range(0, n, chunk):
@@ -88,7 +89,7 @@ def accumulate(
         rows_part = None if rows is None else rows[span]
         stats = launch_token_stats(x_part, other_part, rows_part, pilot, delta_given=delta_given, split=split)
         launch_merge(_partials(stats.operands, *_widths(second), launch, splits), second, scale=scale, sign=sign)
-        parts.append(reduce(stats, other.shape[1]))
+        parts.append(launch_totals(stats, other.shape[1]))
     return add_up(parts)
 
 

@@ -21,7 +21,7 @@ PRECISIONS = ["fast", "exact"]
 
 
 def flat(pilot: Pilot) -> tuple:
-    return pilot.center_x, pilot.center_delta, pilot.scale_x, pilot.scale_delta, pilot.limit_x, pilot.limit_delta
+    return pilot.centers, pilot.scales, len(pilot.center_x), pilot.limit_x, pilot.limit_delta
 
 
 def pair(n: int = 40, d: int = 32, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, Pilot]:
