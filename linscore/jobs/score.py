@@ -12,7 +12,7 @@ from linscore.files.lock import alone_in
 from linscore.files.parts import remove_leftovers
 from linscore.files.whole import prepare_folder
 from linscore.jobs.score_place import Former, default_folder
-from linscore.models.load import load_pretrained
+from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
 from linscore.progress import TokenProgress
 from linscore.scoring.report import MOMENTS, REPORT, Report, ScoreWarning
@@ -62,22 +62,25 @@ def run_score(
         loaded = load_pretrained(model, **asdict(place))
         if former is not None:
             former.check_weights(loaded.decoder, model)
-        doubts: list[str] = []
-        about = (loaded.tokenizer, loaded.context, loaded.model.device)
-        odd = OddTokens(loaded.tokenizer)
-        batches = odd.watch(read.batches(*about, folds=scoring.folds, say=doubts.append))
-        special = loaded.tokenizer.all_special_ids if chosen.skip_special else ()
-        options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
-        with TokenProgress(read.expected_tokens(loaded.tokenizer), "scoring") as progress:
-            report = score(loaded.model, batches, options, name=loaded.name, text=str(read), progress=progress.advance)
-        if odd.share > MOST:
-            doubts.append(
-                f"{odd.share:.0%} of the tokens are unknown or single bytes: another model's text or tokenizer"
-            )
-        report = replace(report, warnings=[*report.warnings, *(ScoreWarning("text", line) for line in doubts)])
+        report = _scored(loaded, read, scoring, chosen)
         paths = report.save(folder)
         remove_leftovers(folder, REPORT, MOMENTS)
     return report, paths
+
+
+def _scored(loaded: Pretrained, read: Text, scoring: ScoreOptions, chosen: _Selection) -> Report:
+    """The report, with the doubts about the text among its warnings."""
+    doubts: list[str] = []
+    odd = OddTokens(loaded.tokenizer)
+    about = (loaded.tokenizer, loaded.context, loaded.model.device)
+    batches = odd.watch(read.batches(*about, folds=scoring.folds, say=doubts.append))
+    special = loaded.tokenizer.all_special_ids if chosen.skip_special else ()
+    options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
+    with TokenProgress(read.expected_tokens(loaded.tokenizer), "scoring") as progress:
+        report = score(loaded.model, batches, options, name=loaded.name, text=str(read), progress=progress.advance)
+    if odd.share > MOST:
+        doubts.append(f"{odd.share:.0%} of the tokens are unknown or single bytes: another model's text or tokenizer")
+    return replace(report, warnings=[*report.warnings, *(ScoreWarning("text", line) for line in doubts)])
 
 
 class _Selection:
