@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from linscore.errors import LinscoreError, reason
-from linscore.files.regular import read_text
+from linscore.files.regular import check_regular, read_text
 
 __all__ = ["NOT_IN_FILES", "MisfitError", "build", "fitted", "json_text", "missing_keys", "parse_json", "read_json"]
 
@@ -45,12 +45,11 @@ def read_json(path: str | Path, kind: type[T], *, damaged: str, most_bytes: int 
         LinscoreError: when it is no file, or, with the words `damaged` behind the path, holds something else or more
             than `most_bytes`.
     """
+    instead = "give one that linscore has written"
+    check_regular(Path(path), instead)
     try:
-        text = read_text(Path(path), most_bytes, "give one that linscore has written")
-        return fitted(kind, parse_json(text), "it")
-    except LinscoreError:
-        raise
-    except (OSError, ValueError) as error:
+        return fitted(kind, parse_json(read_text(Path(path), most_bytes, instead)), "it")
+    except (OSError, ValueError) as error:  # a LinscoreError too: of a dataclass that checks what it is made of
         raise LinscoreError(f"{path} {damaged} ({reason(error)})") from error
 
 
