@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder
-from linscore.decoder.run import probe_tokens, run, watch
+from linscore.decoder.run import run, watch
 from linscore.decoder.states import first_tensor, has_path
 from linscore.errors import LinscoreError
 

@@ -4,50 +4,70 @@ A forward hook on every block hands over x (entering) and y (leaving, before the
 block has run, so no more than one block's states are held.
 """
 
-import inspect
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from linscore.decoder.call import accepted, call, check_ids, check_length, probe_tokens, uncompiled
 from linscore.decoder.find import Decoder, token_embedding
 from linscore.decoder.in_use import in_use
+from linscore.decoder.padding import of_one_length, padded_inputs, padding_form
 from linscore.decoder.states import BlockStates, SubBlocks, entering_state, hook_block
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, reason
 
 
-def run(decoder: Decoder, input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
+def run(
+    decoder: Decoder, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+) -> None:
     """Runs the blocks on a batch, for whoever watches: no head, no cache, no gradients, no dropout.
 
-    Padding on either side leaves the states of real tokens as they are without it; those of padding mean nothing.
+    Padding on either side leaves the states of real tokens as they are without it; those of padding mean nothing. How
+    is tried once (`padding_form`), before a watch is set, since that would see what is tried: by `parts`, or at once.
 
     Args:
         decoder: from `find_decoder`.
         input_ids: [batch, seq], integers, on any device.
         attention_mask: [batch, seq], 1 for tokens and 0 for padding; None where nothing is padded.
+        position_ids: [batch, seq], where they are not simply counted.
 
     Raises:
-        LinscoreError: if the shapes do not fit, or the batch is padded and the model takes no mask.
+        LinscoreError: if the shapes do not fit, a token has no embedding or no position, the model takes no positions,
+            or the batch is padded and whatever says so moves the states of real tokens.
     """
-    if input_ids.ndim != 2 or (attention_mask is not None and attention_mask.shape != input_ids.shape):
-        raise LinscoreError("input_ids and attention_mask must have one shape, [batch, seq]")
-    accepted = inspect.signature(decoder.backbone.forward).parameters
-    inputs: dict[str, Any] = {"input_ids": input_ids}
+    if input_ids.ndim != 2 or any(t is not None and t.shape != input_ids.shape for t in (attention_mask, position_ids)):
+        raise LinscoreError("input_ids, attention_mask and position_ids must have one shape, [batch, seq]")
     # Without a mask, attention kernels use their causal fast path.
-    if attention_mask is not None and not attention_mask.all():
-        inputs |= _padding(decoder, attention_mask, accepted)
-    device = _input_device(decoder)
-    inputs = {key: value.to(device) for key, value in inputs.items()}
-    if "use_cache" in accepted:
-        inputs["use_cache"] = False
-    # Hugging Face models differ in the order of their arguments, other models in the name of the first.
-    tokens = () if "input_ids" in accepted else (inputs.pop("input_ids"),)
-    # no_grad, not inference_mode: accumulators born in a callback must stay ordinary tensors.
-    with torch.no_grad(), evaluating(decoder.backbone), uncompiled():
-        decoder.backbone(*tokens, **inputs)
+    mask = None if attention_mask is None or attention_mask.all() else attention_mask != 0
+    real = input_ids if mask is None else input_ids[mask]
+    if real.numel() > 0:
+        check_ids(decoder.name, token_embedding(decoder.backbone), real)  # type: ignore[arg-type]
+    if position_ids is not None:
+        inputs = _given_positions(decoder, input_ids, mask, position_ids)
+    else:
+        check_length(decoder, input_ids.shape[1])
+        inputs = {"input_ids": input_ids} if mask is None else _padded(decoder, input_ids, mask)
+    call(decoder, inputs)
+
+
+def parts(
+    decoder: Decoder, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """A batch as it can be run: as it is, or rows of one length and without their padding.
+
+    Yields:
+        Which rows [batch] bool, their token ids, and their mask.
+    """
+    every = torch.ones(len(input_ids), dtype=torch.bool)
+    mask = None if attention_mask is None or attention_mask.all() else attention_mask != 0
+    if mask is None or position_ids is not None or padding_form(decoder, mask) is not None:
+        yield every, input_ids, attention_mask
+        return
+    for rows in of_one_length(mask):
+        yield rows, input_ids[rows][mask[rows]].view(int(rows.sum()), -1), None
 
 
 def check_causal(decoder: Decoder) -> None:
@@ -65,18 +85,23 @@ def check_causal(decoder: Decoder) -> None:
     before, after = states_on(decoder, tokens), states_on(decoder, changed)
     for index in range(len(decoder.blocks)):
         if index not in before:
-            raise LinscoreError(f"{decoder.name}: block {index} of {decoder.path} does not run: mend the configuration")
+            raise LinscoreError(f"{decoder.name}: block {index} of {decoder.path} does not run on text alone")
         for old, new in ((before[index].x, after[index].x), (before[index].y, after[index].y)):
             if old.shape != (*tokens.shape, decoder.width):
-                raise LinscoreError(
-                    f"{decoder.name}: states around block {index} have shape {list(old.shape)} where [batch, seq, "
-                    f"{decoder.width}] was expected: this residual stream cannot be scored"
-                )
+                raise _another_stream(decoder, index, old)
             # Not zero: the experts of a mixture round differently when a token more or less comes to them.
             if _change(old[:, :-1], new[:, :-1]) > max(1e-4, 4 * torch.finfo(old.dtype).eps):
                 raise LinscoreError(
                     f"{decoder.name} is not a decoder: at block {index} tokens see later tokens; give a causal model"
                 )
+
+
+def _another_stream(decoder: Decoder, index: int, found: Tensor) -> LinscoreError:
+    what = "several residual streams" if found.ndim > 3 else "this residual stream"
+    return LinscoreError(
+        f"{decoder.name}: states around block {index} have shape {list(found.shape)} where [batch, seq, "
+        f"{decoder.width}] was expected: {what} cannot be scored"
+    )
 
 
 @contextmanager
@@ -110,33 +135,28 @@ def watch(
         yield
 
 
-def _input_device(decoder: Decoder) -> torch.device:
-    """The device of the token embedding; the CPU if it is offloaded, since accelerate then moves the inputs itself."""
-    weight = token_embedding(decoder.backbone).weight  # type: ignore[union-attr]
-    return torch.device("cpu") if weight.is_meta else weight.device
+def _padded(decoder: Decoder, input_ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    form = padding_form(decoder, mask)
+    if form is None:
+        raise LinscoreError(
+            f"{decoder.name}: padding like this moves the states of the tokens beside it, whatever the model is told: "
+            "give texts of one length, without padding"
+        )
+    return padded_inputs(decoder, form, input_ids, mask)
 
 
-def _padding(decoder: Decoder, attention_mask: Tensor, accepted: Collection[str]) -> dict[str, Tensor]:
-    """The mask, and positions that count real tokens only, where the model lets us say them."""
-    if "attention_mask" not in accepted:
-        raise LinscoreError(f"{decoder.name} takes no attention_mask: give texts of one length, without padding")
-    if "position_ids" not in accepted:
-        return {"attention_mask": attention_mask}
-    positions = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
-    return {"attention_mask": attention_mask, "position_ids": positions}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; modules that were frozen in evaluation mode stay so."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+def _given_positions(
+    decoder: Decoder, input_ids: Tensor, mask: Tensor | None, position_ids: Tensor
+) -> dict[str, Tensor]:
+    """The arguments of a batch that brings its positions, which only some models can be told."""
+    inputs = {"input_ids": input_ids, "position_ids": position_ids}
+    if mask is not None:
+        inputs = padded_inputs(decoder, ("attention_mask",), input_ids, mask) | {"position_ids": position_ids}
+    unknown = sorted(inputs.keys() - accepted(decoder) - {"input_ids"})
+    if unknown:
+        raise LinscoreError(f"{decoder.name} takes no {' and no '.join(unknown)}: give a batch without")
+    check_length(decoder, int(position_ids.max()) + 1)
+    return inputs
 
 
 @contextmanager
@@ -153,22 +173,31 @@ def bypass(decoder: Decoder, blocks: Collection[int]) -> Iterator[None]:
         yield
 
 
-def uncompiled() -> AbstractContextManager[None]:
-    """Runs compiled modules as they were written: hooks are not to be traced, or missed by what was traced before."""
-    return torch.compiler.set_stance("force_eager")
-
-
-def probe_tokens(decoder: Decoder) -> Tensor:
-    """Eight token ids spread over the vocabulary, [1, 8]."""
-    vocabulary = token_embedding(decoder.backbone).num_embeddings  # type: ignore[union-attr]
-    return (torch.arange(8) * max(1, vocabulary // 8) % vocabulary)[None]
-
-
 def states_on(decoder: Decoder, tokens: Tensor, sub_blocks: SubBlocks | None = None) -> dict[int, BlockStates]:
-    """Every block's states on a few tokens."""
+    """Every block's states on a few tokens.
+
+    Raises:
+        LinscoreError: if the decoder does not run on token ids alone, or runs a block more than once.
+    """
     states: dict[int, BlockStates] = {}
-    with watch(decoder, states.__setitem__, sub_blocks=sub_blocks):
-        run(decoder, tokens)
+
+    def keep(index: int, found: BlockStates) -> None:
+        if index in states:
+            raise LinscoreError(
+                f"{decoder.name} runs block {index} of {decoder.path} more than once on a text: which of its states is "
+                "meant cannot be told"
+            )
+        states[index] = found
+
+    try:
+        with watch(decoder, keep, sub_blocks=sub_blocks):
+            run(decoder, tokens)
+    except (LinscoreError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise LinscoreError(
+            f"{decoder.name} does not run on token ids alone ({type(error).__name__}: {reason(error)})"
+        ) from error
     return states
 
 

@@ -63,6 +63,7 @@ def hook_block(
 
     def hand_over(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         y = first_tensor(output)
+        _check_single(y, output)
         # Under accelerate's device_map a block's inputs move to its device only after the hook saw them.
         x = entering_state(args, kwargs).to(y.device)
         states = BlockStates(x, y, *_contributions(x, added, sub_blocks)) if sub_blocks else BlockStates(x, y)
@@ -74,6 +75,13 @@ def hook_block(
             raise LinscoreError(f"{type(block).__name__} has no module {path!r}: take sub-blocks from find_sub_blocks")
         hooks.callback(block.get_submodule(path).register_forward_hook(keep(path)).remove)
     hooks.callback(block.register_forward_hook(hand_over, with_kwargs=True).remove)
+
+
+def _check_single(y: Tensor, output: Any) -> None:
+    """Raises LinscoreError for a block that gives two states (Reformer): one of them alone is no residual stream."""
+    second = output[1] if isinstance(output, (tuple, list)) and len(output) > 1 else None
+    if isinstance(second, Tensor) and second.shape == y.shape and second.dtype == y.dtype:
+        raise LinscoreError("a block gives two states of one shape: several residual streams cannot be scored")
 
 
 def _contributions(x: Tensor, added: dict[str, Tensor], sub_blocks: SubBlocks) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder
-from linscore.decoder.run import probe_tokens, states_on
+from linscore.decoder.run import states_on
 from linscore.decoder.states import BlockStates, SubBlocks, first_tensor, has_path
 from linscore.errors import LinscoreError
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from linscore.decoder.find import Decoder
+from linscore.decoder.padding import padding_form
 from linscore.decoder.run import run, watch
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
@@ -54,6 +55,7 @@ class Seen:
     Attributes:
         input_ids: `[B, T]`.
         real: `[B, T]` bool, False for padding.
+        position_ids: `[B, T]`, where the batch says them.
         states: what left some blocks, `[B, T, d]` each.
         logits: `[B, T, vocabulary]`, where the head has run.
         inputs: what the model was called with, by name.
@@ -61,6 +63,7 @@ class Seen:
 
     input_ids: Tensor
     real: Tensor
+    position_ids: Tensor | None = None
     states: dict[int, Tensor] = field(default_factory=dict)
     logits: Tensor | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +78,7 @@ class Seen:
         tokens = read_batch(batch)
         if not tokens.real.any():
             raise LinscoreError("a batch is all padding: leave it out")
-        return Seen(tokens.input_ids, tokens.real)
+        return Seen(tokens.input_ids, tokens.real, tokens.position_ids)
 
 
 def state_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -100,6 +103,8 @@ def next_token_loss(logits: Tensor, input_ids: Tensor, real: Tensor) -> Tensor:
 def look(decoder: Decoder, seen: Seen, blocks: list[int], *, head: bool) -> None:
     """Run a teacher on `seen.input_ids`, without gradients and in evaluation mode; fills in the rest of `seen`."""
     called = replace(decoder, backbone=decoder.model) if head else decoder
+    if not seen.real.all():
+        padding_form(called, seen.real)  # tried before anyone watches
 
     def keep_inputs(_module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
         seen.inputs = dict(inputs)
@@ -112,7 +117,7 @@ def look(decoder: Decoder, seen: Seen, blocks: list[int], *, head: bool) -> None
         if head:
             hooks.callback(called.backbone.register_forward_hook(keep_logits).remove)
         hooks.enter_context(watch(decoder, lambda index, found: seen.states.__setitem__(index, found.y), blocks))
-        run(called, seen.input_ids, seen.real)
+        run(called, seen.input_ids, seen.real, seen.position_ids)
 
 
 class Student(nn.Module):

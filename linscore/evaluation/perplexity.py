@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from linscore.decoder.run import evaluating
+from linscore.decoder.call import check_ids, evaluating
+from linscore.decoder.find import token_embedding
 from linscore.errors import LinscoreError
 from linscore.evaluation.windows import Reader
 from linscore.text.batch import Batch, read_batch
@@ -109,8 +110,19 @@ def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[float, int]:
     """Nats of all tokens that a batch is to predict, summed in float64, and how many they are.
 
     Rows may be padded on the right only, where padding changes nothing that a causal model says before it.
+
+    Raises:
+        LinscoreError: for other padding, for given positions, and for tokens that the embedding does not have.
     """
     read = read_batch(batch)
+    begins_late = read.real[:, 1:] & ~read.real[:, :-1]
+    if read.position_ids is not None or bool(begins_late.any()):
+        raise LinscoreError(
+            "the loss is that of rows from their first token on: pad them on the right, without positions"
+        )
+    embedding = token_embedding(model)
+    if embedding is not None:
+        check_ids(type(model).__name__, embedding, read.input_ids)
     wanted = read.predicted
     if not wanted.any():
         return 0.0, 0

@@ -25,7 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from linscore.decoder.run import evaluating
+from linscore.decoder.call import evaluating
 from linscore.errors import LinscoreError, above_zero, at_least
 from linscore.finetuning.examples import Examples
 from linscore.text.tokens import pad_right

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder
-from linscore.decoder.run import probe_tokens, run
+from linscore.decoder.run import run
 
 
 def _grouped_flops(states: torch.Size, experts: torch.Size, *_args: Any, **_kwargs: Any) -> int:

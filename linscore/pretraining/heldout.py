@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from linscore.decoder.run import evaluating
+from linscore.decoder.call import evaluating
 from linscore.regularization.trainer import log_beside
 
 __all__ = ["HeldoutLossCallback"]

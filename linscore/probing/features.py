@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from linscore.decoder.find import Decoder
-from linscore.decoder.run import run, watch
+from linscore.decoder.run import parts, run, watch
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
 from linscore.text.tokens import pad_right, text_ids
@@ -96,17 +96,18 @@ def pooled_states(decoder: Decoder, input_ids: Tensor, attention_mask: Tensor, p
         LinscoreError: if `pool` is neither, or the batch cannot be run (see `linscore.decoder.find.run`).
     """
     check_pool(pool)
-    layers: dict[int, Tensor] = {}
-    real = attention_mask != 0
+    pooled = torch.empty(len(decoder.blocks) + 1, len(input_ids), decoder.width)
+    for rows, ids, mask in parts(decoder, input_ids, attention_mask, None):
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask != 0
 
-    def keep(index: int, states: BlockStates) -> None:
-        if index == 0:
-            layers[0] = _pooled(states.x, real, pool)
-        layers[index + 1] = _pooled(states.y, real, pool)
+        def keep(index: int, states: BlockStates, rows: Tensor = rows, real: Tensor = real) -> None:
+            if index == 0:
+                pooled[0, rows] = _pooled(states.x, real, pool)
+            pooled[index + 1, rows] = _pooled(states.y, real, pool)
 
-    with watch(decoder, keep):
-        run(decoder, input_ids, attention_mask)
-    return torch.stack([layers[layer] for layer in sorted(layers)])
+        with watch(decoder, keep):
+            run(decoder, ids, mask)
+    return pooled
 
 
 def _pooled(states: Tensor, real: Tensor, pool: str) -> Tensor:

@@ -17,7 +17,7 @@ from linscore_kernels import NONFINITE
 from torch import Tensor
 
 from linscore.decoder.find import Decoder
-from linscore.decoder.run import run, watch
+from linscore.decoder.run import parts, run, watch
 from linscore.decoder.states import BlockStates
 from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
@@ -64,7 +64,7 @@ class Collector:
         self.tokens = self.nonfinite_rows = 0
 
     def add(self, batch: Batch) -> int:
-        """Run one batch: `input_ids` `[B, T]`, or a dict of them with `attention_mask` `[B, T]` and `folds` `[B]`.
+        """Run one batch: `input_ids` `[B, T]`, or a dict of them with `attention_mask`, `position_ids`, `folds` `[B]`.
 
         Returns:
             How many tokens counted.
@@ -72,10 +72,18 @@ class Collector:
         Raises:
             LinscoreError: for a batch of another form, or where no row of the first batch comes out finite.
         """
-        ids, mask, folds = self._read(batch)
-        counting = self._counting(ids, mask)
+        tokens, folds = self._read(batch)
+        whole = parts(self.decoder, tokens.input_ids, tokens.mask, tokens.position_ids)
+        return sum(
+            self._add(Tokens(ids, mask, None, position_ids=tokens.position_ids), folds[rows])
+            for rows, ids, mask in whole
+        )
+
+    def _add(self, tokens: Tokens, folds: Tensor) -> int:
+        """Run what can be run at once; how many tokens counted."""
+        counting = self._counting(tokens)
         rows = _rows_by_fold(counting, folds)
-        lost = self._sweep(ids, mask, lambda _name: rows)
+        lost = self._sweep(tokens, lambda _name: rows)
         spoilt = torch.stack(list(lost.values())).any(0) if lost else torch.zeros_like(counting)
         if lost and not self.tokens and bool((spoilt == counting).all()):
             raise LinscoreError(
@@ -86,15 +94,13 @@ class Collector:
             back = {
                 name: _rows_by_fold(spoilt & ~lost.get(name, torch.zeros_like(spoilt)), folds) for name in self.moments
             }
-            self._sweep(ids, mask, back.__getitem__, sign=-1)
-        tokens = int(counting.sum())
-        self.tokens += tokens
+            self._sweep(tokens, back.__getitem__, sign=-1)
+        count = int(counting.sum())
+        self.tokens += count
         self.nonfinite_rows += int(spoilt.sum())
-        return tokens
+        return count
 
-    def _sweep(
-        self, ids: Tensor, mask: Tensor | None, rows_of: Callable[[str], Rows], sign: int = 1
-    ) -> dict[str, Tensor]:
+    def _sweep(self, tokens: Tokens, rows_of: Callable[[str], Rows], sign: int = 1) -> dict[str, Tensor]:
         """Run the decoder and add rows to every pair of states; the positions `[B, T]` that a pair lost, by name."""
         lost: dict[str, Tensor] = {}
 
@@ -106,11 +112,11 @@ class Collector:
                     )
                     bad = (status == NONFINITE).nonzero()[:, 0].cpu()
                     if len(bad):
-                        where = lost.setdefault(str(pair.name), torch.zeros(ids.shape, dtype=torch.bool))
+                        where = lost.setdefault(str(pair.name), torch.zeros(tokens.input_ids.shape, dtype=torch.bool))
                         where.view(-1)[bad if rows is None else rows[bad]] = True
 
         with self.spans.collecting(), watch(self.decoder, take, self._watched, self.sub_blocks):
-            run(self.decoder, ids, mask)
+            run(self.decoder, tokens.input_ids, tokens.mask, tokens.position_ids)
         return lost
 
     @cached_property
@@ -153,21 +159,23 @@ class Collector:
             )
         return self.moments[name]
 
-    def _read(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Token ids `[B, T]`, mask, and the fold of each sequence, on the CPU."""
-        ids, mask, folds, _ = read_batch(batch)
-        count = self.options.folds
+    def _read(self, batch: Batch) -> tuple[Tokens, Tensor]:
+        """The batch and the fold of each sequence, on the CPU."""
+        tokens = read_batch(batch)
+        ids, folds, count = tokens.input_ids, tokens.folds, self.options.folds
         if folds is None:
             folds = torch.tensor([self._dealer.next() for _ in range(len(ids))], dtype=torch.long)
         elif folds.shape != ids.shape[:1] or not 0 <= folds.min() <= folds.max() < count:
             raise LinscoreError(f"folds must give each of the {len(ids)} sequences a fold from 0 to {count - 1}")
-        return ids.cpu(), None if mask is None else mask.cpu(), folds.cpu()
+        return Tokens(*(None if part is None else part.cpu() for part in tokens)), folds.cpu()  # type: ignore[arg-type]
 
-    def _counting(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def _counting(self, tokens: Tokens) -> Tensor:
         """Which positions `[B, T]` count: no padding, none of the first k, no token that is to be left out."""
-        real = Tokens(ids, mask, None).real
+        real = tokens.real
         counting = real & (real.cumsum(1) > self.options.skip_first)
-        return counting & ~torch.isin(ids, self._skip_tokens) if len(self._skip_tokens) else counting
+        if len(self._skip_tokens):
+            counting &= ~torch.isin(tokens.input_ids, self._skip_tokens)
+        return counting
 
 
 def _rows_by_fold(counting: Tensor, folds: Tensor) -> Rows:

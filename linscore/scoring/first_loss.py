@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from linscore.decoder.call import evaluating, uncompiled
 from linscore.decoder.find import Decoder
-from linscore.decoder.run import evaluating, uncompiled
 from linscore.text.batch import Tokens
 
 TOKENS = 1024  # of the first batch, at most

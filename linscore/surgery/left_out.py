@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from linscore.decoder.call import evaluating
 from linscore.decoder.find import Decoder
-from linscore.decoder.run import bypass, evaluating
+from linscore.decoder.run import bypass
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import batch_loss
 from linscore.spans import Span

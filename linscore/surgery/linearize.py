@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder, find_decoder
-from linscore.decoder.run import probe_tokens, run
+from linscore.decoder.run import run
 from linscore.decoder.wrapped import check_no_adapters
 from linscore.errors import LinscoreError
 from linscore.models.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement

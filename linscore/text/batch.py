@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from linscore.errors import LinscoreError
 
-Batch = (
-    Tensor | Mapping[str, Tensor]
-)  # token ids [B, T], or a dict with `input_ids`, `attention_mask`, `folds`, `labels`
+# Token ids [B, T], or a dict of these parts. Whatever else a batch may hold would be misread if it were passed over.
+Batch = Tensor | NDArray[Any] | Mapping[str, Any]
+PARTS = ("input_ids", "attention_mask", "position_ids", "folds", "labels")
 UNPREDICTED = -100  # what transformers calls a label that does not count
 
 
 class Tokens(NamedTuple):
     """What a batch holds, on the device that it came on."""
 
-    input_ids: Tensor  # [B, T] integers
+    input_ids: Tensor  # [B, T] int32 or int64
     mask: Tensor | None  # [B, T], nonzero for tokens and 0 for padding; None: nothing is padded
     folds: Tensor | None  # [B], where the batch says them
     labels: Tensor | None = None  # [B, T], −100 for tokens that are not to be predicted; None: all but each first one
+    position_ids: Tensor | None = None  # [B, T], where they are not simply counted
 
     @property
     def predicted(self) -> Tensor:
@@ -38,21 +41,52 @@ class Tokens(NamedTuple):
 
 
 def read_batch(batch: Batch) -> Tokens:
-    """The parts of a batch.
+    """The parts of a batch, tensors or NumPy arrays.
 
     Raises:
-        LinscoreError: for a batch that holds no token ids `[B, T]`, or a mask or labels of another shape.
+        LinscoreError: for a batch that holds no token ids `[B, T]`, something that is not read here, or a mask,
+            positions or labels of another shape or kind.
     """
     parts = _parts(batch)
-    ids, mask = parts.get("input_ids"), parts.get("attention_mask")
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+    ids, mask, positions = (parts.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
+    if ids is None or ids.ndim != 2 or not _counts(ids):
         raise LinscoreError("a batch must be a tensor of token ids [B, T], or a dict that holds one as input_ids")
-    if mask is not None and mask.shape != ids.shape:
-        raise LinscoreError(f"attention_mask is {tuple(mask.shape)}, input_ids {tuple(ids.shape)}: give one shape")
+    unknown = sorted(str(name) for name in parts if name not in PARTS)
+    if unknown:
+        raise LinscoreError(f"a batch has {', '.join(unknown)}, which is not read: give it {', '.join(PARTS)} only")
+    if ids.numel() == 0:
+        raise LinscoreError(f"a batch of shape {tuple(ids.shape)} holds no token: leave it out")
+    _check_mask(ids, mask)
+    if positions is not None and (
+        positions.shape != ids.shape or not _counts(positions) or bool((positions < 0).any())
+    ):
+        raise LinscoreError(f"position_ids must be integers from 0 on of shape {tuple(ids.shape)}, as input_ids are")
     labels = parts.get("labels")
     if labels is not None and labels.shape != ids.shape:
         raise LinscoreError(f"labels are {tuple(labels.shape)}, input_ids {tuple(ids.shape)}: give one shape")
-    return Tokens(ids, mask, parts.get("folds"), labels)
+    return Tokens(_long(ids), mask, parts.get("folds"), labels, None if positions is None else _long(positions))
+
+
+def _check_mask(ids: Tensor, mask: Tensor | None) -> None:
+    """Raises LinscoreError for all but 0 and 1 or bool `[B, T]`: scores that are added, or numbers of packed texts."""
+    if mask is None:
+        return
+    if mask.shape != ids.shape:
+        raise LinscoreError(f"attention_mask is {tuple(mask.shape)}, input_ids {tuple(ids.shape)}: give one shape")
+    if mask.is_floating_point() or bool((mask.long() != mask.bool().long()).any()):
+        raise LinscoreError(
+            "attention_mask must hold 1 for tokens and 0 for padding, as integers or bool: one that is added to "
+            "scores, or that numbers packed texts, is not read"
+        )
+
+
+def _counts(values: Tensor) -> bool:
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+
+
+def _long(values: Tensor) -> Tensor:
+    """The dtypes that an embedding takes; others, such as the 16 bits of a token store, become int64."""
+    return values if values.dtype in (torch.int32, torch.int64) else values.long()
 
 
 class TokenDigest:
@@ -77,5 +111,13 @@ class TokenDigest:
         return self._digest.hexdigest()
 
 
-def _parts(batch: Batch) -> Mapping[str, Tensor]:
-    return {"input_ids": batch} if isinstance(batch, Tensor) else batch
+def _parts(batch: Batch) -> dict[str, Tensor]:
+    """What a batch says, by name, without what it leaves open."""
+    named = batch if isinstance(batch, Mapping) else {"input_ids": batch}
+    return {name: _tensor(name, value) for name, value in named.items() if value is not None}
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    if not isinstance(value, (Tensor, np.ndarray)):
+        raise LinscoreError(f"{name} of a batch is of type {type(value).__name__}: give a tensor or a NumPy array")
+    return torch.as_tensor(value)

@@ -1,5 +1,7 @@
 """Where the blocks of a model are found, and what is refused with its reason."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
@@ -55,8 +57,26 @@ def test_a_plain_module_needs_no_configuration() -> None:
     assert (decoder.path, decoder.width, decoder.name) == ("blocks", 8, "PlainDecoder")
     check_causal(decoder)
     assert states_of(decoder, torch.tensor([[1, 2, 3]]))[2].y.shape == (1, 3, 8)
-    with pytest.raises(LinscoreError, match="takes no attention_mask"):
+    with pytest.raises(LinscoreError, match="padding like this moves the states"):
         run(decoder, torch.tensor([[1, 2, 3]]), torch.tensor([[0, 1, 1]]))
+    run(decoder, torch.tensor([[1, 2, 3]]), torch.tensor([[1, 1, 0]]))  # what comes later is not seen
+
+
+def test_blocks_of_several_classes_are_found_where_the_configuration_says_how_many() -> None:
+    class Hybrid(PlainDecoder):
+        config = SimpleNamespace(num_hidden_layers=3)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Linear(8, 8), nn.Identity(), nn.Linear(8, 8)])
+
+    assert find_decoder(Hybrid()).path == "blocks"
+
+
+def test_of_two_lists_the_one_that_runs_on_tokens_is_found() -> None:
+    model = PlainDecoder()
+    model.tower = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+    assert find_decoder(model).path == "blocks"
 
 
 def test_a_replaced_block_of_a_subclass_is_still_one_of_the_blocks() -> None:

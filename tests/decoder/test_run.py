@@ -59,7 +59,7 @@ def test_positions_count_real_tokens() -> None:
     asked: list[dict] = []
     decoder.backbone.register_forward_pre_hook(lambda _m, _args, kwargs: asked.append(kwargs), with_kwargs=True)
     run(decoder, some_tokens(1, 4), torch.tensor([[0, 0, 1, 1]]))
-    assert asked[0]["position_ids"].tolist() == [[0, 0, 0, 1]]
+    assert asked[-1]["position_ids"].tolist() == [[0, 0, 0, 1]]
 
 
 def test_dropout_is_off_and_the_mode_of_every_module_is_restored() -> None:

@@ -139,7 +139,7 @@ def test_batches_that_cannot_be_used_are_refused(teacher):
     for data, words in (
         ([], "there is no batch"),
         (iter(batches(2)), "only 2 batches"),
-        ([{"input_ids": torch.ones(1, 4).long(), "attention_mask": torch.zeros(1, 4)}], "all padding"),
+        ([{"input_ids": torch.ones(1, 4).long(), "attention_mask": torch.zeros(1, 4).long()}], "all padding"),
         ([torch.ones(4).long()], r"token ids \[B, T\]"),
         ([{"labels": torch.ones(1, 4).long()}], r"token ids \[B, T\]"),
     ):
