@@ -5,17 +5,18 @@ h_j replaces h_i for the blocks i … j−1 that go: a survivor reads what the s
 
 import copy
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder, find_decoder
-from linscore.decoder.run import bypass, probe_tokens, states_on
+from linscore.decoder.run import bypass, states_on
 from linscore.decoder.wrapped import check_no_adapters
-from linscore.errors import LinscoreError
-from linscore.surgery.structure import check_structure, cut_config, original_name
+from linscore.errors import LinscoreError, reason
+from linscore.surgery.structure import check_structure, cut_config, depth_fields, original_name
 
 __all__ = ["drop", "drop_blocks"]
 
@@ -44,7 +45,7 @@ def drop_blocks(decoder: Decoder, blocks: Collection[int]) -> PreTrainedModel:
     """The same for a decoder that was found already."""
     model = _plain(decoder.model, decoder.name)
     survivors = _survivors(decoder, blocks)
-    cut = _empty(model, survivors)
+    cut = _empty(decoder, survivors)
     check_structure(cut, model, decoder.path, survivors)
     _fill(cut, model, decoder.path, survivors)
     if model.can_generate():
@@ -78,16 +79,31 @@ def _survivors(decoder: Decoder, blocks: Collection[int]) -> list[int]:
     return [index for index in range(count) if index not in gone]
 
 
-def _empty(model: PreTrainedModel, survivors: Sequence[int]) -> PreTrainedModel:
-    """The cut model without values, built by its own class."""
+def _empty(decoder: Decoder, survivors: Sequence[int]) -> PreTrainedModel:
+    """The cut model without values, built by its own class from the first configuration that gives as many blocks."""
+    model: Any = decoder.model
+    depth = len(decoder.blocks)
+    failed: Exception | None = None
+    for fields in depth_fields(model.config, depth):
+        built = _built(model, survivors, depth, fields)
+        if isinstance(built, Exception):
+            failed = failed or built
+        elif len(built.get_submodule(decoder.path)) == len(survivors):  # type: ignore[arg-type]
+            return built
+    why = "no field of its configuration says how many blocks there are" if failed is None else reason(failed)
+    raise LinscoreError(f"{type(model).__name__} cannot be built without these blocks ({why})") from failed
+
+
+def _built(model: Any, survivors: Sequence[int], depth: int, fields: Sequence[str]) -> PreTrainedModel | Exception:
+    """The model of a sliced configuration, or why there is none: a family's own code may raise anything."""
     try:
-        config = cut_config(model.config, survivors)
+        config = cut_config(model.config, survivors, depth, fields)
         with torch.device("meta"):
             return type(model)(config)
     except LinscoreError:
         raise
-    except (StrictDataclassError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise LinscoreError(f"{type(model).__name__} cannot be built without these blocks ({error})") from error
+    except Exception as error:
+        return error
 
 
 def _fill(cut: PreTrainedModel, model: PreTrainedModel, path: str, survivors: Sequence[int]) -> None:

@@ -14,41 +14,86 @@ from transformers import PreTrainedConfig
 
 from linscore.errors import LinscoreError
 
-__all__ = ["check_structure", "cut_config", "original_name"]
+__all__ = ["check_structure", "cut_config", "depth_fields", "original_name"]
 
 # Lists that name blocks instead of having one entry for each.
-INDEX_LISTS = ("mlp_only_layers", "moe_layers")
+INDEX_LISTS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "hybrid_layer_ids")
+# Those of them that only say which blocks are of a kind, and can be numbered anew.
+RENUMBERED = ("attn_layer_indices", "hybrid_layer_ids")
+# Modes of a module, and its place in the cache: LongCat has two for each block.
+UNCOMPARED = ("training", "gradient_checkpointing", "layer_idx", "layer_id")
 # Types of blocks that keep no keys and values, under their present and former names.
 WITHOUT_KEYS = ("linear_attention", "mamba", "conv", "moe", "mlp", "recurrent")
 
 
-def cut_config(config: PreTrainedConfig, survivors: Sequence[int]) -> PreTrainedConfig:
+def depth_fields(config: PreTrainedConfig, depth: int) -> list[tuple[str, ...]]:
+    """Which fields may say that there are `depth` blocks, the likeliest first: some families have one of their own.
+
+    Of BART's decoder `num_hidden_layers` is the encoder's depth, and `decoder_layers` counts; xLSTM has both names.
+    """
+    text = config.get_text_config()
+    usual = [("num_hidden_layers",)] if getattr(text, "num_hidden_layers", None) == depth else []
+    own = [
+        name
+        for name, value in vars(text).items()
+        if type(value) is int and value == depth and ("layers" in name or "blocks" in name)
+    ]
+    others = [name for name in own if name not in (text.attribute_map.get("num_hidden_layers"), "num_hidden_layers")]
+    return [*usual, *((*fields, name) for fields in usual for name in others), *((name,) for name in others)]
+
+
+def cut_config(
+    config: PreTrainedConfig, survivors: Sequence[int], depth: int, fields: Sequence[str]
+) -> PreTrainedConfig:
     """The configuration of the same model with these blocks only, as it reads once written and loaded again.
 
     Args:
         config: of the whole model; it stays as it is.
         survivors: indices of the blocks that stay, ascending.
+        depth: how many blocks the whole model has.
+        fields: which say so, one of `depth_fields`.
 
     Raises:
         LinscoreError: if the configuration says which block is what by rules of the index.
     """
     changed = copy.deepcopy(config)
     text = changed.get_text_config()
-    depth = text.num_hidden_layers
     _refuse_rules(text, depth, survivors)
     for name, value in _per_block(text, depth):
-        setattr(text, name, [value[index] for index in survivors])
+        setattr(text, name, type(value)(value[index] for index in survivors))
     if getattr(text, "attention_types", None):  # GPT-Neo keeps its types twice, and reads this form
         text.attention_types = [[[kind], len(list(run))] for kind, run in groupby(text.attention_layers)]
     if getattr(text, "moe_layers", None):
         text.moe_layers = list(range(len(survivors)))
-    text.num_hidden_layers = len(survivors)  # by its own name: the class's attribute_map translates
-    again = type(config).from_dict(changed.to_dict())
+    for name in RENUMBERED:
+        if getattr(text, name, None):
+            setattr(text, name, [new for new, old in enumerate(survivors) if old in getattr(text, name)])
+    for field in fields:
+        setattr(text, field, len(survivors))  # by its own name: the class's attribute_map translates
+    again = type(config).from_dict(_written(changed, text, survivors))
     again.name_or_path = config.name_or_path
-    for name in ("_attn_implementation", "_experts_implementation"):  # choices of this process, never written
+    _keep_choices(config, again)
+    return again
+
+
+def _keep_choices(config: PreTrainedConfig, again: PreTrainedConfig) -> None:
+    """What this process chose and no file says; parts last, since what the whole is told goes for them as well."""
+    for name in ("_attn_implementation", "_experts_implementation"):
         if getattr(config, name, None) is not None:
             setattr(again, name, getattr(config, name))
-    return again
+    for part in config.sub_configs:
+        if getattr(config, part, None) is not None:
+            _keep_choices(getattr(config, part), getattr(again, part))
+
+
+def _written(changed: PreTrainedConfig, text: PreTrainedConfig, survivors: Sequence[int]) -> dict[str, Any]:
+    """The configuration as it is written; what Gemma 4 says of single blocks can only be renumbered there."""
+    written = changed.to_dict()
+    part = next((written[key] for key in changed.sub_configs if getattr(changed, key, None) is text), written)
+    if part.get("per_layer_config"):
+        of_block = {int(index): said for index, said in part["per_layer_config"].items()}
+        part["per_layer_config"] = {new: of_block[old] for new, old in enumerate(survivors) if old in of_block}
+    return written
 
 
 def original_name(name: str, path: str, survivors: Sequence[int]) -> str:
@@ -113,7 +158,7 @@ def _per_block(text: PreTrainedConfig, depth: int) -> Iterator[tuple[str, Any]]:
 def _compare_settings(name: str, before: nn.Module, after: nn.Module, index: tuple[int, int]) -> None:
     """Compares numbers, strings and flags of two modules; `index` is the old and new number of their block."""
     for key, new in vars(after).items():
-        if key.startswith("_") or key in ("training", "gradient_checkpointing"):
+        if key.startswith("_") or key in UNCOMPARED:
             continue
         old = vars(before).get(key)
         scalars = all(value is None or isinstance(value, bool | int | float | str) for value in (old, new))
@@ -137,5 +182,5 @@ def _compare_tensors(cut: nn.Module, original: nn.Module, path: str, survivors: 
 def _changes(what: str, old: Any, new: Any) -> LinscoreError:
     return LinscoreError(
         f"{what} would turn from {old} into {new} once the cut model is loaded again: it depends on the index of its "
-        "block or on the number of blocks, so these blocks cannot be dropped"
+        "block, on the number of blocks, or on what was run before, so these blocks cannot be dropped"
     )

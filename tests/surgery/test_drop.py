@@ -7,9 +7,11 @@ from cut_models import MIXED, cut_of, doing_nothing, inputs_and_logits, logits, 
 from decoders import PlainDecoder
 from rare_models import llama4, qwen3_next, random_model
 from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH, tiny
+from transformers import PreTrainedConfig
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
 from linscore import LinscoreError, drop, find_decoder
+from linscore.surgery.structure import cut_config
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -209,4 +211,43 @@ def test_a_model_that_is_not_all_there_is_refused():
     model = tiny("llama")
     model.model.layers[1].to("meta")
     with pytest.raises(LinscoreError, match="one device"):
+        drop(model, [0])
+
+
+@pytest.mark.parametrize("encoder", [2, 4])
+def test_a_decoder_that_counts_its_blocks_by_another_name_is_cut_and_loads_again(encoder, tmp_path):
+    heads = {"decoder_attention_heads": 4, "encoder_attention_heads": 4, "decoder_ffn_dim": 48}
+    sizes = {"d_model": WIDTH, "encoder_layers": encoder, "decoder_layers": 4, "max_position_embeddings": 64}
+    config = transformers.BartConfig(vocab_size=VOCABULARY, init_std=0.2, **heads, **sizes)
+    model = transformers.BartForCausalLM(config).eval()
+    with doing_nothing(model, [1]):
+        expected = logits(model, tokens())
+    cut = drop(model, [1])
+    assert (cut.config.decoder_layers, cut.config.encoder_layers) == (3, 2 if encoder == 2 else 3)
+    torch.testing.assert_close(logits(cut, tokens()), expected)
+    cut.save_pretrained(tmp_path)
+    assert torch.equal(logits(type(cut).from_pretrained(tmp_path), tokens()), logits(cut, tokens()))
+
+
+def test_indices_of_attention_blocks_are_numbered_anew():
+    config = PreTrainedConfig(num_hidden_layers=5, attn_layer_indices=[1, 4], hybrid_layer_ids=[0, 3])
+    cut = cut_config(config, [0, 3, 4], 5, ["num_hidden_layers"])
+    assert (cut.num_hidden_layers, cut.attn_layer_indices, cut.hybrid_layer_ids) == (3, [2], [0, 1])
+
+
+def test_whatever_a_family_raises_while_it_is_built_is_a_refusal(monkeypatch):
+    model = tiny("llama")
+
+    def fail(*_):
+        raise NotImplementedError("not of this depth")
+
+    monkeypatch.setattr(type(model), "__init__", fail)
+    with pytest.raises(LinscoreError, match=r"cannot be built without these blocks \(not of this depth\)"):
+        drop(model, [0])
+
+
+def test_a_model_whose_depth_no_field_says_is_refused():
+    model = tiny("llama")
+    model.config.num_hidden_layers = 7
+    with pytest.raises(LinscoreError, match="no field of its configuration says how many blocks"):
         drop(model, [0])
