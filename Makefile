@@ -8,6 +8,8 @@
 #   make bench                      time everything against its peers on the CPU: under ten minutes
 #   make bench-gpu                  check every kernel on the GPU, then time everything there: under nine minutes;
 #                                   with .venv where there is one, else with PYTHON as it is
+#   make sweep                      try every class of causal language models that transformers has, tiny and random:
+#                                   docs/decoders.md, in some ten minutes
 #   make check                      format, lint and types, changing nothing
 #   make clean                      remove .venv and everything that can be made again
 #
@@ -34,7 +36,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 HAS_VENV := $(wildcard $(BIN)/python)
 
-.PHONY: install score test test-fast bench bench-gpu check clean
+.PHONY: install score test test-fast bench bench-gpu sweep check clean
 .DEFAULT_GOAL := install
 
 install: $(DEV)
@@ -54,6 +56,9 @@ bench: $(DEV)
 bench-gpu: $(if $(HAS_VENV),$(DEV))
 	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels $(if $(HAS_VENV),$(BIN)/python,$(PYTHON)) \
 		benchmarks/run.py --device cuda --seconds 520 $(ARGS)
+
+sweep: $(DEV)
+	$(BIN)/python -m benchmarks.studies.sweep $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .
