@@ -54,14 +54,19 @@ def _loaded(folder: Path, model: PreTrainedModel) -> tuple[Any, dict[str, Any]]:
     with FakeTensorMode(allow_non_fake_inputs=True), _one_thread():
         weights = {name: torch.empty(shape) for name, shape in shapes.items()}
         return kind.from_pretrained(
-            None, config=config, state_dict=weights, output_loading_info=True, ignore_mismatched_sizes=True
+            None,
+            config=config,
+            state_dict=weights,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
         )
 
 
 def _reader(folder: Path, model: PreTrainedModel) -> tuple[Any, Any]:
     """The class that reads a folder, and its configuration; code of the checkpoint's own is here already."""
     if model.is_remote_code():
-        return type(model), type(model.config).from_pretrained(folder)
+        return type(model), type(model.config).from_pretrained(folder, trust_remote_code=False)
     checkpoint = Checkpoint(str(folder))
     config = checkpoint.config()
     return type(checkpoint.empty(loader_of(config), config)), config
