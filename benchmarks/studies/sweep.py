@@ -182,7 +182,7 @@ def dropped(model: PreTrainedModel, path: str, index: int) -> str:
         return f"WRONG: logits differ by {float((found - expected).abs().max()):.1e}"
     with tempfile.TemporaryDirectory() as folder:
         cut.save_pretrained(folder)
-        again = type(cut).from_pretrained(folder).eval()
+        again = type(cut).from_pretrained(folder, trust_remote_code=False).eval()
     off = float((logits_of(again, ids) - found).abs().max())
     return "right" if off <= 1e-5 * float(expected.abs().max()) else f"WRONG: reloaded logits differ by {off:.1e}"
 
