@@ -32,7 +32,7 @@ class Span(NamedTuple):
         Raises:
             LinscoreError: for anything else.
         """
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", text)
+        match = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", text)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise LinscoreError(f"{text!r} is no block and no span of blocks: write it like 3 or 3-5")
         span = Span(int(match[1]), int(match[2] or match[1]))

@@ -80,13 +80,18 @@ def parse_json(text: str) -> Any:
 def fitted(kind: Any, value: Any, name: str) -> Any:
     """`value`, which errors call `name`, as the annotation `kind` says.
 
-    A whole number may stand for a float and becomes one; a bool is no number, and a float must be finite.
+    A whole number may stand for a float and becomes one; a bool is no number, and a float must be finite: also within
+    `Any`, where `object` lets everything pass.
 
     Raises:
         ValueError: when it does not fit; a `MisfitError` where it is of another type.
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is object:
+        return value
     if kind is Any:
+        if _finite(value) != value:
+            raise MisfitError(name, value, "finite throughout")
         return value
     if origin in (typing.Union, types.UnionType):
         [other] = [one for one in inner if one is not types.NoneType]  # files hold no other unions

@@ -46,7 +46,7 @@ class CutRequest:
     @property
     def number(self) -> int | None:
         """How many blocks of a ranking; None where they are named."""
-        return int(self.cut.blocks) if re.fullmatch(r"\s*\d+\s*", self.cut.blocks) else None
+        return int(self.cut.blocks) if re.fullmatch(r"\s*\d{1,9}\s*", self.cut.blocks) else None
 
     def check(self) -> Report | None:
         """Look at everything that can be wrong before a model is loaded; the report of `moments`.

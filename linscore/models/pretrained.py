@@ -18,7 +18,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, reason
 from linscore.files.json_file import read_json
 from linscore.models.declared import Weights, check_counts, check_depth, check_files, check_size, find_weights
 from linscore.models.linear_block import MODEL_TYPE, LinearizedConfig, LinearizedForCausalLM
@@ -68,7 +68,18 @@ class Checkpoint:
         check_counts(values, self._weights(), self.source)
         if not self.trust_remote_code and any("/" in str(name) for name in _kernels(values)):
             raise _untrusted(self.source)
-        return self._read(LinearizedConfig if values.get("model_type") == MODEL_TYPE else AutoConfig)
+        try:
+            return self._read(LinearizedConfig if values.get("model_type") == MODEL_TYPE else AutoConfig)
+        except (
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            LookupError,
+            AssertionError,
+        ) as error:  # as families have it
+            raise LinscoreError(
+                f"the configuration of {self.source} is damaged ({reason(error)}): get it anew"
+            ) from error
 
     def tokenizer(self, config: Any = None) -> Any:
         """The tokenizer."""

@@ -7,7 +7,6 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
@@ -68,7 +67,7 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 def _is_whole(path: Path, step: int) -> bool:
     """Whether all of it has reached the disk, as far as heads and ends of its files tell."""
     try:
-        state = read_json(path / TRAINER_STATE_NAME, dict[str, Any], damaged="is not whole", most_bytes=MOST_STATE)
+        state = read_json(path / TRAINER_STATE_NAME, dict[str, object], damaged="is not whole", most_bytes=MOST_STATE)
     except LinscoreError:
         return False
     torchs = (file for file in path.iterdir() if file.suffix in (".pt", ".pth"))  # archives, with a table at their end

@@ -165,6 +165,11 @@ def _read(path: Path) -> Report:
         folder = path.parent if path.name == REPORT else path
         raise LinscoreError(f"no {REPORT} in {folder}: score a model into it first (`linscore score`, or Report.save)")
     report = read_json(path, Report, damaged=DAMAGED)
+    spans = [one.span for one in report.blocks] + [one.span for one in report.spans]
+    if len(set(spans)) < len(spans) or not all(0 <= one.first <= one.last < report.depth for one in spans):
+        raise LinscoreError(
+            f"{path} {DAMAGED} (its blocks and spans are not those of a model of {report.depth} blocks)"
+        )
     told = any(warning.kind == NOT_FINITE for warning in report.warnings)
     for place, block in enumerate(report.blocks):
         for name in () if told else ALWAYS:

@@ -157,7 +157,8 @@ def _moments(name: str, shape: Shape, tensors: dict[str, Tensor]) -> Moments:
         for field, value in parts.items():
             if not torch.isfinite(value).all() or (field.startswith("scale") and not (value > 0).all()):
                 raise ValueError(f"{name}.pilot.{field} is not what it should be")
-        moments.pilot = Pilot(**parts, limit_x=float(shape.limits[0]), limit_delta=float(shape.limits[1]))
+        limit_x, limit_delta = (float(one) for one in shape.limits if isinstance(one, int | float))
+        moments.pilot = Pilot(**parts, limit_x=limit_x, limit_delta=limit_delta)
     return moments
 
 

@@ -39,12 +39,12 @@ class Shape:
     width_delta: int
     folds: int
     precision: Literal["fast", "exact"]
-    limits: tuple[Any, Any] | None  # of the pilot, for x and δ: numbers, which may be infinite
+    limits: tuple[object, object] | None  # of the pilot, for x and δ: numbers, which may be infinite
 
     def __post_init__(self) -> None:
         if not 1 <= self.width_delta <= self.d or self.folds < 1:
             raise ValueError(f"widths {self.d} and {self.width_delta} in {self.folds} folds cannot be")
-        if not all(type(one) in (int, float) and one >= 0 for one in self.limits or ()):
+        if not all(isinstance(one, int | float) and type(one) is not bool and one >= 0 for one in self.limits or ()):
             raise ValueError(f"limits are {self.limits}, not two numbers")
 
     def tensor(self, part: str, field: str) -> Stored:
