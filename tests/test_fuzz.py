@@ -35,7 +35,7 @@ from linscore.text.source import labelled_source
 
 FORMER = Path(__file__).parent / "fixtures" / "version_0_1_0"
 EACH = int(os.environ.get("LINSCORE_FUZZ", "2200")) // 11  # inputs of a reader
-SECONDS = 5  # for one input
+SECONDS = 30  # for one input, of a clock that also runs while others have the cores
 GROWN = 256 << 10  # KiB of memory, over all inputs of a reader
 SETTINGS_OF_A_RUN = asdict(
     Begun(
