@@ -139,7 +139,7 @@ def prepared(place: Path, commands: Collection[str]) -> None:
     def write() -> None:
         from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
+        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL, trust_remote_code=False)
         for number, name in enumerate(("model", "series/checkpoint-1", "series/checkpoint-2", "series/checkpoint-3")):
             torch.manual_seed(number)
             LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=len(tokenizer))).save_pretrained(place / name)
