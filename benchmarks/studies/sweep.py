@@ -37,10 +37,10 @@ TABLE = Path(__file__).parents[2] / "docs/decoders.md"
 HEAD = """# Decoders
 
 What is right for each class that transformers maps to a causal language model, and what is refused. Written by
-`make sweep` ({date}, {versions}); every model is tiny and random. *score*: every block's two scores against
-least squares in float64 on states that were read otherwise. *drop*: logits are those of the model with the block idle,
-and again once saved and loaded. *left*, *right*: scores of padded rows are those of the rows alone. A number is that
-of a reason below.
+`make sweep` ({date}, {versions}); every model is tiny and random.
+*score*: every block's two scores against least squares in float64 on states that were read otherwise. *drop*: logits
+are those of the model with the block idle, and again once saved and loaded. *left*, *right*: scores of padded rows are
+those of the rows alone. A number is that of a reason below.
 
 Right: {counts} of {classes} classes. Wrong or crashed: {wrong}.
 
@@ -162,7 +162,7 @@ def hidden_states(model: PreTrainedModel, path: str, ids: Tensor) -> str:
     off = [
         i for i, (x, _) in enumerate(states) if not torch.allclose(recorded[i].double().flatten(0, -2), x, atol=1e-5)
     ]
-    return f" (hidden_states differ at {off})" if off else ""
+    return f" (transformers' hidden_states are not what enters blocks {off})" if off else ""
 
 
 def check_drop(model: PreTrainedModel, _path: str) -> str:
@@ -277,10 +277,10 @@ def _cell(answer: str, reasons: list[str]) -> str:
     """A word, and the number of the reason that comes with it."""
     word, _, reason = " ".join(answer.split()).partition(": ") if answer != "right" else ("right", "", "")
     if answer.startswith("right") and answer != "right":
-        word, reason = "right", answer.removeprefix("right").strip(" ,()")
+        word, reason = "right", answer.removeprefix("right").strip(" ,").removeprefix("(").removesuffix(")")
     if not reason:
         return word
-    reason = reason[:240].replace("|", "/")
+    reason = reason.split(" once the cut model is loaded again")[0][:240].replace("|", "/")
     if reason not in reasons:
         reasons.append(reason)
     return f"{word} ({reasons.index(reason) + 1})"

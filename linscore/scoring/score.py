@@ -49,7 +49,7 @@ def score(
         linscore.score(model, batches, folds=4, skip_first=1, spans=[linscore.Span(3, 5)])
 
     Args:
-        model: any Hugging Face decoder, or a module whose blocks are one ModuleList of like modules.
+        model: any Hugging Face decoder, or a module whose blocks are one ModuleList.
         batches: token ids `[B, T]` each, or dicts with `input_ids` and, where wanted, `attention_mask` `[B, T]` and
             `folds` `[B]`; without folds the sequences are dealt in runs, by their place in the stream.
         options: what is scored, and how.
