@@ -89,10 +89,13 @@ _HOMES = {
     "score": "linscore.scoring.score",
     "text_loss": "linscore.evaluation.perplexity",
 }
+_FORMER = ("decoders", "documents")  # modules, once loaded by any of the above; they stay for one release
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:
+    if name in _FORMER:
+        return import_module(f"linscore.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'linscore' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)

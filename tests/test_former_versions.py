@@ -15,6 +15,7 @@ import torch
 import linscore
 from linscore.dynamics.series import Dynamics
 from linscore.models.linear_block import LinearBlock
+from linscore.text.documents import read_documents
 
 FORMER = Path(__file__).parent / "fixtures" / "version_0_1_0"
 MODELS = ("model", "dropped", "linear")
@@ -93,3 +94,10 @@ def test_a_series_is_read_and_gone_on_with(run, tmp_path, monkeypatch):
     found = Dynamics.load(tmp_path / "series" / "dynamics.json")
     assert found.steps == [5, 9]
     assert found.scored[1].blocks["cosine"] == pytest.approx(found.scored[0].blocks["cosine"], rel=1e-6)
+
+
+def test_former_modules_are_attributes_of_the_package_as_they_were():
+    assert linscore.decoders.find_decoder is linscore.find_decoder
+    assert linscore.documents.read_documents is read_documents
+    with pytest.raises(AttributeError, match="no attribute 'decoder_'"):
+        _ = linscore.decoder_
