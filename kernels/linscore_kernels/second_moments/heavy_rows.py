@@ -7,8 +7,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from linscore_kernels.pilot import Pilot
-from linscore_kernels.second_moments.op import accumulate
-from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Sums
+from linscore_kernels.second_moments.op import accumulate, token_stats
+from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Sums, reduce
+
+FEW = 1024  # rows: float64 operands of so many are smaller than the sums
 
 
 def accumulate_apart(
@@ -40,6 +42,21 @@ def accumulate_apart(
     if not len(heavy):
         return light, None
     rows, every = heavy if rows is None else rows[heavy], pilot.without_limits()
-    apart = accumulate(x, y, delta, heavy_second(), pilot=every, rows=rows, sign=sign, **exact)
+    if len(rows) <= FEW:
+        apart = _few(x, y, delta, heavy_second(), every, rows, sign)
+    else:
+        apart = accumulate(x, y, delta, heavy_second(), pilot=every, rows=rows, sign=sign, **exact)
     light.status[heavy[apart.status != LIGHT]] = NONFINITE  # float64 squares overflow: these rows are in neither sum
     return light, apart
+
+
+def _few(
+    x: Tensor, y: Tensor | None, delta: Tensor | None, second: Tensor, pilot: Pilot, rows: Tensor, sign: int
+) -> Sums:
+    """The same as `accumulate`, exactly, in two products that are added in place: no buffer of the size of `second`."""
+    stats = token_stats(x, y, delta, pilot=pilot, rows=rows, precision="exact", backend="eager")
+    x_hat, delta_hat = stats.operands
+    d, e = len(second), pilot.width_delta
+    second[:, :d].addmm_(x_hat.T, x_hat, alpha=sign)
+    second[:, d:].addmm_(x_hat.T, delta_hat[:, :e], alpha=sign)
+    return reduce(stats, e)
