@@ -23,12 +23,15 @@ MATRIX_INSTRUCTION = {80: "mma.sync", 86: "mma.sync", 89: "mma.sync", 90: "wgmma
 TENSOR_MEMORY = 512  # columns on sm_100; past it Triton 3.6 to 3.9 compiles "successfully" to an empty body
 
 
-def compiled(folder: Path) -> dict[str, dict]:
-    """The facts of every case: of all processes that share the folder the first compiles, and the others wait."""
+def compiled(folder: Path, cache: Path) -> dict[str, dict]:
+    """The facts of every case: of all processes that share the folder the first compiles, and the others wait.
+
+    Triton's own `cache` may be of an earlier run.
+    """
     facts = folder / "kernels.json"
     with FileLock(folder / "kernels.lock"):
         if not facts.exists():
-            facts.write_text(_compiled_afresh(folder / "triton"))
+            facts.write_text(_compiled_afresh(cache))
     return json.loads(facts.read_text())
 
 
