@@ -89,7 +89,8 @@ _HOMES = {
     "score": "linscore.scoring.score",
     "text_loss": "linscore.evaluation.perplexity",
 }
-_FORMER = ("decoders", "documents")  # modules, once loaded by any of the above; they stay for one release
+_FORMER = ("decoders", "documents")  # modules of `former` that were loaded by any of the above
+__path__.append(f"{__path__[0]}/former")
 __all__ = sorted(_HOMES)
 
 

@@ -119,8 +119,7 @@ def linscore(place: Path, *options: str) -> int:
     reader, writer = os.pipe()
 
     def run() -> None:
-        from linscore import cli
-
+        cli = import_module("linscore.cli")
         begin = cli.cli.main
         cli.cli.main = lambda *args, **kwargs: (os.close(writer), begin(*args, **kwargs))
         sys.argv = ["linscore", *options]
