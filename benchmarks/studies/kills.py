@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
@@ -119,7 +120,8 @@ def linscore(place: Path, *options: str) -> int:
     reader, writer = os.pipe()
 
     def run() -> None:
-        cli = import_module("linscore.cli")
+        (entry,) = entry_points(group="console_scripts", name="linscore")  # what a user calls
+        cli = import_module(entry.module)
         begin = cli.cli.main
         cli.cli.main = lambda *args, **kwargs: (os.close(writer), begin(*args, **kwargs))
         sys.argv = ["linscore", *options]
