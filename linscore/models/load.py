@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForCausalLM,
@@ -32,6 +31,7 @@ from linscore.models.pretrained import Checkpoint
 from linscore.models.quiet import quiet
 
 HEAD = AutoModelForSequenceClassification
+LONGEST_REASON = 200  # characters of what transformers says
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -105,14 +105,8 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     Raises:
         LinscoreError: when there is none, or it needs code of its own that may not run.
     """
-    checkpoint = _checkpoint(name, trust_remote_code)
-    try:
-        with quiet():
-            return checkpoint.tokenizer()
-    except LinscoreError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise LinscoreError(f"no tokenizer {name!r}: neither a folder with one nor to be had from the Hub") from error
+    with _loading(name, "tokenizer"):
+        return _checkpoint(name, trust_remote_code).tokenizer()
 
 
 def read_context(name: str, *, trust_remote_code: bool = False) -> int:
@@ -188,15 +182,15 @@ def loader_of(config: Any) -> Any:
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def _loading(name: str, what: str = "model") -> Iterator[None]:
     """Quiet, and what goes wrong as a LinscoreError."""
     try:
         with quiet():
             yield
-    except LinscoreError:
+    except (LinscoreError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise LinscoreError(_why(name, error)) from error
+    except Exception as error:  # a damaged file makes transformers raise whatever its value leads to
+        raise LinscoreError(_why(name, error, what)) from error
 
 
 def _dtype(dtype: str, config: object, device: torch.device) -> torch.dtype | str:
@@ -207,13 +201,14 @@ def _dtype(dtype: str, config: object, device: torch.device) -> torch.dtype | st
     return getattr(torch, dtype)
 
 
-def _why(name: str, error: Exception) -> str:
+def _why(name: str, error: Exception, what: str) -> str:
     """One line for the many ways in which loading fails."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, DamagedError):
         return f"{first}; linearize the model again"
-    if Path(name).is_dir():
-        return f"the folder {name} holds no causal language model with its tokenizer ({first})"
+    if os.path.isdir(name):  # of Path, some names are errors
+        held = "causal language model with its tokenizer" if what == "model" else what
+        return f"the folder {name} holds no {held} ({first[:LONGEST_REASON]})"
     if "Unrecognized configuration class" in first:
         return f"{name} is not a decoder: transformers has no causal language model for it; give a decoder-only model"
-    return f"no model {name!r}: neither a folder here nor to be had from the Hub (check name, access and network)"
+    return f"no {what} {name!r}: neither a folder here nor to be had from the Hub (check name, access and network)"

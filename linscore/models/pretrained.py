@@ -6,6 +6,7 @@ transformers, where nobody says, asks on standard input, and a corpus there woul
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -65,6 +66,8 @@ class Checkpoint:
         if adapter is not None:
             raise _adapter(self.source, Path(adapter))
         values, _ = PreTrainedConfig.get_config_dict(self.source, **self._at())
+        if not isinstance(values, dict):
+            raise LinscoreError(f"the configuration of {self.source} is no JSON object: get it anew")
         check_counts(values, self._weights(), self.source)
         if not self.trust_remote_code and any("/" in str(name) for name in _kernels(values)):
             raise _untrusted(self.source)
@@ -114,7 +117,7 @@ class Checkpoint:
             raise _untrusted(self.source) from error
 
     def _folder(self) -> Path | None:
-        return Path(self.source) if Path(self.source).is_dir() else None
+        return Path(self.source) if os.path.isdir(self.source) else None  # of Path, some names are errors
 
     def _weights(self) -> Weights | None:
         folder = self._folder()

@@ -1,6 +1,7 @@
 """What loads as it is, what is refused in one line, and whose code runs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from linscore import LinscoreError, find_decoder
 from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.models.linear_block import LinearBlock
-from linscore.models.load import load
+from linscore.models.load import load, load_tokenizer
 from linscore.surgery.linearize import linearize
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_module_cache")
@@ -119,3 +120,33 @@ def test_a_model_loaded_with_its_own_code_is_not_linearized_again(llama):
 def test_linear_blocks_in_the_reloaded_model_are_linscores_own(llama):
     assert isinstance(find_decoder(load(llama)).blocks[1], LinearBlock)
     assert len(find_decoder(load(llama)).blocks) == DEPTH
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", None),
+        ("config.json", {"text_config": -1}),
+        ("tokenizer_config.json", None),
+        ("tokenizer_config.json", {"eos_token": []}),
+        ("tokenizer_config.json", {"tokenizer_class": {}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": "x"}),
+    ],
+)
+def test_what_a_damaged_folder_makes_transformers_raise_is_one_line(tmp_path, file, change):
+    for path in EMBEDDED_MODEL.glob("*.json"):
+        shutil.copy(path, tmp_path)
+    values = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps([1] if change is None else values | change))
+    read = load if file == "config.json" else load_tokenizer
+    with pytest.raises(LinscoreError) as refused:
+        read(str(tmp_path))
+    assert str(tmp_path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a" * 5000])
+def test_a_name_that_no_file_system_takes_is_no_model(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LinscoreError, match="no model"):
+        load(name)
