@@ -12,8 +12,7 @@ from linscore.decoder.call import evaluating, uncompiled
 from linscore.decoder.find import Decoder
 from linscore.text.batch import Tokens
 
-TOKENS = 1024  # of the first batch, at most
-ROW = 512
+TOKENS = 512  # of the first batch, at most: one pass, whose logits are small beside a model
 
 
 class FirstLoss(NamedTuple):
@@ -24,22 +23,28 @@ class FirstLoss(NamedTuple):
 
 
 def first_loss(decoder: Decoder, batch: Tokens) -> FirstLoss | None:
-    """The loss of the next token on the first sequences of a batch; None for a model without a head that can be run."""
+    """The loss of the next token on the longest sequences of a batch; None for a model without a head that can be run."""
     model: Any = decoder.model
     head = getattr(model, "get_output_embeddings", None)
     if head is None or head() is None or model.config.is_encoder_decoder:
         return None
-    losses: list[Tensor] = []
-    with torch.no_grad(), evaluating(model), uncompiled():
-        for ids, real in zip(batch.input_ids, batch.real, strict=True):
-            row = ids[real][None, :ROW].to(model.device, torch.long)
-            if sum(map(len, losses)) + row.shape[1] - 1 > TOKENS:
-                break
-            try:
-                logits = model(input_ids=row).logits[0, :-1].float()
-            except Exception:  # a head that wants more than tokens says nothing about the blocks
-                return None
-            losses.append(torch.nn.functional.cross_entropy(logits, row[0, 1:].to(logits.device), reduction="none"))
-    if not sum(map(len, losses)):
+    rows = _longest(batch).to(model.device)
+    if not rows.numel():
         return None
-    return FirstLoss(torch.cat(losses).mean().item(), math.log(logits.shape[-1]))
+    with torch.no_grad(), evaluating(model), uncompiled():
+        try:
+            logits = model(input_ids=rows).logits[:, :-1].float()
+        except Exception:  # a head that wants more than tokens says nothing about the blocks
+            return None
+    targets = rows[:, 1:].to(logits.device)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return FirstLoss(loss.item(), math.log(logits.shape[-1]))
+
+
+def _longest(batch: Tokens) -> Tensor:
+    """The longest of a batch's sequences, without padding, so many of one length as one pass is to take `[b, t]`."""
+    rows = [ids[real][:TOKENS].to(torch.long) for ids, real in zip(batch.input_ids, batch.real, strict=True)]
+    length = max(map(len, rows), default=0)
+    if length < 2:
+        return torch.empty(0, 0, dtype=torch.long)
+    return torch.stack([row for row in rows if len(row) == length][: TOKENS // length])
