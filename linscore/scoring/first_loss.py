@@ -23,7 +23,7 @@ class FirstLoss(NamedTuple):
 
 
 def first_loss(decoder: Decoder, batch: Tokens) -> FirstLoss | None:
-    """The loss of the next token on the longest sequences of a batch; None for a model without a head that can be run."""
+    """The loss of the next token on the longest sequences of a batch; None without a head that can be run."""
     model: Any = decoder.model
     head = getattr(model, "get_output_embeddings", None)
     if head is None or head() is None or model.config.is_encoder_decoder:

@@ -29,7 +29,7 @@ def text(tmp_path_factory):
 def score_once(tmp_path_factory, model_folder, text):
     """What `score` saves of model and text, for tests to have a copy of."""
     out = tmp_path_factory.mktemp("scores") / "out"
-    run_score(model_folder, TextOptions(text=text, seq_len=16), out=str(out))
+    run_score(model_folder, text=TextOptions(text=text, seq_len=16), out=str(out))
     return out
 
 
