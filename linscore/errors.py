@@ -7,6 +7,7 @@ reads them as they are, and the command line puts its options in their place.
 from __future__ import annotations
 
 from collections.abc import Collection
+from numbers import Integral
 
 from linscore_kernels.errors import LinscoreError
 
@@ -26,10 +27,20 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def at_least(what: str, value: float | None, least: int) -> None:
-    """Raise LinscoreError where the argument `what` is given and too small."""
-    if value is not None and not value >= least:  # so that NaN is refused too
+def at_least(what: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise LinscoreError where the argument `what` is given and no whole number, too small or too large."""
+    if value is not None:
+        whole(what, value, least, most)
+
+
+def whole(what: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise LinscoreError unless the argument `what` is a whole number from `least` on, up to `most`."""
+    if not isinstance(value, Integral):
+        raise LinscoreError(f"`{what}` is {value!r}: give a whole number")
+    if int(value) < least:
         raise LinscoreError(f"`{what}` is {value}: give {least} or more")
+    if most is not None and int(value) > most:
+        raise LinscoreError(f"`{what}` is {value}: give {most:,} or less")
 
 
 def above_zero(what: str, value: float) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from linscore.errors import at_least
+from linscore.errors import whole
 from linscore.spans import Span
 
+MOST_FOLDS = 10_000  # a slip of the finger must not fill the memory
 BY = "block_influence"  # what ranks blocks where nobody says and no text is given (decisions: What chooses)
 
 
@@ -88,8 +89,8 @@ class ScoreOptions:
     backend: str | None = None
 
     def __post_init__(self) -> None:
-        at_least("folds", self.folds, 1)  # 1: no held-out scores
-        at_least("skip_first", self.skip_first, 0)
+        whole("folds", self.folds, 1, MOST_FOLDS)  # 1: no held-out scores
+        whole("skip_first", self.skip_first, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

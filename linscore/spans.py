@@ -6,16 +6,30 @@ import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, whole
 
 MOST = 100_000  # blocks: a slip of the finger must not fill the memory
 
 
-class Span(NamedTuple):
-    """Blocks `first` to `last`, both included; written "3" or "3-5"."""
-
+class _Ends(NamedTuple):
     first: int
     last: int
+
+
+class Span(_Ends):
+    """Blocks `first` to `last`, both included; written "3" or "3-5"."""
+
+    __slots__ = ()
+
+    def __new__(cls, first: int, last: int) -> Span:
+        """A span of these blocks.
+
+        Raises:
+            LinscoreError: for ends that are no whole numbers from 0 on, or in the wrong order.
+        """
+        whole("first", first, 0)
+        whole("last", last, int(first))
+        return super().__new__(cls, first, last)
 
     def __str__(self) -> str:
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
@@ -32,7 +46,7 @@ class Span(NamedTuple):
         Raises:
             LinscoreError: for anything else.
         """
-        match = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", text)
+        match = None if not isinstance(text, str) else re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", text)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise LinscoreError(f"{text!r} is no block and no span of blocks: write it like 3 or 3-5")
         span = Span(int(match[1]), int(match[2] or match[1]))

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from linscore.errors import LinscoreError
+
 __all__ = ["as_json", "in_options", "new_folder", "result_folder", "resume", "takes"]
 
 Command = Callable[..., Any]
@@ -70,12 +72,23 @@ def _settings(one: Field[Any], kind: Any, default: Any) -> dict[str, Any]:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 resume = click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same options.")
-new_folder = click.option("--out", required=True, metavar="DIR", help="The result: a folder that is not there yet.")
+
+
+def _named(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A folder that has a name: an empty one would be where the command runs."""
+    if value == "":
+        raise LinscoreError(f"`{param.name}` is empty: give the name of a folder")
+    return value
+
+
+new_folder = click.option(
+    "--out", required=True, callback=_named, metavar="DIR", help="The result: a folder that is not there yet."
+)
 
 
 def result_folder(meaning: str, *, required: bool = False) -> Callable[[Command], Command]:
     """--out of a command whose results go into a folder that may be there."""
-    return click.option("--out", metavar="DIR", required=required, help=meaning)
+    return click.option("--out", callback=_named, metavar="DIR", required=required, help=meaning)
 
 
 def in_options(message: str, command: click.Command | None) -> str:

@@ -26,10 +26,10 @@ def wanted(pairs: Mapping[int, int], hidden: float, kl: float, lm: float) -> tup
     """
     values = (hidden, kl, lm)
     if not all(math.isfinite(value) and value >= 0 for value in values):
-        raise LinscoreError(f"hidden, kl and lm are {values}: give weights of 0 or more")
+        raise LinscoreError(f"`hidden`, `kl` and `lm` are {values}: give weights of 0 or more")
     weights = Weights(hidden if pairs else 0.0, kl, lm)
     if not (weights.hidden or kl or lm):
-        raise LinscoreError("there is no loss to train on: give kl or lm, or hidden with pairs of blocks")
+        raise LinscoreError("there is no loss to train on: give `kl` or `lm`, or `hidden` with pairs of blocks")
     return dict(pairs) if hidden else {}, weights
 
 

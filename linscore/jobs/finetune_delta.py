@@ -156,7 +156,7 @@ class _Scored:
 
     def __init__(self, examples: Examples, path: str | None, tokens: int | None) -> None:
         self._examples, self._tokens = examples, tokens
-        self._text = None if path is None else Text(TextOptions(text=path, tokens=tokens))
+        self._text = None if path is None else Text(TextOptions(text=path, tokens=tokens), "score_text")
         if path == "-":
             raise LinscoreError("`score_text` is -, which can be read only once: give a file")
         if self._text is not None:

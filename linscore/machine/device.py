@@ -6,6 +6,8 @@ import torch
 
 from linscore.errors import LinscoreError
 
+KINDS = ("cpu", "cuda")
+
 
 def choose_device(device: str) -> torch.device:
     """The device called `device`, if it is there."""
@@ -14,6 +16,8 @@ def choose_device(device: str) -> torch.device:
             torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
         )
         torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise LinscoreError(f"device {device!r} is not there: run `linscore doctor`, or give `device=cpu`") from error
+    if where.type not in KINDS:
+        raise LinscoreError(f"`device` is {device}: linscore computes on {' and '.join(KINDS)}, give one of them")
     return where

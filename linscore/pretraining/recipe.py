@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from linscore.embedded.shipped import EMBEDDED
-from linscore.errors import LinscoreError, reason
+from linscore.errors import LinscoreError, above_zero, at_least, one_of, reason
 from linscore.files.json_file import MisfitError, fitted, missing_keys
 from linscore.files.regular import read_text
 
@@ -105,25 +105,23 @@ class Recipe:
         least = dict.fromkeys(("steps", "batch_size", "log_every", "save_every", "score_every"), 1)
         least |= {"micro_batch": 1, "keep": 1, "tokens": 1, "seq_len": 2, "warmup": 0, "seed": 0}
         for name, bound in (least | {"heldout_tokens": self.seq_len}).items():
-            _at_least(name, getattr(self, name), bound)
+            at_least(name, getattr(self, name), bound)
         for name, known in (("regularizer", REGULARIZERS), ("schedule", SCHEDULES), ("dtype", DTYPES)):
-            if getattr(self, name) not in known:
-                raise LinscoreError(f"{name} is {getattr(self, name)!r}: choose {', '.join(known)}")
-        if self.learning_rate <= 0:
-            raise LinscoreError(f"learning_rate is {self.learning_rate}: give a number above 0")
+            one_of(name, getattr(self, name), known)
+        above_zero("learning_rate", self.learning_rate)
         if self.weight_decay < 0:
-            raise LinscoreError(f"weight_decay is {self.weight_decay}: give 0 or more")
+            raise LinscoreError(f"`weight_decay` is {self.weight_decay}: give 0 or more")
         if self.seed >= 2**32:
-            raise LinscoreError(f"seed is {self.seed}: give less than 2³²")
+            raise LinscoreError(f"`seed` is {self.seed}: give less than 2³²")
         key = next((key for key in self.model if not isinstance(key, str)), None)
         if key is not None:
             raise LinscoreError(f"model: {key} is no key of a configuration: give words")
         if self.text is not None and self.dataset is not None:
-            raise LinscoreError("text and dataset are both given: give one")
+            raise LinscoreError("`text` and `dataset` are both given: give one")
         if self.text == "-":
-            raise LinscoreError("text is -, which can be read only once: give a file")
+            raise LinscoreError("`text` is -, which can be read only once: give a file")
         if self.text == "":
-            raise LinscoreError("text is empty: give a file or a folder, or leave it out")
+            raise LinscoreError("`text` is empty: give a file or a folder, or leave it out")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -163,12 +161,7 @@ def read_recipe(config: str | Path) -> Recipe:
     try:
         return Recipe(**content)
     except LinscoreError as error:
-        raise LinscoreError(f"{path}: {error}") from error
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise LinscoreError(f"{name} is {value}: give {least} or more")
+        raise LinscoreError(f"{path}: {error}".replace("`", "")) from error  # keys of the file, no arguments
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
@@ -179,4 +172,4 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     try:
         return fitted(kind, value, name)
     except MisfitError as error:
-        raise LinscoreError(f"{error.found}: give {error.wanted}") from error
+        raise LinscoreError(f"`{name}`{error.found.removeprefix(name)}: give {error.wanted}") from error

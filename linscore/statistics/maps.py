@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, at_least
 from linscore.statistics.affine import AffineMap, diagonal_map, fit_map, mean_map, squared_error
 from linscore.statistics.centered import Centered
 from linscore.statistics.moments import Moments
@@ -133,15 +133,14 @@ def _share(errors: Sequence[float], totals: Sequence[float]) -> float | None:
 
 def _check(moments: Moments, kind: str, rank: int | None, ridge: float | str | None) -> None:
     if kind not in ("full", "diagonal", "mean"):
-        raise LinscoreError(f"unknown kind of map {kind!r}: choose full or diagonal or mean, or give a rank")
+        raise LinscoreError(f"`kind` is {kind!r}: choose full, diagonal or mean, or give a `rank`")
     if kind != "full" and (rank is not None or ridge is not None):
-        raise LinscoreError(f"a {kind} map takes neither rank nor ridge: it has one number for each feature")
-    if rank is not None and not 1 <= rank <= moments.d:
-        raise LinscoreError(f"rank {rank} cannot be: choose from 1 to {moments.d}, the width")
+        raise LinscoreError(f"a {kind} map takes neither `rank` nor `ridge`: it has one number for each feature")
+    at_least("rank", rank, 1, moments.d)
 
 
 def _check_ridge(ridge: float | str | None) -> None:
     if isinstance(ridge, str) and ridge != "auto":
-        raise LinscoreError(f"unknown ridge {ridge!r}: give a number above 0, or auto")
+        raise LinscoreError(f"`ridge` is {ridge!r}: give a number above 0, or auto")
     if ridge is not None and ridge != "auto" and not 0 < float(ridge) < float("inf"):
-        raise LinscoreError(f"ridge {ridge} cannot be: give a number above 0, auto, or none")
+        raise LinscoreError(f"`ridge` is {ridge}: give a number above 0, auto, or none")

@@ -16,7 +16,8 @@ from linscore_kernels.arguments import check_sign
 from linscore_kernels.second_moments.heavy_rows import accumulate_apart
 from torch import Tensor
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, at_least, one_of, whole
+from linscore.options import MOST_FOLDS
 from linscore.statistics.cell import Cell, ordinary_tensors
 
 PRECISIONS = ("fast", "exact")
@@ -48,13 +49,11 @@ class Moments:
         backend: str | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        if d < 1 or folds < 1:
-            raise LinscoreError(f"width ({d}) and folds ({folds}) must both be at least 1")
+        whole("d", d, 1)
+        whole("folds", folds, 1, MOST_FOLDS)
+        at_least("width_delta", width_delta, 1, d)
         width_delta = d if width_delta is None else width_delta
-        if not 1 <= width_delta <= d:
-            raise LinscoreError(f"width_delta ({width_delta}) cannot be: choose from 1 to {d}, the width of x")
-        if precision not in PRECISIONS:
-            raise LinscoreError(f"unknown precision {precision!r}: choose {' or '.join(PRECISIONS)}")
+        one_of("precision", precision, PRECISIONS)
         if backend is not None:
             choose_backend(device, backend)  # refuses one that cannot run there
         self._wanted = backend
@@ -194,7 +193,8 @@ class Moments:
         return self.pilot
 
     def _check(self, x: Tensor, y: Tensor | None, delta: Tensor | None, fold: int) -> None:
-        if not 0 <= fold < self.folds:
+        whole("fold", fold, 0)
+        if fold >= self.folds:
             raise LinscoreError(f"fold {fold} is not there: these moments have folds 0 to {self.folds - 1}")
         if (y is None) == (delta is None):
             raise LinscoreError("give either y or delta beside x")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from linscore.errors import LinscoreError, at_least
+from linscore.errors import LinscoreError, at_least, whole
+from linscore.options import MOST_FOLDS
 from linscore.text.documents import Document
 from linscore.text.folds import passage_length
 
@@ -57,8 +58,8 @@ def pack(
     Raises:
         LinscoreError: an option is out of range, or the text does not give every fold a sequence.
     """
-    at_least("seq_len", seq_len, 2)
-    at_least("folds", folds, 1)
+    whole("seq_len", seq_len, 2)
+    whole("folds", folds, 1, MOST_FOLDS)
     at_least("tokens", tokens, 1)
     limit = None if tokens is None else max(1, tokens // seq_len)
     if limit is not None and limit < folds:

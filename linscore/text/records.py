@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from linscore.errors import LinscoreError, reason
+from linscore.files.regular import check_regular
 from linscore.machine.extras import need
 from linscore.text.compressed import DAMAGED, form_of, is_compressed, opened
 from linscore.text.hub import load_dataset_rows
@@ -31,8 +32,7 @@ def read_rows(path: str | Path) -> list[Row]:
         LinscoreError: the file cannot be read, or holds no rows.
     """
     path = Path(path)
-    if not path.is_file():
-        raise LinscoreError(f"{path} is no file: give jsonl, json, parquet or csv")
+    check_regular(path, "give jsonl, json, parquet or csv")
     if form_of(path) == ".parquet":
         if is_compressed(path):
             raise LinscoreError(f"{path} is compressed as a whole: unpack it first")

@@ -53,8 +53,7 @@ class Source:
         """
         if self.path is not None and self.dataset is not None:
             raise LinscoreError(f"`{self.argument}` and `dataset` are both given: give one")
-        if self.path == "":
-            raise LinscoreError(f"`{self.argument}` is empty: give a file, a folder or -, or leave it out")
+        self._check_path()
         if self.dataset is not None:
             need("datasets", "`dataset`", "datasets")
         elif self.path != "-":
@@ -83,7 +82,12 @@ class Source:
         """
         if (self.path is None) == (self.dataset is None):
             raise LinscoreError(f"give `{self.argument}` or `dataset`, one of them")
+        self._check_path()
         return read_dataset_rows(self.dataset) if self.dataset is not None else read_rows(str(self.path))
+
+    def _check_path(self) -> None:
+        if self.path == "":
+            raise LinscoreError(f"`{self.argument}` is empty: give the name of a file, or leave it out")
 
 
 def _nothing(_line: str) -> None:
@@ -100,11 +104,12 @@ class Text:
     """A text for models: where it comes from, how much of it, and how it is cut."""
 
     options: TextOptions = field(default_factory=TextOptions)
+    argument: str = "text"  # what its path is called in errors
 
     @property
     def source(self) -> Source:
         """Where it comes from."""
-        return Source(self.options.text, self.options.dataset)
+        return Source(self.options.text, self.options.dataset, self.argument)
 
     @property
     def tokens(self) -> int | None:
@@ -169,8 +174,9 @@ def within_context(
         of: whose context it is, for the error.
 
     Raises:
-        LinscoreError: for more than the context.
+        LinscoreError: for less than 1, or more than the context.
     """
+    at_least(what, length, 1)
     if length is not None and 0 < context < length:
         raise LinscoreError(f"`{what}={length}` is longer than the context of {of}, {context} tokens: give less")
     return length if length is not None else min(context or longest, longest)

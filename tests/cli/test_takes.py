@@ -137,8 +137,40 @@ def test_a_mistake_is_one_line_in_options(run, tmp_path):
     assert err == "linscore: --seq-len is 1: give 2 or more\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["score", "--out", ""], "--out is empty: give the name of a folder"),
+        (["prune", "embedded", "--drop", "1", "--out", ""], "--out is empty: give the name of a folder"),
+        (["score", "--folds", "100000000"], "--folds is 100000000: give 10,000 or less"),
+        (["score", "--device", "meta"], "--device is meta: linscore computes on cpu and cuda, give one of them"),
+        (["probe", "--data", ""], "--data is empty: give the name of a file, or leave it out"),
+        (
+            ["finetune-delta", "--data", "DATA", "--score-text", ""],
+            "--score-text is empty: give the name of a file, or leave it out",
+        ),
+        (["train", "--config", "1M", "--steps", "0", "--out", "o"], "--steps is 0: give 1 or more"),
+        (
+            ["train", "--config", "1M", "--text", "-", "--out", "o"],
+            "--text is -, which can be read only once: give a file",
+        ),
+        (
+            ["prune", "embedded", "--drop", "1", "--dataset", "x", "--seq-len", "0", "--out", "o"],
+            "--seq-len is 0: give 1 or more",
+        ),
+    ],
+)
+def test_the_option_that_was_given_is_the_one_that_is_named(run, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f'{{"text": "row {row}", "label": {row % 2}}}\n' for row in range(8)))
+    assert run(*(str(data) if word == "DATA" else word for word in words)) == (2, "", f"linscore: {said}\n")
+
+
 def test_checks_name_the_argument():
     for check, said in (
+        (lambda: at_least("steps", 2.0, 1), "`steps` is 2.0: give a whole number"),
+        (lambda: at_least("steps", 12_345, 1, 10_000), "`steps` is 12345: give 10,000 or less"),
         (lambda: at_least("steps", 0, 1), "`steps` is 0: give 1 or more"),
         (lambda: above_zero("learning_rate", float("nan")), "`learning_rate` is nan: give a number above 0"),
         (lambda: one_of("dtype", "int3", ("auto", "float32")), "`dtype` is 'int3': choose auto, float32"),

@@ -50,6 +50,8 @@ def test_what_is_given_takes_the_place_of_the_file(tmp_path):
     recipe = read_recipe(written(tmp_path, NEEDED)).but({"steps": 3, "regularizer": "mse", "weight": None})
     assert (recipe.steps, recipe.weights) == (3, {"mse": 0.5})
     assert read_recipe(written(tmp_path, NEEDED)).weights == {}
+    with pytest.raises(LinscoreError, match=r"^`steps` is 0: give 1 or more$"):  # an argument, and no key of the file
+        read_recipe(written(tmp_path, NEEDED)).but({"steps": 0})
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_the_triton_backend_gives_the_scores_of_the_eager_one(dtype):
         ([torch.zeros(4, 4).long()], {"folds": 0}, "`folds` is 0"),
         ([torch.zeros(4, 4).long()], {"blocks": [99]}, "blocks 0 to 2"),
         ([torch.zeros(4, 4).long()], {"skip_first": -1}, "skip_first"),
-        ([torch.zeros(4, 4).long()], {"precision": "half"}, "fast or exact"),
+        ([torch.zeros(4, 4).long()], {"precision": "half"}, "fast, exact"),
         ([torch.zeros(4, 4).long()], {"backend": "cuda"}, "choose auto"),
     ],
 )

@@ -1,5 +1,7 @@
 """Spans and fusions: which states are paired, and which are refused; the oracle is hooks of the tests' own."""
 
+import copy
+import pickle
 import weakref
 
 import pytest
@@ -226,6 +228,18 @@ def test_a_pass_that_breaks_off_holds_nothing():
     assert collector.moments["span.0-2"].total().n == ids.numel()
 
 
+@pytest.mark.parametrize("ends", [(3, 1), (-1, 2), (1.0, 2), ("1", "2"), (None, 1)])
+def test_a_span_that_cannot_be_is_not_made(ends):
+    with pytest.raises(LinscoreError, match=r"`(first|last)` is"):
+        Span(*ends)
+    with pytest.raises(LinscoreError, match="no block and no span"):
+        Span.parse(ends[0] if ends[0] is None else "-".join(map(str, ends)) + "-")
+
+
+def test_a_span_survives_a_copy():
+    assert pickle.loads(pickle.dumps(Span(1, 2))) == copy.deepcopy(Span(1, 2)) == Span(1, 2) == (1, 2)
+
+
 def no_batches():
     pytest.fail("a batch was read before the options were checked")
     yield
@@ -235,7 +249,6 @@ def no_batches():
     ("family", "options", "message"),
     [
         ("llama", {"spans": [Span(1, 3)]}, "spans 1-3 are not all there: this decoder has blocks 0 to 2"),
-        ("llama", {"spans": [Span(2, 1)]}, "not all there"),
         ("llama", {"fuse": [Span(2, 3)]}, "spans 2-3 are not all there"),
         ("llama", {"fuse": [Span(0, 1)]}, "block 0 has no MLP before it"),
         ("llama", {"fuse_output": [Span(0, 0)]}, "block 0 has no MLP before it"),

@@ -190,13 +190,15 @@ def test_parameters_and_operations_are_those_of_the_form():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 0}, "choose from 1 to 24"),
-        ({"rank": 25}, "choose from 1 to 24"),
+        ({"rank": 0}, "`rank` is 0: give 1 or more"),
+        ({"rank": 25}, "`rank` is 25: give 24 or less"),
+        ({"rank": 2.5}, "`rank` is 2.5: give a whole number"),
+        ({"rank": "2"}, "give a whole number"),
         ({"ridge": 0.0}, "number above 0"),
         ({"ridge": float("nan")}, "number above 0"),
         ({"ridge": "best"}, "number above 0, or auto"),
-        ({"kind": "square"}, "choose full or diagonal"),
-        ({"kind": "diagonal", "rank": 2}, "neither rank nor ridge"),
+        ({"kind": "square"}, "choose full, diagonal"),
+        ({"kind": "diagonal", "rank": 2}, "neither `rank` nor `ridge`"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):

@@ -211,9 +211,12 @@ def test_nothing_changes_without_rows():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Moments(0), "at least 1"),
-        (lambda: Moments(4, folds=0), "at least 1"),
-        (lambda: Moments(4, precision="double"), "fast or exact"),
+        (lambda: Moments(0), "`d` is 0: give 1 or more"),
+        (lambda: Moments(4, folds=0), "`folds` is 0: give 1 or more"),
+        (lambda: Moments(4, folds=10**8), "give 10,000 or less"),
+        (lambda: Moments(4, folds=1.5), "give a whole number"),
+        (lambda: Moments("4"), "give a whole number"),
+        (lambda: Moments(4, precision="double"), "fast, exact"),
         (lambda: Moments(4, backend="cuda"), "choose auto"),
         (lambda: Moments(4).update(torch.zeros(3, 5), torch.zeros(3, 5)), r"\[n, 4\]"),
         (lambda: Moments(4).update(torch.zeros(3, 4), torch.zeros(2, 4)), r"\[n, 4\]"),

@@ -88,8 +88,8 @@ X, DELTA = sample(30, 8, 3)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Moments(4, 0), "width_delta .0. cannot be: choose from 1 to 4"),
-        (lambda: Moments(4, 5), "choose from 1 to 4"),
+        (lambda: Moments(4, 0), "`width_delta` is 0: give 1 or more"),
+        (lambda: Moments(4, 5), "give 4 or less"),
         (lambda: Moments(8, 3).update(X, X), "give delta in place of y"),
         (lambda: Moments(8, 3).update(X, delta=X), r"delta \[n, 3\], not \[30, 8\] and \[30, 8\]"),
         (lambda: Moments(8).update(X, delta=DELTA), r"delta \[n, 8\]"),

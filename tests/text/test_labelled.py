@@ -50,7 +50,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(LinscoreError, match=r"a\.\w+ (cannot be read|holds no rows)"):
         labelled(tmp_path / name)
-    with pytest.raises(LinscoreError, match="is no file"):
+    with pytest.raises(LinscoreError, match="is no regular file"):
         labelled(tmp_path)
 
 
