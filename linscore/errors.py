@@ -6,8 +6,10 @@ reads them as they are, and the command line puts its options in their place.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection
 from numbers import Integral
+from types import UnionType
 
 from linscore_kernels.errors import LinscoreError
 
@@ -41,6 +43,12 @@ def whole(what: str, value: object, least: int, most: int | None = None) -> None
         raise LinscoreError(f"`{what}` is {value}: give {least} or more")
     if most is not None and int(value) > most:
         raise LinscoreError(f"`{what}` is {value}: give {most:,} or less")
+
+
+def all_of(what: str, values: object, kind: type | UnionType, called: str) -> None:
+    """Raise LinscoreError unless the argument `what` is a list, a set or the like of `kind`, which is `called` so."""
+    if not isinstance(values, Collection) or not all(isinstance(value, kind) for value in values):
+        raise LinscoreError(f"`{what}` is {reprlib.repr(values)}: give a list of {called}")
 
 
 def above_zero(what: str, value: float) -> None:

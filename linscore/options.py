@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
-from linscore.errors import whole
+from linscore.errors import all_of, whole
 from linscore.spans import Span
 
 MOST_FOLDS = 10_000  # a slip of the finger must not fill the memory
@@ -91,6 +92,11 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         whole("folds", self.folds, 1, MOST_FOLDS)  # 1: no held-out scores
         whole("skip_first", self.skip_first, 0)
+        for name in ("blocks", "skip_tokens"):
+            if getattr(self, name) is not None:
+                all_of(name, getattr(self, name), Integral, "whole numbers")
+        for name in ("spans", "fuse", "fuse_output"):
+            all_of(name, getattr(self, name), Span, "Span")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,21 @@ def y_or_delta(y: Tensor | None, delta: Tensor | None) -> tuple[Tensor, bool]:
     raise LinscoreError("pass either y or delta: the other one follows from it")
 
 
+def check_tensors(**given: object) -> None:
+    """Raises LinscoreError for an argument that is no tensor; None is one that was left out."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise LinscoreError(f"{name} is of type {type(value).__name__}: give a tensor (torch.as_tensor makes one)")
+
+
+def check_rows(rows: Tensor, x: Tensor) -> None:
+    """Raises LinscoreError unless `rows` are indices of rows of `x`; on a GPU their range is not looked at."""
+    if rows.dtype is not torch.int64 or rows.ndim != 1 or rows.device != x.device:
+        raise LinscoreError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
+    if len(rows) and rows.device.type == "cpu" and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
+        raise LinscoreError(f"rows are {int(rows.min())} to {int(rows.max())}: give indices from 0 to {len(x) - 1}")
+
+
 def check_arguments(
     x: Tensor,
     other: Tensor,
@@ -40,10 +55,8 @@ def check_arguments(
     _check_shapes(x, other, width_delta)
     if not len(x) or (rows is not None and not len(rows)):
         raise LinscoreError("no rows: skip empty batches")
-    if rows is not None and (rows.dtype is not torch.int64 or rows.ndim != 1 or rows.device != x.device):
-        raise LinscoreError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
-    if rows is not None and rows.device.type == "cpu" and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
-        raise LinscoreError(f"rows are {int(rows.min())} to {int(rows.max())}: give indices from 0 to {len(x) - 1}")
+    if rows is not None:
+        check_rows(rows, x)
 
 
 def _check_shapes(x: Tensor, other: Tensor, width_delta: int | None) -> None:
@@ -73,7 +86,9 @@ def check_sign(sign: int) -> None:
 
 def check_map(x: Tensor, b: Tensor, mean_x: Tensor, mean_delta: Tensor) -> None:
     """Raises LinscoreError unless B and both means have the width of `x`."""
-    d = x.shape[1]
+    d = x.shape[-1]
+    if x.ndim != 2:
+        raise LinscoreError(f"x must be [n, d], not {list(x.shape)}: reshape states to rows of tokens")
     if b.shape != (d, d) or not mean_x.shape == mean_delta.shape == (d,):
         shapes = ", ".join(str(list(t.shape)) for t in (b, mean_x, mean_delta))
         raise LinscoreError(f"b must be [{d}, {d}] and mean_x and mean_delta [{d}], as x is wide, not {shapes}")

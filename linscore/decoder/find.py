@@ -1,6 +1,7 @@
 """Where a decoder keeps its blocks. No family is known by name: they are found by shape."""
 
 import math
+import reprlib
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,6 +74,8 @@ def find_decoder(model: nn.Module) -> Decoder:
         LinscoreError: if the model is an encoder-decoder, or has no such list, several, or no token embedding.
     """
     model = unwrapped(model)
+    if not isinstance(model, nn.Module):
+        raise LinscoreError(f"{reprlib.repr(model)} is no model: load one by `linscore.load` first")
     config: Any = getattr(model, "config", None)
     name = getattr(config, "name_or_path", None) or type(model).__name__
     if getattr(config, "is_encoder_decoder", False):

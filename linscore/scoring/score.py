@@ -80,6 +80,8 @@ def score_decoder(
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """The same for a decoder that was found already."""
+    if not isinstance(batches, Iterable):
+        raise LinscoreError(f"`batches` is of type {type(batches).__name__}: give a list of batches, or an iterator")
     with in_use(decoder, scored=True):
         collector = Collector(decoder, options)
         check_causal(decoder)

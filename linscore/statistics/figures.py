@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from linscore_kernels.arguments import check_tensors
 from torch import Tensor
 
 from linscore.errors import LinscoreError
@@ -88,6 +89,7 @@ def linearity(x: Tensor, y: Tensor, *, folds: int = 2, precision: str = "fast") 
     Raises:
         LinscoreError: for shapes that differ, or fewer than two finite rows.
     """
+    check_tensors(x=x, y=y)
     if x.ndim < 2 or x.shape != y.shape:
         raise LinscoreError(f"x and y must be [..., d] of one shape, not {list(x.shape)} and {list(y.shape)}")
     moments = Moments(x.shape[-1], folds=folds, precision=precision, device=x.device)

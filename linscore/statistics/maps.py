@@ -136,6 +136,8 @@ def _check(moments: Moments, kind: str, rank: int | None, ridge: float | str | N
         raise LinscoreError(f"`kind` is {kind!r}: choose full, diagonal or mean, or give a `rank`")
     if kind != "full" and (rank is not None or ridge is not None):
         raise LinscoreError(f"a {kind} map takes neither `rank` nor `ridge`: it has one number for each feature")
+    if not isinstance(moments, Moments):
+        raise LinscoreError(f"`moments` is of type {type(moments).__name__}: give those of one block or span")
     at_least("rank", rank, 1, moments.d)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 from linscore_kernels import NONFINITE, Pilot, choose_backend
-from linscore_kernels.arguments import check_sign
+from linscore_kernels.arguments import check_rows, check_sign, check_tensors
 from linscore_kernels.second_moments.heavy_rows import accumulate_apart
 from torch import Tensor
 
@@ -92,10 +92,13 @@ class Moments:
             LinscoreError: for shapes that do not fit, a fold that is not there, a sign other than 1 and −1, or values
                 that float32 cannot hold.
         """
+        check_tensors(x=x, y=y, delta=delta, rows=rows)
         self._check(x, y, delta, fold)
         check_sign(sign)
         x = x.detach().to(self.device)
         y, delta, rows = (t if t is None else t.detach().to(self.device) for t in (y, delta, rows))
+        if rows is not None:
+            check_rows(rows, x)
         n = len(x) if rows is None else len(rows)
         pilot = self._settle_pilot(x, y, delta, rows) if n else None
         if pilot is None:  # no row, or not one finite row so far

@@ -5,6 +5,7 @@ h_j replaces h_i for the blocks i … j−1 that go: a survivor reads what the s
 
 import copy
 from collections.abc import Collection, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.run import bypass, states_on
 from linscore.decoder.wrapped import check_no_adapters
-from linscore.errors import LinscoreError, reason
+from linscore.errors import LinscoreError, all_of, reason
 from linscore.surgery.structure import check_structure, cut_config, depth_fields, original_name
 
 __all__ = ["drop", "drop_blocks"]
@@ -68,6 +69,7 @@ def _plain(model: nn.Module, name: str) -> PreTrainedModel:
 
 def _survivors(decoder: Decoder, blocks: Collection[int]) -> list[int]:
     count = len(decoder.blocks)
+    all_of("blocks", blocks, Integral, "whole numbers")
     gone = set(blocks)
     missing = sorted(gone - set(range(count)))
     if missing:

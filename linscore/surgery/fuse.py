@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.mlp_output import find_projection, in_out_weight
-from linscore.errors import LinscoreError, one_of
+from linscore.errors import LinscoreError, all_of, one_of
 from linscore.scoring.names import Fused, MomentsName
 from linscore.spans import Span, after, indices
 from linscore.statistics.centered import Centered
@@ -89,6 +89,7 @@ def fuse(model: nn.Module, fusions: Mapping[int, Fusion] | Mapping[Span, Fusion]
     Raises:
         LinscoreError: as `drop`, and where the block before a span goes too or has no projection that fits.
     """
+    all_of("fusions", fusions, int | Span, "blocks, each with its fusion")
     spans = {Span(key, key) if isinstance(key, int) else key: fusion for key, fusion in fusions.items()}
     gone = indices(spans)
     whole = find_decoder(model)
@@ -102,6 +103,7 @@ def fuse(model: nn.Module, fusions: Mapping[int, Fusion] | Mapping[Span, Fusion]
     for span in spans:
         _check_not_first(span)
     cut = drop(model, gone)
+    all_of("fusions", fusions.values(), Fusion, "blocks, each with its fusion")
     decoder = find_decoder(cut)
     for span, fusion in spans.items():
         kept = after(span.first, gone) - 1

@@ -15,7 +15,7 @@ from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.run import run
 from linscore.decoder.wrapped import check_no_adapters
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, all_of
 from linscore.models.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement
 from linscore.spans import Span, after, indices
 from linscore.statistics.affine import AffineMap
@@ -45,6 +45,8 @@ def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
         LinscoreError: for an index or a width that does not fit, spans that overlap, or a model with adapters or one
             that accelerate has spread over devices; with longer spans, whatever `drop` refuses.
     """
+    all_of("maps", maps, int | Span, "blocks, each with its map")
+    all_of("maps", maps.values(), AffineMap, "blocks, each with its map")
     spans = {Span(key, key) if isinstance(key, int) else key: fitted for key, fitted in maps.items()}
     whole = find_decoder(model)
     _check(whole, list(maps), spans)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, reason
 
 # Token ids [B, T], or a dict of these parts. Whatever else a batch may hold would be misread if it were passed over.
 Batch = Tensor | NDArray[Any] | Mapping[str, Any]
@@ -61,10 +61,13 @@ def read_batch(batch: Batch) -> Tokens:
         positions.shape != ids.shape or not _counts(positions) or bool((positions < 0).any())
     ):
         raise LinscoreError(f"position_ids must be integers from 0 on of shape {tuple(ids.shape)}, as input_ids are")
-    labels = parts.get("labels")
+    labels, folds = parts.get("labels"), parts.get("folds")
     if labels is not None and labels.shape != ids.shape:
         raise LinscoreError(f"labels are {tuple(labels.shape)}, input_ids {tuple(ids.shape)}: give one shape")
-    return Tokens(_long(ids), mask, parts.get("folds"), labels, None if positions is None else _long(positions))
+    for name, part in {"labels": labels, "folds": folds}.items():
+        if part is not None and not _counts(part):
+            raise LinscoreError(f"{name} of a batch are {part.dtype}: give integers")
+    return Tokens(_long(ids), mask, folds, labels, None if positions is None else _long(positions))
 
 
 def _check_mask(ids: Tensor, mask: Tensor | None) -> None:
@@ -120,4 +123,9 @@ def _parts(batch: Batch) -> dict[str, Tensor]:
 def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(value, (Tensor, np.ndarray)):
         raise LinscoreError(f"{name} of a batch is of type {type(value).__name__}: give a tensor or a NumPy array")
-    return torch.as_tensor(value)
+    if isinstance(value, Tensor) and (value.is_meta or value.layout is not torch.strided):
+        raise LinscoreError(f"{name} of a batch is no dense tensor with values: give one")
+    try:
+        return torch.as_tensor(value if isinstance(value, Tensor) else np.ascontiguousarray(value))
+    except (TypeError, ValueError) as error:
+        raise LinscoreError(f"{name} of a batch cannot be read ({reason(error)}): give integers") from error

@@ -124,12 +124,13 @@ def test_the_length_that_the_configuration_says_decides_between_two_lists() -> N
     [
         (lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(**T5)), "is an encoder-decoder"),
         (lambda: nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU()), "ModuleList of two or more like blocks, found none"),
+        (lambda: "a/name", "'a/name' is no model: load one"),
         (lambda: nn.Linear(3, 3), "ModuleList of two or more like blocks, found none"),
         (ImageStack, "no token embedding"),
         (lambda: nn.ModuleDict({"a": PlainDecoder(), "b": PlainDecoder()}), r"a.blocks \(3 × Linear\), b.blocks"),
         (lambda: nn.ModuleList([nn.Linear(3, 3), nn.ReLU()]), r"\(2 × Linear/ReLU\)"),
     ],
-    ids=["T5", "CNN", "Linear", "CNN with a ModuleList", "two decoders", "unlike blocks"],
+    ids=["T5", "CNN", "a name", "Linear", "CNN with a ModuleList", "two decoders", "unlike blocks"],
 )
 def test_what_is_no_decoder_is_refused_with_the_reason(model, reason: str) -> None:
     with pytest.raises(LinscoreError, match=reason):

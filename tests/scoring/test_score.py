@@ -220,6 +220,14 @@ def test_the_triton_backend_gives_the_scores_of_the_eager_one(dtype):
         ([torch.zeros(4, 4).long()], {"skip_first": -1}, "skip_first"),
         ([torch.zeros(4, 4).long()], {"precision": "half"}, "fast, exact"),
         ([torch.zeros(4, 4).long()], {"backend": "cuda"}, "choose auto"),
+        (5, {}, "`batches` is of type int"),
+        ([torch.zeros(4, 4).long()], {"folds": "2"}, "give a whole number"),
+        ([torch.zeros(4, 4).long()], {"blocks": 1}, "`blocks` is 1: give a list of whole numbers"),
+        ([torch.zeros(4, 4).long()], {"blocks": "1"}, "a list of whole numbers"),
+        ([torch.zeros(4, 4).long()], {"blocks": [1.0]}, "a list of whole numbers"),
+        ([torch.zeros(4, 4).long()], {"skip_tokens": ["<s>"]}, "a list of whole numbers"),
+        ([torch.zeros(4, 4).long()], {"spans": [(1, 2)]}, "`spans` is .* a list of Span"),
+        ([torch.zeros(4, 4).long()], {"fuse": linscore.Span(1, 2)}, "`fuse` is .* a list of Span"),
     ],
 )
 def test_batches_and_options_that_cannot_be_are_refused(batches, options, message):

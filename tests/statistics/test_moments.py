@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -222,6 +223,14 @@ def test_nothing_changes_without_rows():
         (lambda: Moments(4).update(torch.zeros(3, 4), torch.zeros(2, 4)), r"\[n, 4\]"),
         (lambda: Moments(4).update(torch.zeros(3, 4)), "either y or delta"),
         (lambda: Moments(4).update(torch.zeros(3, 4), torch.zeros(3, 4), fold=1), "fold 1"),
+        (lambda: Moments(4).update(torch.zeros(3, 4), torch.zeros(3, 4), fold=0.5), "`fold` is 0.5"),
+        (lambda: Moments(4).update([[0.0] * 4], torch.zeros(1, 4)), "x is of type list: give a tensor"),
+        (lambda: Moments(4).update(torch.zeros(3, 4), torch.zeros(3, 4), rows=[1, 2]), "rows is of type list"),
+        (lambda: Moments(4).update(torch.zeros(3, 4), torch.zeros(3, 4), rows=torch.tensor([3])), "from 0 to 2"),
+        (lambda: Moments(4).update(torch.zeros(3, 4), torch.zeros(3, 4), rows=torch.ones(3)), "int64"),
+        (lambda: linscore.linearity(np.zeros((3, 4)), np.zeros((3, 4))), "x is of type ndarray"),
+        (lambda: linscore.centered_gram(np.zeros((3, 4)), np.zeros((3, 4))), "x is of type ndarray"),
+        (lambda: linscore.fit_block_map({"block.0": Moments(4)}), "give those of one block"),
         (lambda: Moments(4).merge(Moments(5)), "width 5"),
         (lambda: Moments(4).merge(Moments(4, folds=2)), "2 folds"),
     ],

@@ -145,6 +145,12 @@ def test_experts_by_index_are_refused(changes, reason):
         drop(tiny("qwen3_moe", **changes), [0])
 
 
+@pytest.mark.parametrize("blocks", [1, "1", [1.0], None])
+def test_what_names_no_blocks_is_refused(blocks):
+    with pytest.raises(LinscoreError, match="give a list of whole numbers"):
+        drop(tiny("llama"), blocks)
+
+
 def test_interleaved_experts_of_llama4_are_refused():
     with pytest.raises(LinscoreError, match="moe_layers"):
         drop(llama4(interleave_moe_layer_step=2), [0])

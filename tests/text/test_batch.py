@@ -43,6 +43,11 @@ def test_what_is_none_is_not_there() -> None:
         ({"input_ids": IDS, "position_ids": ONES.float()}, "integers from 0 on"),
         ({"input_ids": IDS, "position_ids": -ONES}, "integers from 0 on"),
         ({"input_ids": [[1, 2, 3]]}, "input_ids of a batch is of type list"),
+        ({"input_ids": IDS, "folds": torch.zeros(2)}, "folds of a batch are torch.float32: give integers"),
+        ({"input_ids": IDS, "labels": IDS.float()}, "labels of a batch are torch.float32: give integers"),
+        (np.array([["a", "b"]]), r"cannot be read \(can't convert .*: give integers"),
+        (IDS.to("meta"), "no dense tensor with values"),
+        (IDS.to_sparse(), "no dense tensor with values"),
         (IDS[:0], r"shape \(0, 3\) holds no token"),
         (IDS[:, :0], r"shape \(2, 0\) holds no token"),
         (IDS[0], r"token ids \[B, T\]"),
@@ -54,3 +59,9 @@ def test_what_would_be_misread_is_refused_in_one_line(batch, words: str) -> None
     with pytest.raises(LinscoreError, match=words) as caught:
         read_batch(batch)
     assert "\n" not in str(caught.value)
+
+
+def test_arrays_are_read_however_they_lie_in_memory() -> None:
+    ids = np.arange(6).reshape(2, 3)
+    for array in (ids[:, ::-1], ids.T, np.broadcast_to(ids[:1], (4, 3))):
+        assert read_batch(array).input_ids.tolist() == array.tolist()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linscore_kernels.arguments import check_map, y_or_delta
+from linscore_kernels.arguments import check_map, check_tensors, y_or_delta
 from linscore_kernels.backend import load_backend
 from linscore_kernels.full_precision import full_precision
 from linscore_kernels.pilot import ORDINARY
@@ -45,6 +45,7 @@ def residual_norms(
     Raises:
         LinscoreError: for arguments that do not fit together.
     """
+    check_tensors(x=x, y=y, delta=delta, b=b, mean_x=mean_x, mean_delta=mean_delta, rows=rows)
     other, given = y_or_delta(y, delta)
     return _residual_norms(x, other, rows, b, mean_x, mean_delta, given, precision, backend or "")
 

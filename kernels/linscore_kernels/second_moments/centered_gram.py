@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from linscore_kernels.arguments import check_tensors
 from linscore_kernels.errors import LinscoreError
 from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments.heavy_rows import accumulate_apart
@@ -38,6 +39,7 @@ def centered_gram(
     With `normalize`, C_xx is divided by t_x and C_xy by √(t_x t_y), the products of the paper's X̃ and Ỹ (section 3.1);
     t_x and t_y are the traces before that. Raises LinscoreError on other shapes and where a row is not finite.
     """
+    check_tensors(x=x, y=y)
     c_xx, c_xy, t_x, t_y = _centered_gram(x, y, normalize, precision, backend or "")
     return CenteredGram(c_xx, c_xy, t_x, t_y, x.shape[0])
 
