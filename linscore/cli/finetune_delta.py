@@ -35,7 +35,7 @@ from linscore.options import (
     changed={"tokens": "Scored at most.", "batch_size": "Examples in an update."},
 )
 @takes(PlaceOptions(), "place", only=("device", "trust_remote_code"))
-@result_folder("A new folder for finetune.json.")
+@result_folder("A new folder for finetune.json.", new=True)
 @as_json
 def finetune_delta(model: str, as_json: bool, **asked: Any) -> None:
     """Score the blocks before and after fine-tuning a classification or reward head, over several seeds."""

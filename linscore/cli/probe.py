@@ -18,7 +18,7 @@ from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, Prob
 @takes(ProbeOptions(), "probing")
 @takes(TextOptions(), "reading", only=("batch_size",), changed={"batch_size": "Texts in a batch."})
 @takes(PROBE_TRAINING, "training", only=("seed",), changed={"seed": "Of the cross-validation folds."})
-@result_folder("A new folder for probe.json and probe.png.")
+@result_folder("A new folder for probe.json and probe.png.", new=True)
 @takes(PlaceOptions(), "place")
 @as_json
 def probe(model: str, as_json: bool, **asked: Any) -> None:

@@ -8,13 +8,15 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import click
 
 from linscore.errors import LinscoreError
+from linscore.files.whole import check_new
 
-__all__ = ["as_json", "in_options", "new_folder", "result_folder", "resume", "takes"]
+__all__ = ["as_json", "in_options", "new_folder", "result_folder", "resume", "run_folder", "takes"]
 
 Command = Callable[..., Any]
 _ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")  # as `linscore.errors` has it
@@ -81,14 +83,20 @@ def _named(_ctx: click.Context, param: click.Parameter, value: str | None) -> st
     return value
 
 
-new_folder = click.option(
-    "--out", required=True, callback=_named, metavar="DIR", help="The result: a folder that is not there yet."
-)
+def _new(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if _named(ctx, param, value) is not None:
+        check_new(Path(str(value)))
+    return value
 
 
-def result_folder(meaning: str, *, required: bool = False) -> Callable[[Command], Command]:
-    """--out of a command whose results go into a folder that may be there."""
-    return click.option("--out", callback=_named, metavar="DIR", required=required, help=meaning)
+def result_folder(meaning: str, *, required: bool = False, new: bool = False) -> Callable[[Command], Command]:
+    """--out of a command whose results go into a folder, which may be there unless it is to be `new`."""
+    return click.option("--out", callback=_new if new else _named, metavar="DIR", required=required, help=meaning)
+
+
+NEW = "The result: a folder that is not there yet."
+new_folder = result_folder(NEW, required=True, new=True)
+run_folder = result_folder(NEW, required=True)  # which says that the run in it can be resumed
 
 
 def in_options(message: str, command: click.Command | None) -> str:

@@ -8,13 +8,13 @@ import click
 
 from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import new_folder, resume, takes
+from linscore.cli.takes import resume, run_folder, takes
 from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
 
 
 @click.command()
 @click.option("--config", required=True, metavar="FILE", help="A recipe in YAML, or 1M, 10M, 150M, 650M, embedded.")
-@new_folder
+@run_folder
 @takes(TextOptions(), "text", only=("text", "dataset"))
 @takes(RegularizerOptions(), "regularizing")
 @takes(TrainingOptions(), "training", only=("steps", "seed"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from linscore.errors import LinscoreError
+from linscore.files.whole import prepare_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -74,18 +75,26 @@ class Lock:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """No other process works on `folder` meanwhile.
+def alone_in(folder: str | Path) -> Iterator[Path]:
+    """A folder to write to, made where it is missing, on which no other process works meanwhile.
+
+    Where nothing came to be written, what was made goes again.
 
     Raises:
-        LinscoreError: when one does already.
+        LinscoreError: when it cannot be made or written to, or a process works there already.
     """
+    folder = Path(folder)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = Lock(folder)
-    lock.take()
     try:
-        yield
+        prepare_folder(folder)
+        lock.take()
+        yield folder
     finally:
         lock.release()
+        for path in missing:
+            with suppress(OSError):  # it holds something
+                path.rmdir()
 
 
 def _locked(file: IO[str]) -> bool:

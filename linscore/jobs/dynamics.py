@@ -18,7 +18,6 @@ from linscore.errors import Interrupted, LinscoreError
 from linscore.files.lock import alone_in
 from linscore.files.parts import remove_leftovers
 from linscore.files.run_folder import difference
-from linscore.files.whole import prepare_folder
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.models.release import release
 from linscore.options import PlaceOptions, TextOptions
@@ -59,7 +58,7 @@ def run_dynamics(
     if len(series) > 1:
         read.source.check_read_again(" to score several checkpoints")
     job = _Job(Path(out), read, place)
-    with alone_in(prepare_folder(out)):
+    with alone_in(out):
         job.resume(series)
         try:
             for checkpoint in series:

@@ -10,7 +10,6 @@ from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError
 from linscore.files.lock import alone_in
 from linscore.files.parts import remove_leftovers
-from linscore.files.whole import prepare_folder
 from linscore.jobs.score_place import Former, default_folder
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
@@ -54,8 +53,7 @@ def run_score(
     place, scoring, read = place or PlaceOptions(), scoring or ScoreOptions(), Text(text or TextOptions())
     chosen = _Selection(selected or SelectOptions())
     read.source.check()
-    folder = prepare_folder(out or default_folder(model))
-    with alone_in(folder):
+    with alone_in(out or default_folder(model)) as folder:
         former = Former(folder) if saving is None or not saving.overwrite else None
         if former is not None:
             former.check_names(model, str(read))

@@ -27,6 +27,7 @@ from linscore.embedded.shipped import EMBEDDED, SHIPPED
 from linscore.errors import LinscoreError, one_of
 from linscore.machine.device import choose_device
 from linscore.models.linear_block import DamagedError, LinearizedForCausalLM
+from linscore.models.names import check_name
 from linscore.models.pretrained import Checkpoint
 from linscore.models.quiet import quiet
 
@@ -159,6 +160,8 @@ def _source(name: str) -> str:
             f"{name} comes with linscore's repository, not with an installed package: install from a checkout by "
             "pip install --editable, or give its folder there, linscore/embedded/cosine"
         )
+    if folder is None:
+        check_name(name)
     return str(folder or name)
 
 

@@ -161,7 +161,7 @@ def test_rank_by_perplexity_leaves_one_block_out_after_the_other(run, scored, tm
     [
         (["linearize", "--replace", "6,"], ["no moments", "linscore score"]),
         (["linearize", "--replace", "2-4"], ["--for spans --span-lengths 3", "--text"]),
-        (["linearize", "--replace", "3,", "--rank", "161"], ["rank 161", "160"]),
+        (["linearize", "--replace", "3,", "--rank", "161"], ["--rank is 161", "160"]),
         (["linearize", "--replace", "3,", "--rank", "4", "--diagonal"], ["diagonal"]),
         (["linearize", "--replace", "3,", "--mean", "--diagonal"], ["--diagonal and --mean are both given"]),
         (["linearize", "--replace", "3,", "--ridge", "much"], ["--ridge", "much"]),

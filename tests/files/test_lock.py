@@ -69,3 +69,13 @@ def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_one(tmp_path):
     later.release()
     later.release()  # nothing is held any more
     assert not list(folder.iterdir())
+
+
+def test_a_folder_in_which_nothing_was_written_goes_again(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "mine", tmp_path / "new" / "deep"):
+        with pytest.raises(LinscoreError), alone_in(folder):
+            raise LinscoreError
+    with alone_in(tmp_path / "kept" / "deep") as folder:
+        (folder / "result").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "kept", "mine", "result"]
