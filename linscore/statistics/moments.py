@@ -97,8 +97,6 @@ class Moments:
         check_sign(sign)
         x = x.detach().to(self.device)
         y, delta, rows = (t if t is None else t.detach().to(self.device) for t in (y, delta, rows))
-        if rows is not None:
-            check_rows(rows, x)
         n = len(x) if rows is None else len(rows)
         pilot = self._settle_pilot(x, y, delta, rows) if n else None
         if pilot is None:  # no row, or not one finite row so far
@@ -189,6 +187,8 @@ class Moments:
         return cell
 
     def _settle_pilot(self, x: Tensor, y: Tensor | None, delta: Tensor | None, rows: Tensor | None) -> Pilot | None:
+        if rows is not None:
+            check_rows(rows, x)
         if self.pilot is None and rows is None:
             self.pilot = Pilot.choose(x, y, delta)
         elif self.pilot is None:
