@@ -44,6 +44,7 @@ COMMANDS = (
 )
 for command in COMMANDS:
     debug(command)
+    command.short_help = (command.help or "").partition("\n\n")[0]  # whole in the list, which click would cut short
 
 
 class _Commands(click.Group):

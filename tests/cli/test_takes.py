@@ -83,6 +83,13 @@ def test_defaults_are_those_that_were_promised(command, option):
     assert found.default == DEFAULTS[command, option]
 
 
+def test_the_list_of_commands_says_whole_sentences(run):
+    _, printed, _ = run("--help")
+    assert "..." not in printed.partition("Commands:")[2]
+    for command in cli.commands.values():
+        assert " ".join(command.help.split("\n\n")[0].split()) in " ".join(printed.split())
+
+
 def test_each_option_is_declared_once():
     """A name may stand in several classes only where it names different things there."""
     names = Counter(f.metadata["flag"] or f.name for kind in CLASSES for f in fields(kind) if f.metadata)
