@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -188,3 +190,10 @@ def test_cross_attention_that_nothing_reaches_is_a_warning():
     found = {one.kind: one.message for one in linscore.score(bart.eval(), [batch]).warnings}
     assert "encoder_attn of the blocks" in found["cross_attention"]
     assert "cross_attention" not in {one.kind for one in linscore.score(tiny("llama"), [batch]).warnings}
+
+
+def test_every_key_of_the_report_is_in_the_docs(report):
+    docs = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    data = json.loads(report.to_json())
+    figures = {re.sub(r"_heldout(_spread)?$", "", key) for key in data["blocks"][0]} - {"index", "sub_blocks"}
+    assert [key for key in [*data, "run", "moments_digest", *sorted(figures)] if f"`{key}`" not in docs] == []
