@@ -9,6 +9,7 @@ from pathlib import Path
 from linscore.dynamics.series import Checkpoint
 from linscore.embedded.shipped import SHIPPED
 from linscore.errors import LinscoreError
+from linscore.files.places import plain
 
 __all__ = ["checkpoint_series", "modified"]
 
@@ -45,7 +46,7 @@ def checkpoint_series(checkpoints: Sequence[str], revisions: str | None = None) 
             f"the checkpoints would be steps {', '.join(map(str, steps))}: give each a number of its own in its name, "
             "such as checkpoint-500, or leave out those without"
         )
-    return [Checkpoint(step, *name) for step, name in zip(steps, names, strict=True)]
+    return [Checkpoint(step, plain(name), revision) for step, (name, revision) in zip(steps, names, strict=True)]
 
 
 def modified(checkpoint: Checkpoint) -> int | None:

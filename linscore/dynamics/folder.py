@@ -49,7 +49,7 @@ class DynamicsFolder:
         before = self.load()
         self.path.mkdir(parents=True, exist_ok=True)
         with whole_file(self.path / SERIES) as new:
-            new.write_text(dynamics.to_json(), encoding="utf-8")
+            new.write_text(dynamics.to_json(self.path), encoding="utf-8")
         for step in set() if before is None else set(before.steps) - set(dynamics.steps):
             shutil.rmtree(self.report(step).parent, ignore_errors=True)
 
@@ -58,7 +58,7 @@ class DynamicsFolder:
         path = self.report(step)
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as new:
-            new.write_text(report.to_json(), encoding="utf-8")
+            new.write_text(report.to_json(path.parent), encoding="utf-8")
 
     def draw(self, dynamics: Dynamics) -> None:
         """Draw the series."""

@@ -1,6 +1,6 @@
 """How linear the blocks are along training: the scores of a series of checkpoints on the same tokens (paper: figure 2).
 
-`dynamics.json` is `Dynamics.to_json()`: columns with one entry per checkpoint.
+`dynamics.json` is `Dynamics.to_json(FOLDER)`: columns with one entry per checkpoint.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class Dynamics:
             "blocks": {figure: [one.blocks[figure] for one in self.scored] for figure in FIGURES},
         }
 
-    def to_json(self) -> str:
-        """The text of `dynamics.json`."""
-        return json_text(self.to_dict())
+    def to_json(self, folder: str | Path | None = None) -> str:
+        """The text of `dynamics.json` in `folder`, absolute paths as they lie from there; None: as typed."""
+        return json_text(self.to_dict(), folder)
 
     @staticmethod
     def load(path: str | Path) -> Dynamics:

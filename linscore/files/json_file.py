@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from linscore.errors import LinscoreError, reason
+from linscore.files.places import read_places, written_places
 from linscore.files.regular import check_regular, read_text
 
 __all__ = ["NOT_IN_FILES", "MisfitError", "build", "fitted", "json_text", "missing_keys", "parse_json", "read_json"]
@@ -39,7 +40,7 @@ class MisfitError(ValueError):
 
 
 def read_json(path: str | Path, kind: type[T], *, damaged: str, most_bytes: int = MOST_BYTES) -> T:
-    """The content of a JSON file as `kind`: a dataclass, or any annotation that `fitted` takes.
+    """The content of a JSON file as `kind`: a dataclass, or any annotation that `fitted` takes; places absolute again.
 
     Raises:
         LinscoreError: when it is no file, or, with the words `damaged` behind the path, holds something else or more
@@ -48,14 +49,21 @@ def read_json(path: str | Path, kind: type[T], *, damaged: str, most_bytes: int 
     instead = "give one that linscore has written"
     check_regular(Path(path), instead)
     try:
-        return fitted(kind, parse_json(read_text(Path(path), most_bytes, instead)), "it")
+        content = parse_json(read_text(Path(path), most_bytes, instead))
+        return fitted(kind, read_places(content, Path(path).parent), "it")
     except (OSError, ValueError) as error:  # a LinscoreError too: of a dataclass that checks what it is made of
         raise LinscoreError(f"{path} {damaged} ({reason(error)})") from error
 
 
-def json_text(data: Any) -> str:
-    """The text of a file that holds `data`; a number that is not finite is null: a run is not lost over one figure."""
-    return json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
+def json_text(data: Any, folder: str | Path | None = None) -> str:
+    """The text of a file that holds `data`; a number that is not finite is null: a run is not lost over one figure.
+
+    Args:
+        data: of what JSON knows.
+        folder: where the file is to lie, from which its places are written; None: it is shown, and says what was typed.
+    """
+    placed = data if folder is None else written_places(data, folder)
+    return json.dumps(_finite(placed), indent=2, allow_nan=False) + "\n"
 
 
 def parse_json(text: str) -> Any:

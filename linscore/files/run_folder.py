@@ -20,6 +20,7 @@ from linscore.errors import Interrupted, LinscoreError
 from linscore.files.json_file import read_json
 from linscore.files.lock import Lock
 from linscore.files.parts import remove_leftovers
+from linscore.files.places import lies_from
 from linscore.files.whole import new_folder
 
 if TYPE_CHECKING:
@@ -38,15 +39,16 @@ class RunFolder:
         path: of the folder.
         settings: a dataclass of what makes the run the run it is.
         free: the names of those that may be others when it goes on.
-        places: the names of those that may be paths, which are kept as they lie from the folder.
+        places: the names of those that may be relative paths, which are kept as they lie from the folder; whatever is
+            an absolute one always is.
     """
 
     def __init__(
         self, path: Path, settings: DataclassInstance, *, free: Collection[str] = (), places: Collection[str] = ()
     ) -> None:
         self.path, self._free = path, free
-        self._settings = asdict(settings) | {name: self._from_here(getattr(settings, name)) for name in places}
-        self._places, self._begun, self._lock = places, False, Lock(path)
+        self._settings = {name: self._from_here(one, name in places) for name, one in asdict(settings).items()}
+        self._begun, self._lock = False, Lock(path)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -88,21 +90,20 @@ class RunFolder:
         if not file.exists():
             raise LinscoreError(f"{self.path} holds no run to go on with: begin one, without `resume`")
         begun = read_json(file, kind, damaged=f"is damaged: remove {self.path} and start again")
-        former = {
-            name: self._from_here(getattr(begun, name)) for name in self._places if _absolute(getattr(begun, name))
-        }
-        other = difference(asdict(begun) | former, self._settings, self._free)
+        former = {name: self._from_here(one, False) for name, one in asdict(begun).items()}  # of version 0.1.0
+        other = difference(former, self._settings, self._free)
         if other is not None:
             raise LinscoreError(f"{self.path} was begun with {other}: give the same, or another `out`")
         self._lock.take()
         remove_leftovers(self.path)
         return begun
 
-    def _from_here(self, name: str | None) -> str | None:
-        """What lies on this machine as it lies from the folder; a Hub name, "embedded" and "-" as they are."""
-        if name is None or name in (*SHIPPED, "-") or not (Path(name).exists() or _absolute(name)):
-            return name
-        return os.path.relpath(Path(name).resolve(), self.path.resolve())
+    def _from_here(self, value: Any, relative: bool) -> Any:
+        """A path as it lies from the folder, a `relative` one too; a Hub name, "embedded", "-" and all else as is."""
+        if not isinstance(value, str) or value in (*SHIPPED, "-"):
+            return value
+        found = os.path.isabs(value) or (relative and Path(value).exists())
+        return lies_from(self.path.resolve(), Path(value).resolve()) if found else value
 
     @contextmanager
     def kept(self, newest: Callable[[], Path | None]) -> Iterator[None]:
@@ -139,8 +140,3 @@ def difference(begun: Mapping[str, Any], asked: Mapping[str, Any], free: Collect
 
 def _named(name: str, value: Any) -> str:
     return f"no `{name}`" if value is None else f"`{name}={value}`"
-
-
-def _absolute(name: str | None) -> bool:
-    """Whether a place is absolute, as version 0.1.0 wrote it."""
-    return name is not None and Path(name).is_absolute()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from linscore.files.json_file import json_text
@@ -117,8 +118,11 @@ class FinetuneDelta:
         after = [_at(one.after[figure], block) for one in self.seeds]
         return Spread.of([None if None in (value, before) else value - before for value in after])  # type: ignore[operator]
 
-    def to_json(self) -> str:
-        """The text of `finetune.json`: the attributes, and as `delta` means and spreads per block and over all."""
+    def to_json(self, folder: str | Path | None = None) -> str:
+        """The text of `finetune.json`: the attributes, and as `delta` means and spreads per block and over all.
+
+        In `folder` absolute paths are as they lie from there; None: as typed.
+        """
         delta = {
             figure: {
                 "blocks": [_plain(self.delta(figure, block)) for block in range(self.depth)],
@@ -127,7 +131,7 @@ class FinetuneDelta:
             for figure in FIGURES
         }
         data = asdict(self) | {"accuracy": asdict(self.accuracy), "delta": delta}
-        return json_text(data)
+        return json_text(data, folder)
 
 
 def _at(values: Sequence[float | None], block: int | None) -> float | None:

@@ -88,7 +88,7 @@ def run_cut(
             versions=versions(),
             **sizes(decoder, find_decoder(result.model)),
         )
-        record.save(folder)
+        record.save(folder, becomes=out)
     return Cut(Path(out), record)
 
 

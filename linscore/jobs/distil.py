@@ -100,6 +100,7 @@ def run_distil(
 
                 run = partial(distil, save_every=save_every, resume=resume, progress=advance)
                 record = _train(folder, begun, asked, record, goal, *loaded, before, run)
+            record.save(folder, becomes=out)
         shutil.rmtree(begun.path)
     return Distilled(Path(out), record)
 
@@ -137,7 +138,7 @@ def _train(
         about: dict[str, Any] = {"seq_len": length, "trained_parameters": _count(ours.model, goal.parameters)}
         about |= {"tokens": sum(loss.tokens for loss in curve), "before": before, "after": losses()}
         record = replace(record, distilled=_described(asked) | about)
-        _save(folder, ours, record, curve)
+        _save(folder, ours, curve)
     return record
 
 
@@ -250,11 +251,10 @@ def _count(model: nn.Module, parameters: list[str] | None) -> int:
     return sum(parameter.numel() for name, parameter in named if parameters is None or name in parameters)
 
 
-def _save(folder: Path, ours: Pretrained, record: Record, curve: list[DistilLoss]) -> None:
-    """The model with its record, the losses and their picture."""
+def _save(folder: Path, ours: Pretrained, curve: list[DistilLoss]) -> None:
+    """The model, the losses and their picture."""
     if ours.stored is torch.float16:  # which a CPU has loaded as float32
         ours.model.half()
     save_checkpoint(folder, ours.model, ours.tokenizer)
-    record.save(folder)
     write_curve(folder / CURVE, map(asdict, curve))
     plot_losses(curve, folder / PLOT)

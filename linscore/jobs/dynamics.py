@@ -17,6 +17,7 @@ from linscore.dynamics.series import Checkpoint, Dynamics, ScoredCheckpoint
 from linscore.errors import Interrupted, LinscoreError
 from linscore.files.lock import alone_in
 from linscore.files.parts import remove_leftovers
+from linscore.files.places import read_places
 from linscore.files.run_folder import difference
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.models.release import release
@@ -73,7 +74,8 @@ class _Job:
 
     def __init__(self, out: Path, text: Text, place: PlaceOptions) -> None:
         self.out, self.text, self.place = out, text, place
-        self.settings: dict[str, Any] = asdict(text.options) | {"dtype": place.dtype, "device": place.device}
+        settings = asdict(text.options) | {"dtype": place.dtype, "device": place.device}
+        self.settings: dict[str, Any] = read_places(settings, out)  # spelled as they will be read again
         self.folder = DynamicsFolder(out)
         self.dynamics: Dynamics | None = None
 

@@ -91,7 +91,7 @@ def run_finetune_delta(
             versions=versions(),
         )
         if folder is not None:
-            (folder / RESULT).write_text(result.to_json(), encoding="utf-8")
+            (folder / RESULT).write_text(result.to_json(out), encoding="utf-8")
     return result
 
 

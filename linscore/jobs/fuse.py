@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from linscore.decoder.find import Decoder
 from linscore.decoder.mlp_output import find_projection
 from linscore.errors import LinscoreError, one_of
+from linscore.files.places import within
 from linscore.jobs.cut import Cut, Result, Say, quiet_say, read_ridge, replaced, run_cut
 from linscore.jobs.cut_moments import find_moments
 from linscore.jobs.cut_request import CutRequest
@@ -53,7 +54,8 @@ def run_fuse(
         maps = {span: fit_block_map(source.moments[str(names[span][0])], ridge=ridge) for span in reasons}
         fused = [span for span in merged if span not in reasons]
         fusions = {span: fit_fusion(loaded.model, span, source.moments, on=fusing.on, ridge=ridge) for span in fused}
-        return replaced(loaded.model, source, maps, fusions, reasons)
+        told = {span: within(why, loaded.decoder.name) for span, why in reasons.items()}
+        return replaced(loaded.model, source, maps, fusions, told)
 
     return run_cut(model, "fuse", out, request, place or PlaceOptions(), operate, say)
 

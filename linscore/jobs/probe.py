@@ -71,7 +71,7 @@ def run_probe(
             versions=versions() | {"scikit-learn": version("scikit-learn")},
         )
         if folder is not None:
-            (folder / PROBE).write_text(found.to_json(), encoding="utf-8")
+            (folder / PROBE).write_text(found.to_json(out), encoding="utf-8")
             plot_probing(found, folder / PICTURE)
     return found
 

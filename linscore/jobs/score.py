@@ -10,6 +10,7 @@ from linscore.embedded.shipped import EMBEDDED
 from linscore.errors import LinscoreError
 from linscore.files.lock import alone_in
 from linscore.files.parts import remove_leftovers
+from linscore.files.places import within
 from linscore.jobs.score_place import Former, default_folder
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
@@ -76,6 +77,7 @@ def _scored(loaded: Pretrained, read: Text, scoring: ScoreOptions, chosen: _Sele
     options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
     with TokenProgress(read.expected_tokens(loaded.tokenizer), "scoring") as progress:
         report = score(loaded.model, batches, options, name=loaded.name, text=str(read), progress=progress.advance)
+    doubts = [within(line, str(read)) for line in doubts]  # they go where others see them
     if odd.share > MOST:
         doubts.append(f"{odd.share:.0%} of the tokens are unknown or single bytes: another model's text or tokenizer")
     return replace(report, warnings=[*report.warnings, *(ScoreWarning("text", line) for line in doubts)])

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,9 +88,9 @@ class Probing:
     layers: list[LayerProbe]
     versions: dict[str, str]
 
-    def to_json(self) -> str:
-        """The text of `probe.json`."""
-        return json_text(asdict(self))
+    def to_json(self, folder: str | Path | None = None) -> str:
+        """The text of `probe.json` in `folder`, absolute paths as they lie from there; None: as typed."""
+        return json_text(asdict(self), folder)
 
 
 def check_classes(labels: Sequence[str]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The result of scoring: plain data, every doubt about it included. `report.json` is `Report.to_json()`.
+"""The result of scoring: plain data, every doubt about it included. `report.json` is `Report.to_json(FOLDER)`.
 
 It and `moments.safetensors` beside it are one result: both hold the run that wrote them, and the report a digest of the
 moments. The moments take their name first; a process that is killed before the report has its own leaves it under the
@@ -104,9 +104,9 @@ class Report:
         spans = [{"first": span.first, "last": span.last} | asdict(span) for span in self.spans]
         return data | {"warnings": warnings, "blocks": blocks, "spans": spans}
 
-    def to_json(self) -> str:
-        """The text of `report.json`."""
-        return json_text(self.to_dict())
+    def to_json(self, folder: str | Path | None = None) -> str:
+        """The text of `report.json` in `folder`, absolute paths as they lie from there; None: as typed."""
+        return json_text(self.to_dict(), folder)
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write `report.json` and `moments.safetensors`; an older result is replaced only once both are whole.
@@ -121,11 +121,11 @@ class Report:
         try:
             with whole_files(moments, report) as (new_moments, new_report):
                 digest = write_moments(new_moments, self.moments, **self._facts(), run=self.run)
-                new_report.write_text(replace(self, moments_digest=digest).to_json(), encoding="utf-8")
+                new_report.write_text(replace(self, moments_digest=digest).to_json(folder), encoding="utf-8")
         except FullDiskError as error:
             kept = report if not (report.exists() or moments.exists()) else folder / f"report-{self.run}.json"
             with whole_file(kept) as new:
-                new.write_text(self.to_json(), encoding="utf-8")
+                new.write_text(self.to_json(folder), encoding="utf-8")
             raise FullDiskError(f"{error}; the figures are kept in {kept}, without moments") from error
         return report, moments
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from linscore.errors import LinscoreError, reason
 from linscore.files.json_file import build, parse_json
+from linscore.files.places import read_places, written_places
 from linscore.files.whole import whole_file
 from linscore.statistics.cell import Cell, ordinary_tensors
 from linscore.statistics.moments import Moments
@@ -47,7 +48,7 @@ def write_moments(path: Path, moments: Mapping[str, Moments], **facts: Any) -> s
         heads[name] = {key: getattr(one, key) for key in ("d", "width_delta", "folds", "precision")}
         heads[name]["limits"] = limits
         tensors, digests[name] = tensors | found, _digest(found)
-    head = {"format": FORMAT, "facts": facts, "moments": heads}
+    head = {"format": FORMAT, "facts": written_places(facts, path.parent), "moments": heads}
     save_file(tensors, path, {"linscore": json.dumps(head), DIGESTS: json.dumps(digests)})
     return _overall(digests)
 
@@ -101,7 +102,7 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, Head]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            content = parse_json(metadata["linscore"])
+            content = read_places(parse_json(metadata["linscore"]), Path(path).parent)
             if content["format"] != FORMAT:
                 raise LinscoreError(f"{path} has format {content['format']}, this linscore reads {FORMAT}: {again}")
             digests = parse_json(metadata.get(DIGESTS, "{}"))

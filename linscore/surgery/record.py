@@ -96,13 +96,14 @@ class Record:
     distilled: dict[str, Any] | None = None  # what training did afterwards
     versions: dict[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        """The text of the file."""
-        return json_text(asdict(self))
+    def to_json(self, folder: str | Path | None = None) -> str:
+        """The text of the file in `folder`, absolute paths as they lie from there; None: as typed."""
+        return json_text(asdict(self), folder)
 
-    def save(self, folder: str | Path) -> None:
-        """Write `linscore.json` beside the weights in `folder`."""
-        (Path(folder) / RECORD).write_text(self.to_json(), encoding="utf-8")
+    def save(self, folder: str | Path, becomes: str | Path | None = None) -> None:
+        """Write `linscore.json` beside the weights in `folder`, which `becomes` another once it is whole."""
+        text = self.to_json(folder if becomes is None else becomes)
+        (Path(folder) / RECORD).write_text(text, encoding="utf-8")
 
     def summary(self) -> str:
         """What was done to which blocks, and what is left, a line each."""

@@ -7,7 +7,6 @@ Source: Belrose et al., "Eliciting Latent Predictions from Transformers with the
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.errors import LinscoreError
+from linscore.files.json_file import json_text
 from linscore.files.whole import new_folder
 from linscore.statistics.affine import AffineMap
 
@@ -54,7 +54,7 @@ def export_tuned_lens(folder: str | Path, maps: Sequence[AffineMap], model: PreT
     }
     parameters = {name: tensor for index, fitted in enumerate(maps) for name, tensor in _translator(index, fitted)}
     with new_folder(folder) as new:
-        (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (new / "config.json").write_text(json_text(config, folder), encoding="utf-8")
         torch.save(parameters, new / "params.pt")
 
 

@@ -10,6 +10,8 @@ import pytest
 from tiny_models import tiny
 from words import words
 
+from linscore.scoring.report import Report
+
 
 def test_a_result_of_another_model_or_text_is_not_replaced(run, scored, model_folder, text, tmp_path):
     """Its own is; the same weights under another name are another model."""
@@ -29,7 +31,7 @@ def test_a_result_of_another_model_or_text_is_not_replaced(run, scored, model_fo
         assert {entry.name: entry.read_bytes() for entry in out.iterdir()} == before
     assert run("score", model_folder, "--text", text, "--seq-len", "16", "--out", scored)[0] == 0
     assert run("score", str(other), "--text", text, "--seq-len", "16", "--out", scored, "--overwrite")[0] == 0
-    assert json.loads((out / "report.json").read_text())["model"] == str(other)
+    assert Report.load(out).model == str(other)
     trained = tiny("llama")
     for parameter in trained.parameters():
         parameter.data *= 1.1

@@ -170,6 +170,10 @@ def test_the_command_prints_a_row_per_block(run, checkpoint, tmp_path):
     assert f"result   {tmp_path}/o/finetune.json" in printed
     assert [line.split()[1] for line in printed.splitlines() if line.startswith("│")] == ["0", "1", "2", "mean"]
     assert "one seed: no spread" in printed
+    text = (tmp_path / "o" / "finetune.json").read_text()
+    assert json.loads(text)["data"] == "./../data.jsonl"
+    assert str(tmp_path) not in text
+    assert checkpoint not in text
 
 
 @pytest.mark.slow

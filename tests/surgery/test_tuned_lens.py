@@ -69,10 +69,11 @@ def test_maps_of_spans_to_the_end_give_the_model_s_own_states_where_it_is_linear
 
 def test_the_configuration_is_the_package_s(tmp_path):
     model = tiny("gpt2")
+    model.config.name_or_path = str(tmp_path / "models" / "tiny")
     export_tuned_lens(tmp_path / "lens", [random_map()] * DEPTH, model)
     weight = model.lm_head.weight.detach().numpy()
     assert json.loads((tmp_path / "lens" / "config.json").read_text()) == {
-        "base_model_name_or_path": "",
+        "base_model_name_or_path": "./../models/tiny",
         "d_model": WIDTH,
         "num_hidden_layers": DEPTH,
         "bias": True,
