@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,15 @@ class PretrainingTrainer(RegularizedTrainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._place or super()._get_output_dir(trial)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's own, but its file of arguments does not say where on this machine the run lies."""
+        given, self.args = self.args, copy(self.args)
+        self.args.output_dir = os.pardir  # of the checkpoint
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            self.args = given
 
     def first_bad_step(self) -> int | None:
         """The update, counted from 1, whose loss was not finite."""

@@ -34,6 +34,7 @@ def test_a_run_leaves_a_model_a_curve_and_a_series(run, config, tmp_path):
     assert [line["step"] for line in heldout] == [6, 12]
     assert heldout[1]["heldout_loss"] < heldout[0]["heldout_loss"] < 1.05 * math.log(2048)
     assert Dynamics.load(out / "linearity" / "dynamics.json").steps == [0, 6, 12]
+    assert not [path for path in out.rglob("*") if path.is_file() and bytes(tmp_path) in path.read_bytes()]
     saved, last = weights(out / "model"), weights(out / "checkpoint-12")
     assert all(torch.equal(saved[name], last[name]) for name in last)
 
