@@ -60,7 +60,9 @@ def one_thread():
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Call the command line as `linscore ARGS`: (exit code, standard output, standard error)."""
-    from linscore import cli
+    from linscore import cli, progress
+
+    monkeypatch.setattr(progress, "EVERY", float("inf"))  # seconds: what a busy machine says meanwhile
 
     def call(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["linscore", *map(str, args)])
