@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from linscore.decoder.wrapped import unwrapped
 from linscore.errors import LinscoreError
 
-__all__ = ["Decoder", "find_decoder", "token_embedding", "weight_sample"]
+__all__ = ["Decoder", "context_of", "find_decoder", "token_embedding", "weight_sample"]
 
 SAMPLED = 4  # matrices of a block of which one weight is kept to tell models apart
 
@@ -55,9 +55,13 @@ class Decoder:
     @property
     def context(self) -> int:
         """The longest sequence that the model was made for; 0 where it does not say."""
-        config: Any = getattr(self.model, "config", None)
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return getattr(config, "max_position_embeddings", 0) or 0
+        return context_of(getattr(self.model, "config", None))
+
+
+def context_of(config: Any) -> int:
+    """The longest sequence that a model of this configuration was made for; 0 where it does not say."""
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(config, "max_position_embeddings", 0) or 0
 
 
 def find_decoder(model: nn.Module) -> Decoder:

@@ -41,7 +41,7 @@ def run(
     if input_ids.ndim != 2 or any(t is not None and t.shape != input_ids.shape for t in (attention_mask, position_ids)):
         raise LinscoreError("input_ids, attention_mask and position_ids must have one shape, [batch, seq]")
     # Without a mask, attention kernels use their causal fast path.
-    mask = None if attention_mask is None or attention_mask.all() else attention_mask != 0
+    mask = _padding(attention_mask)
     real = input_ids if mask is None else input_ids[mask]
     if real.numel() > 0:
         check_ids(decoder.name, token_embedding(decoder.backbone), real)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def parts(
         Which rows [batch] bool, their token ids, and their mask.
     """
     every = torch.ones(len(input_ids), dtype=torch.bool)
-    mask = None if attention_mask is None or attention_mask.all() else attention_mask != 0
+    mask = _padding(attention_mask)
     if mask is None or position_ids is not None or padding_form(decoder, mask) is not None:
         yield every, input_ids, attention_mask
         return
@@ -133,6 +133,11 @@ def watch(
         for index in wanted:
             hook_block(hooks, decoder.blocks[index], partial(callback, index), sub_blocks)
         yield
+
+
+def _padding(attention_mask: Tensor | None) -> Tensor | None:
+    """The mask as bool; None where nothing is padded."""
+    return None if attention_mask is None or attention_mask.all() else attention_mask != 0
 
 
 def _padded(decoder: Decoder, input_ids: Tensor, mask: Tensor) -> dict[str, Tensor]:

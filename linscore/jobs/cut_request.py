@@ -10,7 +10,7 @@ from torch import Tensor
 
 from linscore.decoder.find import Decoder
 from linscore.errors import LinscoreError, at_least
-from linscore.jobs.predicting import predicting
+from linscore.jobs.predicting import predicted_in, predicting
 from linscore.models.load import Pretrained
 from linscore.options import BY, CutOptions, TextOptions
 from linscore.progress import watched
@@ -18,7 +18,6 @@ from linscore.scoring.ranking import PERPLEXITY, figure_of
 from linscore.scoring.report import Report
 from linscore.spans import Span, indices
 from linscore.surgery.choose import Choice, choose_blocks, choose_from
-from linscore.text.batch import read_batch
 from linscore.text.source import Text
 
 Batches = Callable[[], Iterator[dict[str, Tensor]]]  # from the start at each call
@@ -142,7 +141,7 @@ def _counted(read: Batches, passes: list[int]) -> Batches:
     def count() -> Iterator[dict[str, Tensor]]:
         passes.append(0)
         for batch in read():
-            passes[-1] += int(read_batch(batch).predicted.sum()) if "labels" in batch else batch["input_ids"].numel()
+            passes[-1] += predicted_in(batch) if "labels" in batch else batch["input_ids"].numel()
             yield batch
 
     return count

@@ -10,7 +10,7 @@ from torch import Tensor
 from linscore.evaluation.windows import window_batches
 from linscore.models.load import Pretrained
 from linscore.progress import watched
-from linscore.text.batch import read_batch
+from linscore.text.batch import Batch, read_batch
 from linscore.text.source import Text, batch_of, within_context
 
 
@@ -45,4 +45,9 @@ def predicting(loaded: Pretrained, text: Text, seq_len: int | None = None) -> It
     cut = windows(loaded, seq_len, argument="seq_len")
     batches = window_batches(loaded.tokenizer, text.source.documents(), tokens=text.tokens, **cut)
     expected = text.expected_tokens(loaded.tokenizer)
-    return watched(batches, expected, "measuring", lambda batch: int(read_batch(batch).predicted.sum()))
+    return watched(batches, expected, "measuring", predicted_in)
+
+
+def predicted_in(batch: Batch) -> int:
+    """How many tokens of a batch a model is to predict."""
+    return int(read_batch(batch).predicted.sum())

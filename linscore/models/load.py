@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
-from linscore.decoder.find import Decoder, find_decoder
+from linscore.decoder.find import Decoder, context_of, find_decoder
 from linscore.embedded.shipped import EMBEDDED, SHIPPED
 from linscore.errors import LinscoreError, one_of
 from linscore.machine.device import choose_device
@@ -74,7 +74,7 @@ def load_pretrained(
         checkpoint = _checkpoint(name, trust_remote_code, revision)
         config, stored, model = _load_model(checkpoint, dtype, where)
         tokenizer = checkpoint.tokenizer(config)
-    return Pretrained(name, model.to(where), tokenizer, _context(config), stored)  # type: ignore[arg-type]
+    return Pretrained(name, model.to(where), tokenizer, context_of(config), stored)  # type: ignore[arg-type]
 
 
 def load_with_head(name: str, outputs: int, *, device: str = "auto", trust_remote_code: bool = False) -> Pretrained:
@@ -97,7 +97,7 @@ def load_with_head(name: str, outputs: int, *, device: str = "auto", trust_remot
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         config.num_labels, config.pad_token_id = outputs, pad or 0
         model = checkpoint.model(HEAD, config, torch.float32)
-    return Pretrained(name, model.to(where), tokenizer, _context(config), config.get_text_config().dtype)
+    return Pretrained(name, model.to(where), tokenizer, context_of(config), config.get_text_config().dtype)
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -117,11 +117,7 @@ def read_context(name: str, *, trust_remote_code: bool = False) -> int:
         LinscoreError: when there is no such model, or it needs code of its own that may not run.
     """
     with _loading(name):
-        return _context(_checkpoint(name, trust_remote_code).config())
-
-
-def _context(config: Any) -> int:
-    return getattr(config.get_text_config(), "max_position_embeddings", 0) or 0
+        return context_of(_checkpoint(name, trust_remote_code).config())
 
 
 def load(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,13 @@ class Checkpoint:
     Every method raises UntrustedError where it would need such code and may not, and whatever transformers raises.
     """
 
-    def __post_init__(self) -> None:
-        if self.trust_remote_code:
-            _tell(self.source)
-
     source: str
     revision: str | None = None
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.trust_remote_code:
+            _tell(self.source)
 
     def config(self) -> Any:
         """The configuration; of a model with linear blocks, that of its family.
@@ -68,7 +68,7 @@ class Checkpoint:
         values, _ = PreTrainedConfig.get_config_dict(self.source, **self._at())
         if not isinstance(values, dict):
             raise LinscoreError(f"the configuration of {self.source} is no JSON object: get it anew")
-        check_counts(values, self._weights(), self.source)
+        check_counts(values, self._weights, self.source)
         if not self.trust_remote_code and any("/" in str(name) for name in _kernels(values)):
             raise _untrusted(self.source)
         try:
@@ -93,7 +93,7 @@ class Checkpoint:
 
     def model(self, loader: Any, config: Any, dtype: Any) -> Any:
         """The model of a configuration, as the auto class `loader` makes it."""
-        weights = self._weights()
+        weights = self._weights
         if weights is not None:
             check_depth(config, weights, self.source)
             with suppress(AttributeError, KeyError, TypeError):  # which loading says better
@@ -119,6 +119,7 @@ class Checkpoint:
     def _folder(self) -> Path | None:
         return Path(self.source) if os.path.isdir(self.source) else None  # of Path, some names are errors
 
+    @cached_property
     def _weights(self) -> Weights | None:
         folder = self._folder()
         return None if folder is None else find_weights(folder)
