@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from linscore_kernels import NONFINITE
 from torch import Tensor
 
 from linscore.decoder.find import Decoder
@@ -23,12 +22,11 @@ from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
 from linscore.options import ScoreOptions
 from linscore.scoring.names import MomentsName
+from linscore.scoring.settle import Marked, Rows, Taken, rows_by_fold, settle
 from linscore.scoring.span_states import Pair, SpanStates
 from linscore.statistics.moments import Moments
 from linscore.text.batch import Batch, Tokens, read_batch
 from linscore.text.folds import FoldDealer
-
-Rows = dict[int, Tensor | None]  # fold → positions in the flattened batch; None: all of them
 
 
 class Collector:
@@ -62,6 +60,7 @@ class Collector:
         self.sub_blocks = find_sub_blocks(decoder) if self.options.sub_blocks else None
         self.moments: dict[str, Moments] = {}
         self.tokens = self.nonfinite_rows = 0
+        self._crowded: set[str] = set()  # pairs that met more heavy rows than are held: they wait for their number
 
     def add(self, batch: Batch) -> int:
         """Run one batch: `input_ids` `[B, T]`, or a dict of them with `attention_mask`, `position_ids`, `folds` `[B]`.
@@ -82,8 +81,8 @@ class Collector:
     def _add(self, tokens: Tokens, folds: Tensor) -> int:
         """Run what can be run at once; how many tokens counted."""
         counting = self._counting(tokens)
-        rows = _rows_by_fold(counting, folds)
-        lost = self._sweep(tokens, lambda _name: rows)
+        rows = rows_by_fold(counting, folds)
+        lost = self._take_in(tokens, rows, folds)
         spoilt = torch.stack(list(lost.values())).any(0) if lost else torch.zeros_like(counting)
         if lost and not self.tokens and bool((spoilt == counting).all()):
             raise LinscoreError(
@@ -92,32 +91,53 @@ class Collector:
             )
         if lost:
             back = {
-                name: _rows_by_fold(spoilt & ~lost.get(name, torch.zeros_like(spoilt)), folds) for name in self.moments
+                name: rows_by_fold(spoilt & ~lost.get(name, torch.zeros_like(spoilt)), folds) for name in self.moments
             }
-            self._sweep(tokens, back.__getitem__, sign=-1)
+            self._sweep(tokens, back.__getitem__, {}, sign=-1, hold=False)
         count = int(counting.sum())
         self.tokens += count
         self.nonfinite_rows += int(spoilt.sum())
         return count
 
-    def _sweep(self, tokens: Tokens, rows_of: Callable[[str], Rows], sign: int = 1) -> dict[str, Tensor]:
-        """Run the decoder and add rows to every pair of states; the positions `[B, T]` that a pair lost, by name."""
-        lost: dict[str, Tensor] = {}
+    def _take_in(self, tokens: Tokens, rows: Rows, folds: Tensor) -> Marked:
+        """Add the rows to every pair of states; those that a pair lost because they are not finite."""
+        lost: Marked = {}
+        left = self._sweep(tokens, lambda _name: rows, lost)
+        if left:  # more heavy rows than are held come in a second run, and their pairs no longer hold any
+            self._crowded.update(left)
+            more = {name: rows_by_fold(where, folds) for name, where in left.items()}
+            self._sweep(tokens, lambda name: more.get(name, {}), lost)
+        return lost
+
+    def _sweep(
+        self,
+        tokens: Tokens,
+        rows_of: Callable[[str], Rows],
+        lost: Marked,
+        sign: int = 1,
+        *,
+        hold: bool = True,
+    ) -> Marked:
+        """Run the decoder and add rows to every pair of states; only those that do not hold heavy rows wait for them.
+
+        What a pair loses is marked in `lost`. Returns heavy rows that are not added yet.
+        """
+        taken: list[Taken] = []
 
         def take(index: int, states: BlockStates) -> None:
             for pair in self._pairs(index, states):
-                for fold, rows in rows_of(str(pair.name)).items():
-                    status = self._moments(pair).update(
-                        pair.x, pair.y, delta=pair.delta, fold=fold, rows=rows, sign=sign
+                name = str(pair.name)
+                held = hold and name not in self._crowded
+                for fold, positions in rows_of(name).items():
+                    rows = positions.on(pair.x.device)
+                    update = self._moments(pair).begin(
+                        pair.x, pair.y, delta=pair.delta, fold=fold, rows=rows, sign=sign, hold=held
                     )
-                    bad = (status == NONFINITE).nonzero()[:, 0].cpu()
-                    if len(bad):
-                        where = lost.setdefault(str(pair.name), torch.zeros(tokens.input_ids.shape, dtype=torch.bool))
-                        where.view(-1)[bad if rows is None else rows[bad]] = True
+                    taken.append(Taken(name, positions, update))
 
         with self.spans.collecting(), watch(self.decoder, take, self._watched, self.sub_blocks):
             run(self.decoder, tokens.input_ids, tokens.mask, tokens.position_ids)
-        return lost
+        return settle(taken, tokens.input_ids.shape, lost)
 
     @cached_property
     def _dealer(self) -> FoldDealer:
@@ -176,11 +196,3 @@ class Collector:
         if len(self._skip_tokens):
             counting &= ~torch.isin(tokens.input_ids, self._skip_tokens)
         return counting
-
-
-def _rows_by_fold(counting: Tensor, folds: Tensor) -> Rows:
-    """The flat positions of each fold, in order; None in place of all positions, which need not be gathered."""
-    if counting.all() and (folds == folds[0]).all():
-        return {int(folds[0]): None}
-    present = folds.unique().tolist()
-    return {fold: (counting & (folds == fold)[:, None]).flatten().nonzero()[:, 0] for fold in present}

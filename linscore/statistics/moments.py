@@ -9,16 +9,22 @@ rows by x and by δ).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from linscore_kernels import NONFINITE, Pilot, choose_backend
+from linscore_kernels import Pilot, choose_backend
 from linscore_kernels.arguments import check_rows, check_sign, check_tensors
-from linscore_kernels.second_moments.heavy_rows import accumulate_apart
+from linscore_kernels.second_moments.heavy_rows import accumulate_apart, accumulate_holding, can_hold
 from torch import Tensor
 
 from linscore.errors import LinscoreError, at_least, one_of, whole
 from linscore.options import MOST_FOLDS
 from linscore.statistics.cell import Cell, ordinary_tensors
+from linscore.statistics.update import Update
+
+if TYPE_CHECKING:
+    from linscore_kernels.second_moments.held_rows import HeldRows
 
 PRECISIONS = ("fast", "exact")
 
@@ -68,7 +74,6 @@ class Moments:
         """Which backend computes updates on this device, "triton" or "eager"."""
         return choose_backend(self.device, self._wanted)
 
-    @ordinary_tensors()
     def update(
         self,
         x: Tensor,
@@ -92,6 +97,25 @@ class Moments:
             LinscoreError: for shapes that do not fit, a fold that is not there, a sign other than 1 and −1, or values
                 that float32 cannot hold.
         """
+        return self.begin(x, y, delta=delta, fold=fold, rows=rows, sign=sign, hold=False).status
+
+    @ordinary_tensors()
+    def begin(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        delta: Tensor | None = None,
+        fold: int = 0,
+        rows: Tensor | None = None,
+        sign: int = 1,
+        hold: bool = True,
+    ) -> Update:
+        """`update`, whose heavy rows are held where that spares a wait for the device.
+
+        They are added when `settle` of what is returned is told their number, which a caller reads of many updates at
+        once, or are given to `update` once more where they were too many to be held. The first rows are waited for.
+        """
         check_tensors(x=x, y=y, delta=delta, rows=rows)
         self._check(x, y, delta, fold)
         check_sign(sign)
@@ -100,25 +124,32 @@ class Moments:
         n = len(x) if rows is None else len(rows)
         pilot = self._settle_pilot(x, y, delta, rows) if n else None
         if pilot is None:  # no row, or not one finite row so far
-            return torch.full((n,), NONFINITE, dtype=torch.uint8, device=self.device)
-        double = x.dtype is torch.float64
+            return Update.of_no_row(n, self.device)
+        double, backend = x.dtype is torch.float64, self.backend
+        precision = "exact" if double else self.precision
         cell = self._cell(self.light, fold)
+        given = (x, y, delta, cell.second)
+        if hold and can_hold(x, pilot, backend):
+            light, held = accumulate_holding(*given, pilot=pilot, rows=rows, precision=precision, sign=sign)
+            cell.add_sums(light, sign)
+            return Update(light.status, light.apart, held.room, partial(self._add_held, held, fold))
         light, heavy = accumulate_apart(
-            x,
-            y,
-            delta,
-            cell.second,
+            *given,
             lambda: self._cell(self.heavy, fold).second,
             pilot=pilot,
             rows=rows,
-            precision="exact" if double else self.precision,
+            precision=precision,
             sign=sign,
-            backend="eager" if double else self.backend,
+            backend="eager" if double else backend,
         )
         cell.add_sums(light, sign)
         if heavy is not None:
             self._cell(self.heavy, fold).add_sums(heavy, sign)
-        return light.status
+        return Update(light.status, light.apart)
+
+    def _add_held(self, held: HeldRows, fold: int, count: int) -> None:
+        cell = self._cell(self.heavy, fold)
+        cell.add_sums(held.add_to(cell.second, count), held.sign)
 
     @ordinary_tensors()
     def merge(self, other: Moments) -> Moments:

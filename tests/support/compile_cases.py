@@ -9,6 +9,7 @@ from __future__ import annotations
 from linscore_kernels.layer_loss import kernel as layer_loss
 from linscore_kernels.residuals.kernel import _residual_norms_kernel, residual_constants
 from linscore_kernels.second_moments.gram_kernel import _gram_kernel, gram_constants
+from linscore_kernels.second_moments.heavy_rows_kernel import SCAN, WIDEST, _heavy_rows_kernel
 from linscore_kernels.second_moments.merge_kernel import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
 from linscore_kernels.second_moments.token_stats_kernel import _token_stats_kernel, tile_shape
 from linscore_kernels.second_moments.totals_kernel import BLOCK, ROWS, _totals_kernel
@@ -53,6 +54,7 @@ def token_stats_cases() -> dict[str, tuple]:
 def merge_cases() -> dict[str, tuple]:
     found = {f"merge-single-{a}": merge_case(a, scaled=False) for a in MAIN_ARCHITECTURES}
     found |= {f"totals-{a}": totals_case(a) for a in MAIN_ARCHITECTURES}
+    found |= {f"heavy_rows-bf16-{a}": heavy_rows_case(a, "bf16") for a in MAIN_ARCHITECTURES}
     return found | {"merge-split-90": merge_case(90, scaled=True)}
 
 
@@ -125,6 +127,14 @@ def merge_case(architecture: int, *, scaled: bool) -> tuple:
 def totals_case(architecture: int) -> tuple:
     types = {"figures_ptr": "*fp32", "status_ptr": "*u8", "out_ptr": "*fp64", "n": "i32"}
     return architecture, _totals_kernel, types, {"ROWS": ROWS, "BLOCK": BLOCK}, {"num_warps": 8}
+
+
+def heavy_rows_case(architecture: int, dtype: str) -> tuple:
+    types = {"x_ptr": f"*{dtype}", "other_ptr": f"*{dtype}", "status_ptr": "*u8", "center_ptr": "*fp32"}
+    types |= {"operands_ptr": "*fp64", "figures_ptr": "*fp64", "found_ptr": "*u8", "n": "i32", "rows": "i32"}
+    types |= dict.fromkeys(("d", "width_delta", "x_stride", "other_stride"), "i32/16") | {"ulp_factor": "fp32"}
+    constants = {"rows_ptr": None, "x_step": 1, "other_step": 1, "SCAN": SCAN, "BLOCK": WIDEST, "DELTA_GIVEN": False}
+    return architecture, _heavy_rows_kernel, types, constants, {"num_warps": 4}
 
 
 def layer_loss_case(architecture: int, kind: str, dtype: str, d: int) -> tuple:

@@ -1,14 +1,24 @@
-"""Light rows by the backend, then the few heavy ones as float64 products: no 16- or 32-bit product survives them."""
+"""Light rows by the backend, then the few heavy ones as float64 products: no 16- or 32-bit product survives them.
+
+How many are heavy only the device knows. `accumulate_apart` waits for the number; `accumulate_holding` sets the first
+of them aside, and they are added once their number was read, for all blocks of a batch together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from linscore_kernels.arguments import y_or_delta
 from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments.op import accumulate, token_stats
 from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Sums, reduce
+
+if TYPE_CHECKING:
+    from linscore_kernels.second_moments.held_rows import HeldRows
 
 FEW = 1024  # rows: float64 operands of so many are smaller than the sums
 
@@ -46,8 +56,34 @@ def accumulate_apart(
         apart = _few(x, y, delta, heavy_second(), every, rows, sign)
     else:
         apart = accumulate(x, y, delta, heavy_second(), pilot=every, rows=rows, sign=sign, **exact)
-    light.status[heavy[apart.status != LIGHT]] = NONFINITE  # float64 squares overflow: these rows are in neither sum
+    overflown = heavy[apart.status != LIGHT]  # float64 squares overflow: these rows are in neither sum
+    light.status[overflown] = NONFINITE
+    light.apart.add_(light.apart.new_tensor([-len(overflown), len(overflown)]))
     return light, apart
+
+
+def can_hold(x: Tensor, pilot: Pilot, backend: str) -> bool:
+    """Whether `accumulate_holding` takes such rows: other backends and other states wait for every chunk anyway."""
+    return backend == "triton" and x.dtype is not torch.float64 and pilot.ordinary
+
+
+def accumulate_holding(
+    x: Tensor,
+    y: Tensor | None,
+    delta: Tensor | None,
+    second: Tensor,
+    *,
+    pilot: Pilot,
+    rows: Tensor | None = None,
+    precision: str = "fast",
+    sign: int = 1,
+) -> tuple[Sums, HeldRows]:
+    """`accumulate` by Triton, and the first of the rows that it left out as heavy: nothing waits for the device."""
+    from linscore_kernels.second_moments.held_rows import hold  # of Triton
+
+    light = accumulate(x, y, delta, second, pilot=pilot, rows=rows, sign=sign, precision=precision, backend="triton")
+    other, given = y_or_delta(y, delta)
+    return light, hold(x, other, rows, light.status, pilot, delta_given=given, sign=sign)
 
 
 def _few(

@@ -1,0 +1,48 @@
+"""Heavy rows that are set aside until they are counted: float64 operands, far smaller than the sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from linscore_kernels.pilot import Pilot
+from linscore_kernels.second_moments.heavy_rows_kernel import launch_heavy_rows
+from linscore_kernels.second_moments.totals_kernel import launch_totals
+from linscore_kernels.sums import Sums, TokenStats
+
+LEAST, SHARE = 64, 64  # so many rows are held, or one in so many: two sinks a sequence of 128 tokens
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """The first heavy rows of an update; zeros where there are fewer."""
+
+    operands: Tensor  # [2, room, d] float64: x̂ and δ̂
+    figures: Tensor  # [5, room] float64, in the order of FIGURES
+    found: Tensor  # [room] uint8: LIGHT where there is such a row
+    width_delta: int
+    sign: int
+
+    @property
+    def room(self) -> int:
+        """How many are held at most."""
+        return len(self.found)
+
+    def add_to(self, second: Tensor, count: int) -> Sums:
+        """Add their second moments to `second` `[d, d + e]` float64; their other sums. There are `count` ≤ room."""
+        operands = self.operands[:, :count]
+        x_hat, delta_hat = operands
+        d = len(second)
+        second[:, :d].addmm_(x_hat.T, x_hat, alpha=self.sign)
+        second[:, d:].addmm_(x_hat.T, delta_hat[:, : self.width_delta], alpha=self.sign)
+        return launch_totals(TokenStats(operands, self.figures, self.found, operands.sum(1)), self.width_delta)
+
+
+def hold(
+    x: Tensor, other: Tensor, rows: Tensor | None, status: Tensor, pilot: Pilot, *, delta_given: bool, sign: int
+) -> HeldRows:
+    """Set the first rows aside whose `status` is HEAVY; the other arguments are those of `token_stats`."""
+    room = min(len(status), max(LEAST, len(status) // SHARE))
+    found = launch_heavy_rows(x, other, rows, status, pilot, room, delta_given=delta_given)
+    return HeldRows(*found, pilot.width_delta, sign)
