@@ -62,7 +62,8 @@ def choose_from(report: Report, count: int, *, by: str = BY, span: int = 1) -> C
         LinscoreError: where the report has no such figure, no such spans, or not so many of them.
     """
     by, scored = figure_of(by), {"model": report.model, "text": report.text, "tokens": report.tokens}
-    return _choice(Measured(_first(ranked(report, by, span), count, span, by)), by, scored)
+    taken = _first(ranked(report, by, span), count, span, by)
+    return Choice(indices(taken), by, {str(key): figure for key, figure in taken.items()}, scored=scored)
 
 
 def choose(
@@ -101,24 +102,22 @@ def choose_blocks(
 ) -> Choice:
     """The same for a decoder that was found already."""
     read, by = batches if callable(batches) else lambda: batches, figure_of(by)
-    if not sequential:
-        found = measured_figures(decoder, read(), by, span)
-        return _choice(found._replace(figures=_first(found.figures, count, span, by)), by)
-    left = list(range(len(decoder.blocks)))
+    depth, at_once = len(decoder.blocks), span if sequential else count
     gone: list[int] = []
     figures: dict[str, float] = {}
     whole: float | None = None
-    _check_count(count, span, len(left), by)
+    _check_length(span, depth)
+    _check_count(count, span, depth, by)
     while len(gone) < count:
-        cut = find_decoder(drop_blocks(decoder, gone)) if gone else decoder
+        left = [index for index in range(depth) if index not in gone]
+        cut = drop_blocks(decoder, gone) if gone else decoder
         measured = measured_figures(cut, read(), by, span)
         whole = whole if gone else measured.whole
-        ((first, figure),) = _first(measured.figures, span, span, by).items()
-        taken = [left[index] for index in first.blocks]
-        figures[",".join(map(str, runs(taken)))] = figure
-        gone += taken
-        left = [index for index in left if index not in taken]
-    return Choice(gone, by, figures, sequential=True, whole=whole)
+        for key, figure in _first(measured.figures, at_once, span, by).items():
+            taken = [left[index] for index in key.blocks]
+            figures[",".join(map(str, runs(taken)))] = figure
+            gone += taken
+    return Choice(gone, by, figures, sequential=sequential, whole=whole)
 
 
 def losses_without(model: PreTrainedModel, batches: Iterable[Batch], span: int = 1) -> dict[Span | None, float]:
@@ -143,9 +142,13 @@ def measured_figures(decoder: Decoder, batches: Iterable[Batch], by: str, span: 
 
 def _spans(depth: int, length: int) -> list[Span]:
     """All spans of `length` blocks."""
+    _check_length(length, depth)
+    return [Span(first, first + length - 1) for first in range(depth - length + 1)]
+
+
+def _check_length(length: int, depth: int) -> None:
     if not 1 <= length <= depth:
         raise LinscoreError(f"spans of {length} blocks cannot be had of {depth}: give a length from 1 to {depth}")
-    return [Span(first, first + length - 1) for first in range(depth - length + 1)]
 
 
 def _first(figures: Mapping[Span, float], count: int, span: int, by: str) -> dict[Span, float]:
@@ -165,8 +168,3 @@ def _check_count(count: int, span: int, scored: int, by: str) -> None:
         raise LinscoreError(f"{count} blocks are to go, but {scored} were scored by {by}: give a number from 1 to that")
     if count % span:
         raise LinscoreError(f"{count} blocks cannot be had in spans of {span}: give a multiple of {span}")
-
-
-def _choice(taken: Measured, by: str, scored: dict[str, str | int | None] | None = None) -> Choice:
-    figures = {str(span): figure for span, figure in taken.figures.items()}
-    return Choice(indices(taken.figures), by, figures, scored=scored, whole=taken.whole)

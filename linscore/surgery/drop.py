@@ -39,11 +39,11 @@ def drop(model: nn.Module, blocks: Collection[int]) -> PreTrainedModel:
             transformers', with adapters, quantized, spread over devices, or of a family whose structure depends on the
             index.
     """
-    return drop_blocks(find_decoder(model), blocks)
+    return drop_blocks(find_decoder(model), blocks).model  # type: ignore[return-value]
 
 
-def drop_blocks(decoder: Decoder, blocks: Collection[int]) -> PreTrainedModel:
-    """The same for a decoder that was found already."""
+def drop_blocks(decoder: Decoder, blocks: Collection[int]) -> Decoder:
+    """The same from decoder to decoder."""
     model = _plain(decoder.model, decoder.name)
     survivors = _survivors(decoder, blocks)
     cut = _empty(decoder, survivors)
@@ -51,8 +51,7 @@ def drop_blocks(decoder: Decoder, blocks: Collection[int]) -> PreTrainedModel:
     _fill(cut, model, decoder.path, survivors)
     if model.can_generate():
         cut.generation_config = copy.deepcopy(model.generation_config)
-    _check_states(decoder, cut, survivors)
-    return cut
+    return _checked(decoder, cut, survivors)
 
 
 def _plain(model: nn.Module, name: str) -> PreTrainedModel:
@@ -134,8 +133,8 @@ def _copy(tensor: Tensor) -> Tensor:
     return nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
 
 
-def _check_states(decoder: Decoder, cut: PreTrainedModel, survivors: Sequence[int]) -> None:
-    """Runs a few tokens through both models: a rule of the index inside some forward would show here.
+def _checked(decoder: Decoder, cut: PreTrainedModel, survivors: Sequence[int]) -> Decoder:
+    """The decoder of a cut model, once a few tokens ran through both: a rule of the index in a forward would show.
 
     Raises:
         LinscoreError: if a survivor's output differs from the original's with the dropped blocks bypassed.
@@ -153,3 +152,4 @@ def _check_states(decoder: Decoder, cut: PreTrainedModel, survivors: Sequence[in
                 f"{decoder.name}: block {old} computes something else as block {new}: this family depends on the "
                 "index of its blocks, so these cannot be dropped"
             )
+    return shallow

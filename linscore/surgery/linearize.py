@@ -51,8 +51,8 @@ def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
     whole = find_decoder(model)
     _check(whole, list(maps), spans)
     gone = [index for span in spans for index in span.blocks[1:]]
-    linear: Any = drop_blocks(whole, gone) if gone else copy.deepcopy(whole.model)
-    decoder = find_decoder(linear)
+    decoder = drop_blocks(whole, gone) if gone else find_decoder(copy.deepcopy(whole.model))
+    linear: Any = decoder.model
     lengths = _output_lengths(decoder)
     for span, fitted in spans.items():
         index = after(span.first, gone)

@@ -123,6 +123,30 @@ def test_what_cannot_be_chosen_is_refused(count, options, words):
         choose_from(report(), count, **options)
 
 
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize(
+    ("count", "span", "words"),
+    [
+        (0, 1, "0 blocks are to go, but 6 were scored"),
+        (7, 1, "7 blocks are to go, but 6 were scored"),
+        (3, 2, "give a multiple of 2"),
+        (2, 0, "give a length from 1 to 6"),
+        (7, 7, "give a length from 1 to 6"),
+    ],
+)
+def test_what_the_model_cannot_spare_is_refused_before_a_batch_is_read(count, span, words, sequential):
+    batches = iter(texts())
+    with pytest.raises(LinscoreError, match=words):
+        choose(model(), batches, count, by="delta_ratio", span=span, sequential=sequential)
+    assert len(list(batches)) == 4
+
+
+def test_several_of_one_ranking_are_those_of_the_report():
+    once = choose(model(), texts, 4, by="angular_distance", span=2)
+    read = choose_from(report(), 4, by="angular_distance", span=2)
+    assert (once.blocks, once.figures) == (read.blocks, pytest.approx(read.figures))
+
+
 def test_spans_that_leave_no_room_for_another_are_refused():
     spans = [replace(span, angular_distance=abs(span.first - 1)) for span in report().spans]  # 1-2 comes first
     with pytest.raises(LinscoreError, match="ask for fewer"):
