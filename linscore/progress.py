@@ -102,15 +102,11 @@ class StepProgress(Bar):
         self._bar.console.print(line, highlight=False, soft_wrap=True)
 
 
-def _size(batch: dict[str, Tensor]) -> int:
-    return batch["input_ids"].numel()
-
-
 def watched(
     batches: Iterable[dict[str, Tensor]],
     total: int | None,
     what: str,
-    tokens: Callable[[dict[str, Tensor]], int] = _size,
+    tokens: Callable[[dict[str, Tensor]], int],
 ) -> Iterator[dict[str, Tensor]]:
     """The same batches, their `tokens` counted by a progress bar as each of them is done with."""
     with TokenProgress(total, what) as progress:

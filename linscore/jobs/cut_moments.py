@@ -9,6 +9,7 @@ from typing import Any
 
 from linscore.errors import LinscoreError
 from linscore.jobs.cut_request import CutRequest
+from linscore.jobs.passes import Passes
 from linscore.models.load import Pretrained
 from linscore.scoring.belongs import check_belongs
 from linscore.scoring.collect import Collector
@@ -82,7 +83,7 @@ def _collect(loaded: Pretrained, request: CutRequest, names: Sequence[MomentsNam
         fuse=[name.span for name in names if name.part == "intermediate"],
         fuse_output=[name.span for name in names if name.part == "output"],
     )
-    for batch in request.batches(loaded)():
+    for batch in Passes(loaded, request.text)():
         collector.add(batch)
     tokens = collector.tokens - collector.nonfinite_rows
     origin = {"model": loaded.name, "text": str(request.text), "tokens": tokens}

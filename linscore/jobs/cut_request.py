@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-
-from torch import Tensor
 
 from linscore.decoder.find import Decoder
 from linscore.errors import LinscoreError, at_least
-from linscore.jobs.predicting import predicted_in, predicting
+from linscore.jobs.passes import Passes, windows
 from linscore.models.load import Pretrained
 from linscore.options import BY, CutOptions, TextOptions
-from linscore.progress import watched
 from linscore.scoring.ranking import PERPLEXITY, figure_of
 from linscore.scoring.report import Report
 from linscore.spans import Span, indices
 from linscore.surgery.choose import Choice, choose_blocks, choose_from
 from linscore.text.source import Text
-
-Batches = Callable[[], Iterator[dict[str, Tensor]]]  # from the start at each call
 
 
 @dataclass(frozen=True)
@@ -83,20 +77,11 @@ class CutRequest:
         by, span = self._by, self.cut.span
         if report is not None and not self._measures:
             return choose_from(report, self.number, by=by, span=span)
-        passes: list[int] = []
-        read = _counted(self._predicting(loaded) if by == PERPLEXITY else self.batches(loaded), passes)
+        cut = windows(loaded, self.options.seq_len, argument="seq_len") if by == PERPLEXITY else None
+        read = Passes(loaded, self.text, cut)
         chosen = choose_blocks(decoder, read, self.number, by=by, span=span, sequential=self._sequential)
-        scored: dict[str, str | int | None] = {"model": loaded.name, "text": str(self.text), "tokens": passes[-1]}
+        scored: dict[str, str | int | None] = {"model": loaded.name, "text": str(self.text), "tokens": read.tokens}
         return replace(chosen, scored=scored)
-
-    def batches(self, loaded: Pretrained) -> Batches:
-        """The text as batches of tokens, from the start at each call, with a progress bar."""
-        text, total = self.text, self.text.expected_tokens(loaded.tokenizer)
-        about = (loaded.tokenizer, loaded.context, loaded.model.device)
-        return lambda: watched(text.batches(*about), total, "measuring")
-
-    def _predicting(self, loaded: Pretrained) -> Batches:
-        return lambda: predicting(loaded, self.text, self.options.seq_len)
 
     def _check_blocks(self) -> None:
         cut, blocks = self.cut, self.cut.blocks
@@ -133,15 +118,3 @@ class CutRequest:
     @property
     def _measures(self) -> bool:
         return self._sequential or self._by == PERPLEXITY
-
-
-def _counted(read: Batches, passes: list[int]) -> Batches:
-    """The same passes; `passes` takes the number of tokens of each."""
-
-    def count() -> Iterator[dict[str, Tensor]]:
-        passes.append(0)
-        for batch in read():
-            passes[-1] += predicted_in(batch) if "labels" in batch else batch["input_ids"].numel()
-            yield batch
-
-    return count

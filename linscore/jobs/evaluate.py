@@ -15,7 +15,7 @@ from linscore.errors import LinscoreError, at_least
 from linscore.evaluation.perplexity import TextLoss, next_token_losses, text_loss
 from linscore.evaluation.result import Evaluation
 from linscore.evaluation.tasks import LoadedTasks, load_tasks, run_tasks
-from linscore.jobs.predicting import Windows, windows
+from linscore.jobs.passes import Windows, windows
 from linscore.machine.device import choose_device
 from linscore.models.load import Pretrained, load_pretrained, read_context
 from linscore.models.release import release

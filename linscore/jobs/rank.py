@@ -56,7 +56,7 @@ def run_rank(
 def _measured(report: Report, span: int, text: TextOptions, place: PlaceOptions) -> Ranking:
     """The perplexity without every block or span."""
     # transformers takes seconds to import, and reading a report needs none of it.
-    from linscore.jobs.predicting import predicting
+    from linscore.jobs.passes import Passes, windows
     from linscore.models.load import load_pretrained
     from linscore.scoring.belongs import check_belongs
     from linscore.surgery.choose import measured_figures
@@ -67,5 +67,5 @@ def _measured(report: Report, span: int, text: TextOptions, place: PlaceOptions)
     loaded = load_pretrained(report.model, **asdict(place))
     decoder = loaded.decoder
     check_belongs(report, decoder, loaded.name)
-    measured = measured_figures(decoder, predicting(loaded, read), PERPLEXITY, span)
+    measured = measured_figures(decoder, Passes(loaded, read, windows(loaded))(), PERPLEXITY, span)
     return Ranking(PERPLEXITY, measured.figures, measured.whole)
