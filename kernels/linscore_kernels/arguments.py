@@ -53,7 +53,7 @@ def check_arguments(
         if tensor.device != x.device:
             raise LinscoreError(f"{name} is on {tensor.device} and x on {x.device}; move one of them")
     _check_shapes(x, other, width_delta)
-    if not len(x) or (rows is not None and not len(rows)):
+    if not x.shape[0] or (rows is not None and not rows.shape[0]):
         raise LinscoreError("no rows: skip empty batches")
     if rows is not None:
         check_rows(rows, x)
@@ -61,7 +61,7 @@ def check_arguments(
 
 def _check_shapes(x: Tensor, other: Tensor, width_delta: int | None) -> None:
     narrower = width_delta is not None and x.ndim == 2 and width_delta < x.shape[1]
-    if x.ndim != 2 or other.shape != (len(x), width_delta if narrower else x.shape[1]):
+    if x.ndim != 2 or other.shape != (x.shape[0], width_delta if narrower else x.shape[1]):
         wanted = f"delta must be [n, {width_delta}], as wide as the pilot's" if narrower else "both must be [n, d]"
         raise LinscoreError(f"y or delta has shape {tuple(other.shape)} beside x {tuple(x.shape)}; {wanted}")
 

@@ -93,7 +93,7 @@ class Pilot:
     @property
     def width_delta(self) -> int:
         """e: how many columns δ has."""
-        return len(self.center_delta)
+        return self.center_delta.shape[0]
 
     @cached_property
     def ordinary(self) -> bool:

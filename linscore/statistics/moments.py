@@ -121,7 +121,7 @@ class Moments:
         check_sign(sign)
         x = x.detach().to(self.device)
         y, delta, rows = (t if t is None else t.detach().to(self.device) for t in (y, delta, rows))
-        n = len(x) if rows is None else len(rows)
+        n = (x if rows is None else rows).shape[0]
         pilot = self._settle_pilot(x, y, delta, rows) if n else None
         if pilot is None:  # no row, or not one finite row so far
             return Update.of_no_row(n, self.device)
@@ -236,7 +236,7 @@ class Moments:
             raise LinscoreError(f"δ has {self.width_delta} columns here and x {self.d}: give delta in place of y")
         name, other, width = ("y", y, self.d) if y is not None else ("delta", delta, self.width_delta)
         assert other is not None
-        if x.ndim != 2 or x.shape[1] != self.d or other.shape != (len(x), width):
+        if x.ndim != 2 or x.shape[1] != self.d or other.shape != (x.shape[0], width):
             wanted = f"x must be [n, {self.d}] and {name} [n, {width}]"
             raise LinscoreError(
                 f"{wanted}, not {list(x.shape)} and {list(other.shape)}: reshape states to rows of tokens"

@@ -12,7 +12,7 @@ from linscore_kernels.second_moments.gram_kernel import _gram_kernel, gram_const
 from linscore_kernels.second_moments.heavy_rows_kernel import SCAN, WIDEST, _heavy_rows_kernel
 from linscore_kernels.second_moments.merge_kernel import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
 from linscore_kernels.second_moments.token_stats_kernel import _token_stats_kernel, tile_shape
-from linscore_kernels.second_moments.totals_kernel import BLOCK, ROWS, _totals_kernel
+from linscore_kernels.second_moments.totals_kernel import BLOCK, COLUMNS, PARTS, ROWS, _totals_kernel
 from linscore_kernels.tuning.parameters import launch_for
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
@@ -125,8 +125,11 @@ def merge_case(architecture: int, *, scaled: bool) -> tuple:
 
 
 def totals_case(architecture: int) -> tuple:
-    types = {"figures_ptr": "*fp32", "status_ptr": "*u8", "out_ptr": "*fp64", "n": "i32"}
-    return architecture, _totals_kernel, types, {"ROWS": ROWS, "BLOCK": BLOCK}, {"num_warps": 8}
+    types = {"figures_ptr": "*fp32", "status_ptr": "*u8", "sums_ptr": "*fp32", "totals_ptr": "*fp64"}
+    types |= {"columns_ptr": "*fp64"} | dict.fromkeys(("n", "programs", "parts"), "i32")
+    types |= dict.fromkeys(("part_stride", "half_stride", "d"), "i32/16")
+    constants = {"ROWS": ROWS, "BLOCK": BLOCK, "PARTS": PARTS, "COLUMNS": COLUMNS}
+    return architecture, _totals_kernel, types, constants, {"num_warps": 8}
 
 
 def heavy_rows_case(architecture: int, dtype: str) -> tuple:

@@ -182,8 +182,8 @@ def launch_gram(
     parts, rows, width = operands.shape
     e = width_delta or d
     tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, e)
-    steps = rows // launch.block_k
-    splits = min(splits or splits_for(rows, len(tiles), multiprocessors(operands)), steps)
+    count, steps = tiles.shape[0], rows // launch.block_k
+    splits = min(splits or splits_for(rows, count, multiprocessors(operands)), steps)
     split_steps = pieces(steps, splits)
     splits = pieces(steps, split_steps)
     out = operands.new_empty(splits, d, d + e, dtype=torch.float32)
@@ -194,7 +194,7 @@ def launch_gram(
         left = TensorDescriptor.from_tensor(flat, [launch.block_k, launch.block_m])
         right = TensorDescriptor.from_tensor(flat, [launch.block_k, launch.block_n])
     with on_device(operands):
-        _gram_kernel[len(tiles), splits](
+        _gram_kernel[count, splits](
             left,
             right,
             tiles,

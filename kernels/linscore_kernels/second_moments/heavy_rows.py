@@ -7,7 +7,7 @@ of them aside, and they are added once their number was read, for all blocks of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -79,11 +79,13 @@ def accumulate_holding(
     sign: int = 1,
 ) -> tuple[Sums, HeldRows]:
     """`accumulate` by Triton, and the first of the rows that it left out as heavy: nothing waits for the device."""
-    from linscore_kernels.second_moments.held_rows import hold  # of Triton
+    from linscore_kernels.second_moments import held_rows, triton
 
-    light = accumulate(x, y, delta, second, pilot=pilot, rows=rows, sign=sign, precision=precision, backend="triton")
     other, given = y_or_delta(y, delta)
-    return light, hold(x, other, rows, light.status, pilot, delta_given=given, sign=sign)
+    about: dict[str, Any] = {"pilot": pilot, "rows": rows, "delta_given": given, "sign": sign}
+    # Not by its operator, whose wrapper takes longer than all the rest of the host's work; hooks are not compiled.
+    light = triton.accumulate(x, other, second, precision=precision, **about)
+    return light, held_rows.hold(x, other, light.status, **about)
 
 
 def _few(

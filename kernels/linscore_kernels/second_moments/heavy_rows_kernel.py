@@ -111,7 +111,7 @@ def launch_heavy_rows(
             operands,
             figures,
             found,
-            len(status),
+            status.shape[0],
             held,
             d,
             other.shape[1],

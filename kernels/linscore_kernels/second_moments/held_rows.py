@@ -9,7 +9,7 @@ from torch import Tensor
 from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments.heavy_rows_kernel import launch_heavy_rows
 from linscore_kernels.second_moments.totals_kernel import launch_totals
-from linscore_kernels.sums import Sums, TokenStats
+from linscore_kernels.sums import Sums
 
 LEAST, SHARE = 64, 64  # so many rows are held, or one in so many: two sinks a sequence of 128 tokens
 
@@ -27,22 +27,22 @@ class HeldRows:
     @property
     def room(self) -> int:
         """How many are held at most."""
-        return len(self.found)
+        return self.found.shape[0]
 
     def add_to(self, second: Tensor, count: int) -> Sums:
         """Add their second moments to `second` `[d, d + e]` float64; their other sums. There are `count` ≤ room."""
-        operands = self.operands[:, :count]
-        x_hat, delta_hat = operands
-        d = len(second)
+        x_hat, delta_hat = self.operands[:, :count]
+        d = second.shape[0]
         second[:, :d].addmm_(x_hat.T, x_hat, alpha=self.sign)
         second[:, d:].addmm_(x_hat.T, delta_hat[:, : self.width_delta], alpha=self.sign)
-        return launch_totals(TokenStats(operands, self.figures, self.found, operands.sum(1)), self.width_delta)
+        return launch_totals(self.figures, self.found, self.operands.transpose(0, 1), d, self.width_delta)
 
 
 def hold(
-    x: Tensor, other: Tensor, rows: Tensor | None, status: Tensor, pilot: Pilot, *, delta_given: bool, sign: int
+    x: Tensor, other: Tensor, status: Tensor, *, pilot: Pilot, rows: Tensor | None, delta_given: bool, sign: int
 ) -> HeldRows:
     """Set the first rows aside whose `status` is HEAVY; the other arguments are those of `token_stats`."""
-    room = min(len(status), max(LEAST, len(status) // SHARE))
+    n = status.shape[0]
+    room = min(n, max(LEAST, n // SHARE))
     found = launch_heavy_rows(x, other, rows, status, pilot, room, delta_given=delta_given)
     return HeldRows(*found, pilot.width_delta, sign)

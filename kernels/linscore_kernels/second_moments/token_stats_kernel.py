@@ -211,8 +211,11 @@ def operand_shape(n: int, d: int, dtype: torch.dtype, *, split: bool) -> tuple[t
 def launch_token_stats(
     x: Tensor, other: Tensor, rows: Tensor | None, pilot: Pilot, *, delta_given: bool, split: bool
 ) -> TokenStats:
-    """Read the rows of `x` `[*, d]` and of y or δ, `other` `[*, e]`, once; 32-bit `x` must be `split`."""
-    n, d = len(x) if rows is None else len(rows), x.shape[1]
+    """Read the rows of `x` `[*, d]` and of y or δ, `other` `[*, e]`, once; 32-bit `x` must be `split`.
+
+    Sums of columns are those of each program, `[programs, 2, ≥ d]` float32.
+    """
+    n, d = (x if rows is None else rows).shape[0], x.shape[1]
     operands_shape, dtype = operand_shape(n, d, x.dtype, split=split)
     _, padded, width = operands_shape
     shape, options = tile_shape(d, split, capability(x))
@@ -251,4 +254,4 @@ def launch_token_stats(
             **options,
             **OPTIONS,
         )
-    return TokenStats(operands, figures, status, sums[:, :, :d].sum(0, dtype=torch.float64))
+    return TokenStats(operands, figures, status, sums)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from linscore_kernels.full_precision import full_precision
 from linscore_kernels.launching import multiprocessors, pieces
 from linscore_kernels.second_moments.gram_kernel import LONGEST, splits_for
 from linscore_kernels.second_moments.token_stats_kernel import ROW_ALIGN
@@ -31,7 +32,8 @@ def torch_partials(operands: Tensor, d: int, longest: int = LONGEST, *, width_de
     tokens = min(pieces(rows, splits * ROW_ALIGN) * ROW_ALIGN, longest)
     even = rows - rows % tokens
     spans = [span for span in operands[:, :, :d].tensor_split([even], 1) if span.shape[1]]
-    return torch.cat([_batch(span.unflatten(1, (-1, min(tokens, span.shape[1]))), e) for span in spans])
+    with full_precision(operands.device):
+        return torch.cat([_batch(span.unflatten(1, (-1, min(tokens, span.shape[1]))), e) for span in spans])
 
 
 def _batch(parts: Tensor, e: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""The sums over the light rows of their per-token figures, in one launch: what `sums.reduce` takes thirty for.
+"""The sums over the light rows of their per-token figures, and of their columns, in one launch.
 
-Float64, in fixed order and without atomics. The angle is an arcsine, which Triton's language lacks: that of fdlibm,
-a rational approximation on [0, ½] and the half-angle above, within an ulp.
+`sums.reduce` takes thirty for the same. Float64, in fixed order and without atomics. The angle is an arcsine, which
+Triton's language lacks: that of fdlibm, a rational approximation on [0, ½] and the half-angle above, within an ulp.
 """
 
 # mypy: allow-untyped-defs
@@ -9,14 +9,17 @@ a rational approximation on [0, ½] and the half-angle above, within an ulp.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from linscore_kernels.launching import OPTIONS, on_device, pieces
-from linscore_kernels.sums import SCALARS, Sums, TokenStats
+from linscore_kernels.sums import SCALARS, Sums
 
 ROWS = 8192  # of one program: ten microseconds, and a common batch needs no second pass
 BLOCK = 1024
+PARTS, COLUMNS = 32, 64  # of the partial sums of columns that a program reads at once
 WIDTH = tl.constexpr(len(SCALARS) + 3)
 
 
@@ -49,8 +52,24 @@ def _add(sums, figure, light):
     return sums + tl.where(light, figure, 0.0)
 
 
-@triton.jit(do_not_specialize=["n"])
-def _totals_kernel(figures_ptr, status_ptr, out_ptr, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit
+def _add_columns(
+    sums_ptr, out_ptr, half, block, parts, part_stride, half_stride, d, PARTS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Of x (half 0) or δ, the sums `[parts, 2, ≥ d]` of a block of columns, added up; out `[2, d]` float64."""
+    column = block * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < d
+    total = tl.zeros((COLUMNS,), tl.float64)
+    for start in range(0, parts, PARTS):
+        part = start + tl.arange(0, PARTS)
+        place = sums_ptr + part.to(tl.int64)[:, None] * part_stride + half.to(tl.int64) * half_stride + column[None, :]
+        sums = tl.load(place, mask=(part < parts)[:, None] & inside[None, :], other=0.0)
+        total += tl.sum(sums.to(tl.float64), 0)
+    tl.store(out_ptr + half * d + column, total, mask=inside)
+
+
+@triton.jit
+def _add_figures(figures_ptr, status_ptr, out_ptr, program, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Figures `[5, n]` in the order of FIGURES, status `[n]`; out `[programs, 11]` float64 in the order of SCALARS."""
     zero = tl.zeros((BLOCK,), tl.float64)
     q_delta, influence, angle, ratio, norm_x, norm_y, norm_delta, rounding = (
@@ -64,7 +83,7 @@ def _totals_kernel(figures_ptr, status_ptr, out_ptr, n, ROWS: tl.constexpr, BLOC
         zero,
     )
     lights, heavies, broken = zero, zero, zero
-    first = tl.program_id(0) * ROWS
+    first = program * ROWS
     for start in range(0, tl.minimum(ROWS, n - first), BLOCK):
         row = first + start + tl.arange(0, BLOCK)
         status = tl.load(status_ptr + row, mask=row < n, other=3)
@@ -87,7 +106,7 @@ def _totals_kernel(figures_ptr, status_ptr, out_ptr, n, ROWS: tl.constexpr, BLOC
         lights += light.to(tl.float64)
         heavies += (status == 1).to(tl.float64)
         broken += (status == 2).to(tl.float64)
-    out = out_ptr + tl.program_id(0) * WIDTH
+    out = out_ptr + program * WIDTH
     tl.store(out, tl.sum(q_delta))
     tl.store(out + 1, tl.sum(influence))
     tl.store(out + 2, tl.sum(angle))
@@ -101,12 +120,49 @@ def _totals_kernel(figures_ptr, status_ptr, out_ptr, n, ROWS: tl.constexpr, BLOC
     tl.store(out + 10, tl.sum(broken))
 
 
-def launch_totals(stats: TokenStats, width_delta: int) -> Sums:
-    """What `sums.reduce` gives of the same rows, of a δ of `width_delta` columns."""
-    programs = pieces(len(stats.status), ROWS)
-    totals = stats.sums.new_empty(programs, WIDTH.value)
+@triton.jit(do_not_specialize=["n", "parts", "programs"])
+def _totals_kernel(
+    figures_ptr, status_ptr, sums_ptr, totals_ptr, columns_ptr, n, programs, parts, part_stride, half_stride, d,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The first `programs` add up figures, the others columns, of x and then of δ."""
+    program = tl.program_id(0)
+    if program < programs:
+        _add_figures(figures_ptr, status_ptr, totals_ptr, program, n, ROWS, BLOCK)
+    else:
+        blocks = tl.cdiv(d, COLUMNS)
+        half = (program - programs) // blocks
+        block = (program - programs) % blocks
+        _add_columns(sums_ptr, columns_ptr, half, block, parts, part_stride, half_stride, d, PARTS, COLUMNS)
+
+
+def launch_totals(figures: Tensor, status: Tensor, sums: Tensor, d: int, width_delta: int) -> Sums:
+    """What `sums.reduce` gives of the same rows, of an x of `d` columns and a δ of `width_delta`.
+
+    `sums` `[parts, 2, ≥ d]` float32 or float64 are the sums of the columns of x̂ and of δ̂, of each part of the rows.
+    """
+    n = status.shape[0]
+    programs = pieces(n, ROWS)
+    totals = figures.new_empty((programs, WIDTH.value) if programs > 1 else WIDTH.value, dtype=torch.float64)
+    columns = figures.new_empty(2, d, dtype=torch.float64)
     with on_device(totals):
-        _totals_kernel[programs,](
-            stats.figures, stats.status, totals, len(stats.status), ROWS=ROWS, BLOCK=BLOCK, num_warps=8, **OPTIONS
+        _totals_kernel[programs + 2 * pieces(d, COLUMNS),](
+            figures,
+            status,
+            sums,
+            totals,
+            columns,
+            n,
+            programs,
+            sums.shape[0],
+            sums.stride(0),
+            sums.stride(1),
+            d,
+            ROWS=ROWS,
+            BLOCK=BLOCK,
+            PARTS=PARTS,
+            COLUMNS=COLUMNS,
+            num_warps=8,
+            **OPTIONS,
         )
-    return Sums(stats.sums, totals[0] if programs == 1 else totals.sum(0), stats.status, width_delta)
+    return Sums(columns, totals.sum(0) if programs > 1 else totals, status, width_delta)

@@ -49,7 +49,8 @@ def token_stats(
     """
     check(x, other, rows, precision, pilot.width_delta if delta_given else None)
     split = is_split(x.dtype, precision)
-    return launch_token_stats(x, other, rows, pilot, delta_given=delta_given, split=split)
+    stats = launch_token_stats(x, other, rows, pilot, delta_given=delta_given, split=split)
+    return stats._replace(sums=stats.sums[:, :, : x.shape[1]].sum(0, dtype=torch.float64))
 
 
 def gram(operands: Tensor, out: Tensor) -> None:
@@ -78,7 +79,7 @@ def accumulate(
     Raises LinscoreError for arguments that do not fit together.
     """
     check(x, other, rows, precision, pilot.width_delta if delta_given else None)
-    n, d = len(x) if rows is None else len(rows), x.shape[1]
+    n, d = (x if rows is None else rows).shape[0], x.shape[1]
     split = is_split(x.dtype, precision)
     scale = pilot.scales if split else None
     chunk = _chunk(d, split)
@@ -89,7 +90,7 @@ def accumulate(
         rows_part = None if rows is None else rows[span]
         stats = launch_token_stats(x_part, other_part, rows_part, pilot, delta_given=delta_given, split=split)
         launch_merge(_partials(stats.operands, *_widths(second), launch, splits), second, scale=scale, sign=sign)
-        parts.append(launch_totals(stats, other.shape[1]))
+        parts.append(launch_totals(stats.figures, stats.status, stats.sums, d, other.shape[1]))
     return add_up(parts)
 
 
@@ -100,13 +101,14 @@ def is_split(dtype: torch.dtype, precision: str) -> bool:
 
 def _widths(second: Tensor) -> tuple[int, int]:
     """Those of x and δ whose products fit in `second`."""
-    return len(second), second.shape[1] - len(second)
+    d, columns = second.shape
+    return d, columns - d
 
 
 def _partials(
     operands: Tensor, d: int, width_delta: int, launch: Launch | None = None, splits: int | None = None
 ) -> Tensor:
-    path = "split" if len(operands) == 4 else "single"
+    path = "split" if operands.shape[0] == 4 else "single"
     chosen = launch or launch_for(capability(operands), d, path)
     if launch is None and torch_is_faster(capability(operands), d, path):
         return torch_partials(operands, d, chosen.flush or LONGEST, width_delta=width_delta)

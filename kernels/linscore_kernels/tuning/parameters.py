@@ -58,6 +58,8 @@ def nearest_entry(capability: int, path: str) -> Entry:
     Below all of them, as on the CPU, whose interpreter has no limits, the oldest entry serves.
     """
     table = launch_table()
+    if capability in table:
+        return table[capability][path]
     return table[max((known for known in table if known <= capability), default=min(table))][path]
 
 

@@ -47,7 +47,7 @@ def test_the_first_heavy_rows_are_held_in_order(monkeypatch, dtype):
     monkeypatch.setattr(heavy_rows_kernel, "SCAN", 64)
     monkeypatch.setattr(heavy_rows_kernel, "WIDEST", 32)
     x, y, _, status, pilot = given(dtype)
-    held = held_rows.hold(x, y, None, status, pilot, delta_given=False, sign=1)
+    held = held_rows.hold(x, y, status, pilot=pilot, rows=None, delta_given=False, sign=1)
     assert held.room == held_rows.LEAST
     assert held.found.tolist() == [LIGHT] * 5 + [3] * (held.room - 5)
     operands, figures = by_definition(x[status == HEAVY], y[status == HEAVY], pilot)
@@ -63,7 +63,7 @@ def test_the_first_heavy_rows_are_held_in_order(monkeypatch, dtype):
 def test_what_is_held_is_added_once_it_is_counted(sign, e):
     x, _, delta, status, pilot = given(e=e)
     rows = torch.arange(N - 1, -1, -1, device=DEVICE)  # back to front: the status is that of the picked rows
-    held = held_rows.hold(x, delta, rows, status.flip(0), pilot, delta_given=True, sign=sign)
+    held = held_rows.hold(x, delta, status.flip(0), pilot=pilot, rows=rows, delta_given=True, sign=sign)
     second = torch.ones(D, D + e, dtype=torch.float64, device=DEVICE)
     sums = held.add_to(second, 5)
     heavy = status == HEAVY
@@ -81,7 +81,7 @@ def test_what_is_held_is_added_once_it_is_counted(sign, e):
 def test_one_in_so_many_rows_is_held(monkeypatch):
     monkeypatch.setattr(held_rows, "LEAST", 2)
     x, y, _, status, pilot = given(heavy=range(0, N, 2))
-    held = held_rows.hold(x, y, None, status, pilot, delta_given=False, sign=1)
+    held = held_rows.hold(x, y, status, pilot=pilot, rows=None, delta_given=False, sign=1)
     assert held.room == N // held_rows.SHARE == 3
     operands, _ = by_definition(x[[0, 2, 4]], y[[0, 2, 4]], pilot)
     torch.testing.assert_close(held.operands, operands, rtol=0, atol=0)
