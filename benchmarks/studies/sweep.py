@@ -32,6 +32,7 @@ from transformers.utils import logging
 
 import linscore
 from benchmarks.studies import sweep_models
+from benchmarks.studies.sweep_stream import check_stream
 
 TABLE = Path(__file__).parents[2] / "docs/decoders.md"
 HEAD = """# Decoders
@@ -40,18 +41,18 @@ What is right for each class that transformers maps to a causal language model, 
 `make sweep` ({date}, {versions}); every model is tiny and random.
 *score*: every block's two scores against least squares in float64 on states that were read otherwise. *drop*: logits
 are those of the model with the block idle, and again once saved and loaded. *left*, *right*: scores of padded rows are
-those of the rows alone. A number is that of a reason below.
+those of the rows alone. *stream*: states of blocks that run one at a time (`--placement stream`) are the same bits.
+A number is that of a reason below.
 
 Right: {counts} of {classes} classes. Wrong or crashed: {wrong}.
 
-| class | score | drop | left | right |
-|---|---|---|---|---|
+| class | score | drop | left | right | stream |
+|---|---|---|---|---|---|
 {rows}
 
 {notes}
 """
 SECONDS, BYTES = 120, 6 << 30
-LENGTHS = (16, 13, 9, 16, 11, 14, 16, 10)
 TOLERANCE = 2e-4
 
 
@@ -113,11 +114,6 @@ def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
         return model(input_ids=ids, use_cache=False).logits.float()
 
 
-def rows_of_text() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randint(3, sweep_models.VOCABULARY - 8, (1, n), generator=generator) for n in LENGTHS]
-
-
 def padded(rows: list[Tensor], side: str) -> dict[str, Tensor]:
     longest = max(row.shape[1] for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -147,7 +143,7 @@ def compare(report: Any, states: list[tuple[Tensor, Tensor]]) -> str:
 
 
 def check_score(model: PreTrainedModel, path: str) -> str:
-    ids = [torch.cat([row[:, :9] for row in rows_of_text()])]
+    ids = [torch.cat([row[:, :9] for row in sweep_models.rows_of_text()])]
     report = linscore.score(model, ids, folds=1, spectra=False)
     return compare(report, states_around(model, path, ids)) + hidden_states(model, path, ids[0])
 
@@ -173,7 +169,7 @@ def check_drop(model: PreTrainedModel, _path: str) -> str:
 
 
 def dropped(model: PreTrainedModel, path: str, index: int) -> str:
-    ids = torch.cat([row[:, :9] for row in rows_of_text()])[:4]
+    ids = torch.cat([row[:, :9] for row in sweep_models.rows_of_text()])[:4]
     cut = linscore.drop(model, [index])
     with idle(model, path, index):
         expected = logits_of(model, ids)
@@ -189,14 +185,20 @@ def dropped(model: PreTrainedModel, path: str, index: int) -> str:
 
 def check_padding(side: str) -> Callable[[PreTrainedModel, str], str]:
     def check(model: PreTrainedModel, path: str) -> str:
-        rows = rows_of_text()
+        rows = sweep_models.rows_of_text()
         report = linscore.score(model, [padded(rows, side)], folds=1, spectra=False)
         return compare(report, states_around(model, path, rows))
 
     return check
 
 
-CHECKS = {"score": check_score, "drop": check_drop, "left": check_padding("left"), "right": check_padding("right")}
+CHECKS = {
+    "score": check_score,
+    "drop": check_drop,
+    "left": check_padding("left"),
+    "right": check_padding("right"),
+    "stream": check_stream,
+}
 
 
 def examine(model_type: str, name: str) -> dict[str, str]:

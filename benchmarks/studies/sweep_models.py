@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 VOCABULARY, WIDTH, DEPTH, HEADS = 96, 32, 4, 4
+LENGTHS = (16, 13, 9, 16, 11, 14, 16, 10)
 
 SIZES: dict[str, Any] = {
     **dict.fromkeys(["vocab_size"], VOCABULARY),
@@ -149,3 +151,9 @@ def tiny_config(kind: type[PreTrainedConfig], changes: dict[str, Any]) -> PreTra
         if part in fields and of_part is not AutoConfig:
             values[part] = tiny_config(of_part, of_changes)
     return kind(**values)
+
+
+def rows_of_text() -> list[Tensor]:
+    """Token ids `[1, n]` of several lengths."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(3, VOCABULARY - 8, (1, n), generator=generator) for n in LENGTHS]

@@ -30,7 +30,7 @@ def padding_form(decoder: Decoder, mask: Tensor) -> Form | None:
         decoder: from `find_decoder`.
         mask: [B, T] bool, False for padding.
     """
-    sides = tuple(side for side, column in (("left", 0), ("right", -1)) if not mask[:, column].all())
+    sides = _sides(mask)
     if _holes(mask):
         return None
     if sides not in decoder.tried:
@@ -38,6 +38,12 @@ def padding_form(decoder: Decoder, mask: Tensor) -> Form | None:
         forms = [form for form in FORMS if all(name in known for name in form)]
         decoder.tried[sides] = next((form for form in forms if _agrees(decoder, form, sides)), None)
     return decoder.tried[sides]
+
+
+def is_tried(decoder: Decoder, mask: Tensor) -> bool:
+    """Whether `padding_form` knows its answer for a mask `[B, T]` bool without running anything."""
+    sides = _sides(mask)
+    return not sides or sides in decoder.tried or _holes(mask)
 
 
 def padded_inputs(decoder: Decoder, form: Form, input_ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -55,6 +61,11 @@ def of_one_length(mask: Tensor) -> Iterator[Tensor]:
     lengths = mask.sum(1)
     for length in lengths[lengths > 0].unique():
         yield lengths == length
+
+
+def _sides(mask: Tensor) -> tuple[str, ...]:
+    """On which sides some row has padding."""
+    return tuple(side for side, column in (("left", 0), ("right", -1)) if not mask[:, column].all())
 
 
 def _own_padding(decoder: Decoder) -> int:

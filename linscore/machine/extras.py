@@ -14,6 +14,7 @@ EXTRAS = {
     "probe": ("sklearn", "matplotlib"),
     "train": ("accelerate", "sklearn", "matplotlib"),
     "tasks": ("lm_eval", "accelerate"),
+    "large": ("accelerate",),
     "triton": ("triton",),
 }
 _PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval"}  # that are not called as their module

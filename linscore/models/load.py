@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import (
@@ -26,13 +27,18 @@ from linscore.decoder.find import Decoder, context_of, find_decoder
 from linscore.embedded.shipped import EMBEDDED, SHIPPED
 from linscore.errors import LinscoreError, one_of
 from linscore.machine.device import choose_device
+from linscore.machine.extras import need
 from linscore.models.linear_block import DamagedError, LinearizedForCausalLM
 from linscore.models.names import check_name
 from linscore.models.pretrained import Checkpoint
 from linscore.models.quiet import quiet
 
+if TYPE_CHECKING:  # it needs accelerate, which only models in pieces need
+    from linscore.models.block_weights import BlockWeights
+
 HEAD = AutoModelForSequenceClassification
 LONGEST_REASON = 200  # characters of what transformers says
+PLACEMENTS = ("whole", "map", "stream")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -44,6 +50,7 @@ class Pretrained(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     context: int  # longest sequence the model was made for; 0 where it does not say
     stored: torch.dtype | None  # of the checkpoint, whatever the model was loaded in; None where it does not say
+    weights: BlockWeights | None = None  # those of the blocks, where the model came without them
 
     @property
     def decoder(self) -> Decoder:
@@ -58,23 +65,31 @@ def load_pretrained(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    placement: str = "whole",
 ) -> Pretrained:
     """Load `name` (a Hub name, a folder, or one of `SHIPPED`, such as "embedded") for scoring.
 
     `dtype` "auto" is the checkpoint's own, but float32 for float16 on a CPU, which computes it slowly; `device` "auto"
     is the GPU where there is one; `revision` is a branch, tag or commit of a Hub name; `trust_remote_code` lets code
-    that the checkpoint brings run.
+    that the checkpoint brings run. `placement` "whole" has all of it on the device; "map" spreads it over all devices,
+    memory and disk, as accelerate does; "stream" leaves the weights of the blocks on disk: see `Pretrained.weights`.
 
     Raises:
-        LinscoreError: when there is no such model, device or dtype, it is not a causal language model, or it needs code
-            of its own that may not run.
+        LinscoreError: when there is no such model, device or dtype, it is not a causal language model, it needs code of
+            its own that may not run, or accelerate is missing for a placement that needs it.
     """
-    where = choose_device(device)
+    one_of("placement", placement, PLACEMENTS)
+    where, weights = choose_device(device), None
     with _loading(name):
         checkpoint = _checkpoint(name, trust_remote_code, revision)
-        config, stored, model = _load_model(checkpoint, dtype, where)
+        if placement == "whole":
+            config, stored, model = _load_model(checkpoint, dtype, where)
+            model = model.to(where)  # type: ignore[arg-type]
+        else:
+            need("large", f"`placement={placement}`", "accelerate")
+            config, stored, model, weights = _load_in_pieces(checkpoint, dtype, where, placement)
         tokenizer = checkpoint.tokenizer(config)
-    return Pretrained(name, model.to(where), tokenizer, context_of(config), stored)  # type: ignore[arg-type]
+    return Pretrained(name, model, tokenizer, context_of(config), stored, weights)
 
 
 def load_with_head(name: str, outputs: int, *, device: str = "auto", trust_remote_code: bool = False) -> Pretrained:
@@ -169,6 +184,22 @@ def _load_model(
     stored = config.get_text_config().dtype
     model = checkpoint.model(loader_of(config), config, _dtype(dtype, config, device))
     return config, stored, model.eval()
+
+
+def _load_in_pieces(
+    checkpoint: Checkpoint, dtype: str, device: torch.device, placement: str
+) -> tuple[Any, torch.dtype | None, PreTrainedModel, BlockWeights | None]:
+    """The same of a model that is not whole on one device, and the weights of the blocks that it came without."""
+    from linscore.models.block_weights import BlockWeights, on_disk
+
+    config = checkpoint.config()
+    loader, stored, scratch = loader_of(config), config.get_text_config().dtype, TemporaryDirectory(prefix="weights-")
+    streamed = placement == "stream"
+    device_map = on_disk(find_decoder(checkpoint.empty(loader, config)), device) if streamed else "auto"
+    where = {"device_map": device_map, "offload_folder": scratch.name}
+    model = checkpoint.model(loader, config, _dtype(dtype, config, device), **where).eval()
+    model.offload_folder = scratch  # which is there for as long as the model is
+    return config, stored, model, BlockWeights(find_decoder(model), device) if streamed else None
 
 
 def loader_of(config: Any) -> Any:

@@ -91,14 +91,14 @@ class Checkpoint:
             check_files(folder)
         return self._read(AutoTokenizer, **({} if config is None else {"config": config}))
 
-    def model(self, loader: Any, config: Any, dtype: Any) -> Any:
-        """The model of a configuration, as the auto class `loader` makes it."""
+    def model(self, loader: Any, config: Any, dtype: Any, **where: Any) -> Any:
+        """The model of a configuration, as the auto class `loader` makes it; `where`: as `from_pretrained` has it."""
         weights = self._weights
         if weights is not None:
             check_depth(config, weights, self.source)
             with suppress(AttributeError, KeyError, TypeError):  # which loading says better
                 check_size(self.empty(loader, config), weights, self.source)
-        return self._read(loader, config=config, dtype=dtype)
+        return self._read(loader, config=config, dtype=dtype, **where)
 
     def empty(self, loader: Any, config: Any) -> Any:
         """The same model, without memory for its tensors."""

@@ -7,16 +7,16 @@ blocks that had taken it give it back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from linscore.decoder.find import Decoder
-from linscore.decoder.run import parts, run, watch
 from linscore.decoder.states import BlockStates
 from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
@@ -24,9 +24,21 @@ from linscore.options import ScoreOptions
 from linscore.scoring.names import MomentsName
 from linscore.scoring.settle import Marked, Rows, Taken, rows_by_fold, settle
 from linscore.scoring.span_states import Pair, SpanStates
+from linscore.scoring.ways import Watcher, Way, Whole
 from linscore.statistics.moments import Moments
 from linscore.text.batch import Batch, Tokens, read_batch
 from linscore.text.folds import FoldDealer
+
+RowsOf = Callable[[str], Rows]  # by the name of a pair of states
+
+
+class Part(NamedTuple):
+    """What is run at once of a batch, the fold of each sequence `[B]`, and which positions `[B, T]` count."""
+
+    tokens: Tokens
+    folds: Tensor
+    counting: Tensor
+    rows: Rows
 
 
 class Collector:
@@ -35,6 +47,7 @@ class Collector:
     Args:
         decoder: from `find_decoder`.
         options: what is scored, and how.
+        way: how batches are run; by default each through the whole decoder.
         changes: fields of `ScoreOptions` that replace those of `options`.
 
     Attributes:
@@ -46,7 +59,9 @@ class Collector:
         tokens: rows that were meant to count. `nonfinite_rows`: those of them left out of every block.
     """
 
-    def __init__(self, decoder: Decoder, options: ScoreOptions | None = None, **changes: Any) -> None:
+    def __init__(
+        self, decoder: Decoder, options: ScoreOptions | None = None, way: Way | None = None, **changes: Any
+    ) -> None:
         self.options = replace(options or ScoreOptions(), **changes)
         self._skip_tokens = torch.tensor(sorted(self.options.skip_tokens), dtype=torch.long)
         spans, blocks = self.options.spans, self.options.blocks
@@ -56,8 +71,11 @@ class Collector:
         if not self.indices or not 0 <= self.indices[0] <= self.indices[-1] < depth:
             raise LinscoreError(f"blocks {self.indices} are not all there: this decoder has blocks 0 to {depth - 1}")
         self.decoder = decoder
-        self.spans = SpanStates(decoder, spans, self.options.fuse, self.options.fuse_output)
-        self.sub_blocks = find_sub_blocks(decoder) if self.options.sub_blocks else None
+        self.way = way or Whole(decoder)
+        fuse, fuse_output, sub_blocks = self.options.fuse, self.options.fuse_output, self.options.sub_blocks
+        with self.way.trying() if fuse or fuse_output or sub_blocks else nullcontext(decoder) as trying:
+            self.spans = SpanStates(decoder, spans, fuse, fuse_output, trying)
+            self.sub_blocks = find_sub_blocks(trying) if sub_blocks else None
         self.moments: dict[str, Moments] = {}
         self.tokens = self.nonfinite_rows = 0
         self._crowded: set[str] = set()  # pairs that met more heavy rows than are held: they wait for their number
@@ -71,73 +89,95 @@ class Collector:
         Raises:
             LinscoreError: for a batch of another form, or where no row of the first batch comes out finite.
         """
-        tokens, folds = self._read(batch)
-        whole = parts(self.decoder, tokens.input_ids, tokens.mask, tokens.position_ids)
-        return sum(
-            self._add(Tokens(ids, mask, None, position_ids=tokens.position_ids), folds[rows])
-            for rows, ids, mask in whole
-        )
+        return self.add_parts(self.parts(batch))
 
-    def _add(self, tokens: Tokens, folds: Tensor) -> int:
-        """Run what can be run at once; how many tokens counted."""
-        counting = self._counting(tokens)
-        rows = rows_by_fold(counting, folds)
-        lost = self._take_in(tokens, rows, folds)
-        spoilt = torch.stack(list(lost.values())).any(0) if lost else torch.zeros_like(counting)
-        if lost and not self.tokens and bool((spoilt == counting).all()):
+    def parts(self, batch: Batch) -> list[Part]:
+        """A batch as it can be run, and what counts of it. Raises LinscoreError for a batch of another form."""
+        tokens, folds = self._read(batch)
+        found = []
+        for rows, ids, mask in self.way.parts(tokens.input_ids, tokens.mask, tokens.position_ids):
+            part = Tokens(ids, mask, None, position_ids=tokens.position_ids)
+            counting = self._counting(part)
+            found.append(Part(part, folds[rows], counting, rows_by_fold(counting, folds[rows])))
+        return found
+
+    def add_parts(self, parts: Sequence[Part]) -> int:
+        """Run parts of batches, and add their rows; how many tokens counted."""
+        lost = self._take_in(parts)
+        back: dict[int, RowsOf] = {}
+        for number, part in enumerate(parts):
+            spoilt = self._spoilt(part, lost[number])
+            if lost[number]:
+                back[number] = self._given_back(part, spoilt, lost[number])
+            self.tokens += int(part.counting.sum())
+            self.nonfinite_rows += int(spoilt.sum())
+        if back:
+            self._sweep(parts, back, [{} for _ in parts], sign=-1, hold=False)
+        return sum(int(part.counting.sum()) for part in parts)
+
+    def _spoilt(self, part: Part, lost: Marked) -> Tensor:
+        """The positions `[B, T]` that some pair lost."""
+        spoilt = torch.stack(list(lost.values())).any(0) if lost else torch.zeros_like(part.counting)
+        if lost and not self.tokens and bool((spoilt == part.counting).all()):
             raise LinscoreError(
                 f"not one token came out of {next(iter(lost))} finite (NaN or infinity): check the weights, or try "
                 "another `dtype`"
             )
-        if lost:
-            back = {
-                name: rows_by_fold(spoilt & ~lost.get(name, torch.zeros_like(spoilt)), folds) for name in self.moments
-            }
-            self._sweep(tokens, back.__getitem__, {}, sign=-1, hold=False)
-        count = int(counting.sum())
-        self.tokens += count
-        self.nonfinite_rows += int(spoilt.sum())
-        return count
+        return spoilt
 
-    def _take_in(self, tokens: Tokens, rows: Rows, folds: Tensor) -> Marked:
+    def _given_back(self, part: Part, spoilt: Tensor, lost: Marked) -> RowsOf:
+        """What pairs had taken of the positions that others lost."""
+        none = torch.zeros_like(spoilt)
+        back = {name: rows_by_fold(spoilt & ~lost.get(name, none), part.folds) for name in self.moments}
+        return back.__getitem__
+
+    def _take_in(self, parts: Sequence[Part]) -> list[Marked]:
         """Add the rows to every pair of states; those that a pair lost because they are not finite."""
-        lost: Marked = {}
-        left = self._sweep(tokens, lambda _name: rows, lost)
-        if left:  # more heavy rows than are held come in a second run, and their pairs no longer hold any
-            self._crowded.update(left)
-            more = {name: rows_by_fold(where, folds) for name, where in left.items()}
-            self._sweep(tokens, lambda name: more.get(name, {}), lost)
+        lost: list[Marked] = [{} for _ in parts]
+        left = self._sweep(parts, {n: _of_every(part.rows) for n, part in enumerate(parts)}, lost)
+        if any(left):  # more heavy rows than are held come in a second run, and their pairs no longer hold any
+            self._crowded.update(*left)
+            more = {n: _of_some(marked, parts[n].folds) for n, marked in enumerate(left) if marked}
+            self._sweep(parts, more, lost)
         return lost
 
     def _sweep(
         self,
-        tokens: Tokens,
-        rows_of: Callable[[str], Rows],
-        lost: Marked,
+        parts: Sequence[Part],
+        rows_of: Mapping[int, RowsOf],
+        lost: Sequence[Marked],
         sign: int = 1,
         *,
         hold: bool = True,
-    ) -> Marked:
-        """Run the decoder and add rows to every pair of states; only those that do not hold heavy rows wait for them.
+    ) -> list[Marked]:
+        """Run the decoder on those parts that `rows_of` has, and add their rows to every pair of states.
 
-        What a pair loses is marked in `lost`. Returns heavy rows that are not added yet.
+        What a pair of a part loses is marked in `lost`. Only pairs that do not hold heavy rows wait for them. Returns
+        heavy rows that are not added yet, by part.
         """
-        taken: list[Taken] = []
+        left: list[Marked] = [{} for _ in parts]
+        taken: list[tuple[int, Taken]] = []
 
-        def take(index: int, states: BlockStates) -> None:
+        def take(number: int, index: int, states: BlockStates) -> None:
             for pair in self._pairs(index, states):
                 name = str(pair.name)
                 held = hold and name not in self._crowded
-                for fold, positions in rows_of(name).items():
+                for fold, positions in rows_of[number](name).items():
                     rows = positions.on(pair.x.device)
                     update = self._moments(pair).begin(
                         pair.x, pair.y, delta=pair.delta, fold=fold, rows=rows, sign=sign, hold=held
                     )
-                    taken.append(Taken(name, positions, update))
+                    taken.append((number, Taken(name, positions, update)))
 
-        with self.spans.collecting(), watch(self.decoder, take, self._watched, self.sub_blocks):
-            run(self.decoder, tokens.input_ids, tokens.mask, tokens.position_ids)
-        return settle(taken, tokens.input_ids.shape, lost)
+        def settle_all(but: int | None = None) -> None:
+            for number in dict.fromkeys(number for number, _ in taken if number != but):
+                of_part = [one for n, one in taken if n == number]
+                left[number].update(settle(of_part, parts[number].counting.shape, lost[number]))
+            taken[:] = [one for one in taken if one[0] == but]
+
+        watcher = Watcher(take, settle_all, self._watched, self.sub_blocks, self.spans)
+        self.way.run({number: parts[number].tokens for number in rows_of}, watcher)
+        return left
 
     @cached_property
     def _dealer(self) -> FoldDealer:
@@ -196,3 +236,14 @@ class Collector:
         if len(self._skip_tokens):
             counting &= ~torch.isin(tokens.input_ids, self._skip_tokens)
         return counting
+
+
+def _of_every(rows: Rows) -> RowsOf:
+    """The same rows of every pair."""
+    return lambda _name: rows
+
+
+def _of_some(marked: Marked, folds: Tensor) -> RowsOf:
+    """The rows that are marked."""
+    rows = {name: rows_by_fold(where, folds) for name, where in marked.items()}
+    return lambda name: rows.get(name, {})

@@ -22,15 +22,24 @@ class FirstLoss(NamedTuple):
     guessing: float
 
 
-def first_loss(decoder: Decoder, batch: Tokens) -> FirstLoss | None:
-    """The loss of the next token on the longest sequences of a batch; None without a head that can be run."""
+def first_rows(batch: Tokens) -> Tensor:
+    """The longest of a batch's sequences, without padding, so many of one length as one pass is to take `[b, t]`."""
+    rows = [ids[real][:TOKENS].to(torch.long) for ids, real in zip(batch.input_ids, batch.real, strict=True)]
+    length = max(map(len, rows), default=0)
+    if length < 2:
+        return torch.empty(0, 0, dtype=torch.long)
+    return torch.stack([row for row in rows if len(row) == length][: TOKENS // length])
+
+
+def first_loss(decoder: Decoder, rows: Tensor) -> FirstLoss | None:
+    """The loss of the next token on sequences `[b, t]` of one length; None without a head that can be run."""
     model: Any = decoder.model
     head = getattr(model, "get_output_embeddings", None)
     if head is None or head() is None or model.config.is_encoder_decoder:
         return None
-    rows = _longest(batch).to(model.device)
     if not rows.numel():
         return None
+    rows = rows.to(model.device)
     with torch.no_grad(), evaluating(model), uncompiled():
         try:
             logits = model(input_ids=rows).logits[:, :-1].float()
@@ -39,12 +48,3 @@ def first_loss(decoder: Decoder, batch: Tokens) -> FirstLoss | None:
     targets = rows[:, 1:].to(logits.device)
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
     return FirstLoss(loss.item(), math.log(logits.shape[-1]))
-
-
-def _longest(batch: Tokens) -> Tensor:
-    """The longest of a batch's sequences, without padding, so many of one length as one pass is to take `[b, t]`."""
-    rows = [ids[real][:TOKENS].to(torch.long) for ids, real in zip(batch.input_ids, batch.real, strict=True)]
-    length = max(map(len, rows), default=0)
-    if length < 2:
-        return torch.empty(0, 0, dtype=torch.long)
-    return torch.stack([row for row in rows if len(row) == length][: TOKENS // length])

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 
 from torch import nn
 
-from linscore.decoder.find import Decoder, find_decoder, weight_sample
+from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.in_use import in_use
 from linscore.decoder.run import check_causal
 from linscore.decoder.sub_blocks import cross_attention
@@ -19,9 +19,9 @@ from linscore.errors import LinscoreError
 from linscore.machine.versions import versions
 from linscore.options import ScoreOptions
 from linscore.scoring.collect import Collector
-from linscore.scoring.first_loss import first_loss
 from linscore.scoring.names import MomentsName, Part
 from linscore.scoring.report import BlockReport, Report, SpanReport
+from linscore.scoring.streamed import Streamed
 from linscore.scoring.warnings import find_warnings, misfit_warnings
 from linscore.spans import Span
 from linscore.statistics.centered import centered
@@ -78,23 +78,26 @@ def score_decoder(
     name: str | None = None,
     text: str | None = None,
     progress: Callable[[int], None] | None = None,
+    streamed: Streamed | None = None,
 ) -> Report:
-    """The same for a decoder that was found already."""
+    """The same for a decoder that was found already; `streamed` runs it where its blocks come one at a time."""
     if not isinstance(batches, Iterable):
         raise LinscoreError(f"`batches` is of type {type(batches).__name__}: give a list of batches, or an iterator")
     with in_use(decoder, scored=True):
-        collector = Collector(decoder, options)
-        check_causal(decoder)
+        collector = Collector(decoder, options, streamed)
+        if streamed is None:
+            check_causal(decoder)
         started = time.perf_counter()
         digest, first, fits = TokenDigest(), True, None
-        for batch in batches:
-            tokens = collector.add(batch)
-            ids = read_batch(batch)
-            digest.add(ids.input_ids)
-            fits = first_loss(decoder, ids) if first else fits
+        for group in collector.way.groups(batches):
+            count = collector.add_parts([part for batch in group for part in collector.parts(batch)])
+            tokens = [read_batch(batch) for batch in group]
+            for one in tokens:
+                digest.add(one.input_ids)
+            fits = collector.way.first_loss(tokens[0]) if first else fits
             first = False
             if progress is not None:
-                progress(tokens)
+                progress(count)
     if not collector.moments:
         raise LinscoreError("there was no batch to score: give at least one")
     report = report_of(collector, name or decoder.name, text, spectra, time.perf_counter() - started)
@@ -147,7 +150,7 @@ def _facts(collector: Collector, first: Moments) -> dict[str, Any]:
         "depth": len(blocks),
         "width": first.d,
         "skip_first": collector.options.skip_first,
-        "weight_sample": weight_sample(collector.decoder),
+        "weight_sample": collector.way.weight_sample,
         "nonfinite_rows": collector.nonfinite_rows,
         "spread": _spread_name(first.folds),
         "versions": versions(),

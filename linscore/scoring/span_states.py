@@ -16,6 +16,8 @@ from linscore.errors import LinscoreError
 from linscore.scoring.names import Fused, MomentsName
 from linscore.spans import Span
 
+Held = dict[tuple[str, Span], Tensor]
+
 
 class Pair(NamedTuple):
     """Rows of x against those of y or of δ, `[B·T, d]`, and the name of their moments; x of a fusion is `[B·T, p]`."""
@@ -34,6 +36,7 @@ class SpanStates:
         spans: "span.3-5" pairs what enters block 3 with what leaves block 5; a single block is no span here.
         fuse: "fuse.3-5.intermediate" pairs the input of block 2's MLP projection with what blocks 3 to 5 add.
         fuse_output: "fuse.3-5.output" pairs that projection's output, bias included, with the same.
+        trying: the decoder on which the projection is tried; by default the same.
 
     Attributes:
         blocks: indices of the blocks whose states are needed.
@@ -44,7 +47,12 @@ class SpanStates:
     """
 
     def __init__(
-        self, decoder: Decoder, spans: Collection[Span], fuse: Collection[Span], fuse_output: Collection[Span]
+        self,
+        decoder: Decoder,
+        spans: Collection[Span],
+        fuse: Collection[Span],
+        fuse_output: Collection[Span],
+        trying: Decoder | None = None,
     ) -> None:
         self.spans = {span for span in spans if len(span.blocks) > 1}
         self.fuse, self.fuse_output = set(fuse), set(fuse_output)
@@ -52,17 +60,21 @@ class SpanStates:
         self._every = sorted(self.spans | self.fuse | self.fuse_output)
         _check(decoder, {*spans, *self._every}, self.fuse | self.fuse_output)
         self.blocks = {index for span in self._every for index in (span.first, span.last)}
-        self.projection = find_projection(decoder) if self.fuse or self.fuse_output else None
+        self.projection = find_projection(trying or decoder) if self.fuse or self.fuse_output else None
         if self.projection is not None and self.fuse:
             check_wide(decoder, self.projection)
         self._decoder = decoder
-        self._held: dict[tuple[str, Span], Tensor] = {}
+        self._held: Held = {}
 
     @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Watches the projections before the spans while the decoder runs; nothing is held afterwards."""
+    def collecting(self, held: Held | None = None) -> Iterator[None]:
+        """Watches the projections before the spans while the decoder runs; nothing is held afterwards.
+
+        Where a decoder runs one block after the other, `held` is what goes from one run to the next on a batch.
+        """
         with ExitStack() as hooks:
-            hooks.callback(self._held.clear)
+            self._held = {} if held is None else held
+            hooks.callback(setattr, self, "_held", {})
             for index in sorted({span.first - 1 for span in self.fuse | self.fuse_output}):
                 assert self.projection is not None
                 layer = self._decoder.blocks[index].get_submodule(self.projection)
@@ -73,12 +85,14 @@ class SpanStates:
         """Everything that is scored once block `index` has run, whose states must be given in order."""
         self._hold("state", [span for span in self._every if span.first == index], _rows(states.x))
         for span in [span for span in self._every if span.last == index]:
-            x, y = self._held.pop(("state", span)), _rows(states.y)
+            y = _rows(states.y)
+            x = self._held.pop(("state", span)).to(y.device)
             if span in self.spans:
                 yield Pair(MomentsName.across(span), x, y)
             for form, asked in self._forms.items():
                 if span in asked:
-                    yield Pair(MomentsName.fused(span, form), self._held.pop((form, span)), delta=_delta(x, y))
+                    fused = self._held.pop((form, span)).to(y.device)
+                    yield Pair(MomentsName.fused(span, form), fused, delta=_delta(x, y))
 
     def _keeper(self, first: int) -> Callable[..., None]:
         """A hook for the projection of the block before `first`."""

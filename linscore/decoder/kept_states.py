@@ -1,0 +1,39 @@
+"""The states that enter a block on every batch, kept off the device while another batch or block has its turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+
+class KeptStates:
+    """States `[B, T, d]` by the number of their batch, each in the place of the one before.
+
+    Args:
+        device: where blocks run: memory from which it copies without waiting is taken for it.
+        folder: keep them in files there, mapped into memory, in place of memory; gone once these states are.
+    """
+
+    def __init__(self, device: torch.device, folder: Path | None = None) -> None:
+        self._device = device
+        self._folder = None if folder is None else TemporaryDirectory(prefix="states-", dir=folder)
+        self._kept: dict[int, Tensor] = {}
+
+    def __getitem__(self, batch: int) -> Tensor:
+        """The state of a batch, on the device; on a CPU it is valid until the next is put in its place."""
+        return self._kept[batch].to(self._device, non_blocking=True)
+
+    def __setitem__(self, batch: int, state: Tensor) -> None:
+        kept = self._kept.get(batch)
+        if kept is None or (kept.shape, kept.dtype) != (state.shape, state.dtype):
+            kept = self._kept[batch] = self._room(batch, state)
+        kept.copy_(state, non_blocking=True)  # in order with all that this device does after it
+
+    def _room(self, batch: int, state: Tensor) -> Tensor:
+        if self._folder is None:
+            return torch.empty(state.shape, dtype=state.dtype, pin_memory=self._device.type == "cuda")
+        path = Path(self._folder.name, str(batch))
+        return torch.from_file(str(path), shared=True, size=state.numel(), dtype=state.dtype).view(state.shape)

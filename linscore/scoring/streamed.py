@@ -1,0 +1,131 @@
+"""Scoring with the loops turned round: all batches of a group through one block, then through the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from linscore.decoder.block_by_block import BlockByBlock, Weights
+from linscore.decoder.find import Decoder, token_embedding, weight_sample
+from linscore.decoder.kept_states import KeptStates
+from linscore.scoring.first_loss import FirstLoss, first_loss, first_rows
+from linscore.scoring.span_states import Held
+from linscore.scoring.ways import AsRun, Watcher
+from linscore.text.batch import Batch, Tokens, read_batch
+
+ALSO = -1  # the number of the rows whose loss is measured, beside those of batches
+
+
+class Streamed:
+    """A way to run a decoder whose blocks come one at a time; the states of a group are kept between two blocks.
+
+    Args:
+        decoder: from `find_decoder`; its blocks need no weights.
+        weights: gives them their weights.
+        room: bytes of states that are kept at once. A text of more is run in groups, and each reads all weights.
+        folder: where states are kept in files; None: in memory.
+        progress: called with a number of tokens, which come to those of a batch once all blocks are through with it.
+
+    Raises:
+        LinscoreError: for a decoder that cannot run so.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        weights: Weights,
+        *,
+        room: int,
+        folder: Path | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._decoder, self._room, self._folder, self._progress = decoder, room, folder, progress
+        self._one = BlockByBlock(decoder, weights)
+        self._embedding = token_embedding(decoder.backbone).weight  # type: ignore[union-attr]
+        self._rows: Tensor | None = None  # of the first batch: their loss is measured
+        self._left: Tensor | None = None  # what leaves the last block on them
+        self._samples: dict[int, list[float] | None] = {}
+
+    @property
+    def weight_sample(self) -> list[float] | None:
+        """As `linscore.decoder.find.weight_sample` has it, of blocks that have run."""
+        samples = [self._samples.get(index) for index in range(len(self._decoder.blocks))]
+        return None if None in samples else [weight for sample in samples for weight in sample or ()]
+
+    def trying(self) -> AbstractContextManager[Decoder]:
+        """One block of each kind, with its weights."""
+        return self._one.shallow()
+
+    def groups(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+        """As many batches as there is room for their states, one at least."""
+        group: list[Batch] = []
+        kept = 0
+        for batch in batches:
+            tokens = read_batch(batch)
+            size = tokens.input_ids.numel() * self._decoder.width * self._embedding.element_size()
+            if group and kept + size > self._room:
+                yield group
+                group, kept = [], 0
+            if self._rows is None:
+                self._rows = first_rows(tokens)
+            group.append(batch)
+            kept += size
+        if group:
+            yield group
+
+    def parts(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> AsRun:
+        """A batch as it can be run."""
+        return self._one.parts(input_ids, attention_mask, position_ids)
+
+    def run(self, batches: Mapping[int, Tokens], watcher: Watcher) -> None:
+        """Run a group; what was taken of a batch is settled once the device has its next one to work on."""
+        kept = KeptStates(self._embedding.device, self._folder)
+        held: dict[int, Held] = {number: {} for number in batches}
+        depth, last = len(self._decoder.blocks), max(watcher.blocks)
+        also = self._rows if self._left is None else None
+        for index in range(depth):
+            if index > last and also is None:
+                break
+            with self._one.at(index):
+                self._see(index)
+                if also is not None:
+                    kept[ALSO] = self._one.run_block(index, kept[ALSO] if index else None, (also, None, None))
+                for number, tokens in batches.items() if index <= last else ():
+                    self._run_block(index, number, tokens, kept, held[number], watcher)
+                    watcher.settle(number)
+                    self._count(tokens.input_ids.numel(), index, last + 1)
+                watcher.settle(None)
+        if also is not None:
+            self._left = kept[ALSO].clone()
+
+    def first_loss(self, _batch: Tokens) -> FirstLoss | None:
+        """The loss on the first batch, whose longest rows were run beside it."""
+        if self._rows is None or self._left is None:
+            return None
+        with self._one.after_all(self._left):
+            return first_loss(self._decoder, self._rows)
+
+    def _run_block(
+        self, index: int, number: int, tokens: Tokens, kept: KeptStates, held: Held, watcher: Watcher
+    ) -> None:
+        state = kept[number] if index else None
+        if state is not None and index in watcher.spans.blocks:
+            state = state.clone()  # a span holds it, and what leaves the block takes its place
+        take = partial(watcher.take, number) if index in watcher.blocks else None
+        inputs = (tokens.input_ids, tokens.mask, tokens.position_ids)
+        with watcher.spans.collecting(held):
+            kept[number] = self._one.run_block(index, state, inputs, take, watcher.sub_blocks)
+        held.update({key: tensor.cpu() for key, tensor in held.items()})
+
+    def _see(self, index: int) -> None:
+        block = self._decoder.blocks[index]
+        self._samples[index] = weight_sample(replace(self._decoder, blocks=nn.ModuleList([block])))
+
+    def _count(self, tokens: int, index: int, blocks: int) -> None:
+        if self._progress is not None:
+            self._progress(tokens * (index + 1) // blocks - tokens * index // blocks)

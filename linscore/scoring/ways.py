@@ -1,0 +1,96 @@
+"""How a decoder is run on batches whose states are collected: here all of it at once, in `streamed` block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from linscore.decoder.find import Decoder, weight_sample
+from linscore.decoder.run import parts, run, watch
+from linscore.decoder.states import BlockStates, SubBlocks
+from linscore.scoring.first_loss import FirstLoss, first_loss, first_rows
+from linscore.scoring.span_states import SpanStates
+from linscore.text.batch import Batch, Tokens
+
+AsRun = Iterable[tuple[Tensor, Tensor, Tensor | None]]  # as `linscore.decoder.run.parts` has it
+
+
+class Watcher(NamedTuple):
+    """What is read of a run.
+
+    Attributes:
+        take: called with the number of the batch, the index of a block and the states around it.
+        settle: called once what was taken can be waited for; all of it, or all but that of one batch.
+        blocks: those that are watched.
+        sub_blocks: whose contributions are watched too.
+        spans: what they need is held as they say.
+    """
+
+    take: Callable[[int, int, BlockStates], None]
+    settle: Callable[[int | None], None]
+    blocks: set[int]
+    sub_blocks: SubBlocks | None
+    spans: SpanStates
+
+
+class Way(Protocol):
+    """How batches are run."""
+
+    @property
+    def weight_sample(self) -> list[float] | None:
+        """As `linscore.decoder.find.weight_sample` has it, once all was run."""
+
+    def trying(self) -> AbstractContextManager[Decoder]:
+        """A decoder, with the weights of its blocks, for what is tried on a few tokens."""
+
+    def groups(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+        """The batches in groups, each run as one."""
+
+    def parts(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> AsRun:
+        """A batch as it can be run."""
+
+    def run(self, batches: Mapping[int, Tokens], watcher: Watcher) -> None:
+        """Run batches of one group, by their numbers."""
+
+    def first_loss(self, batch: Tokens) -> FirstLoss | None:
+        """The loss on the first batch, once its group was run."""
+
+
+class Whole:
+    """Every batch through all blocks."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    @property
+    def weight_sample(self) -> list[float] | None:
+        """A few of its weights."""
+        return weight_sample(self._decoder)
+
+    def trying(self) -> AbstractContextManager[Decoder]:
+        """The decoder itself."""
+        return nullcontext(self._decoder)
+
+    def groups(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+        """Each batch by itself."""
+        return ([batch] for batch in batches)
+
+    def parts(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> AsRun:
+        """A batch as it can be run."""
+        return parts(self._decoder, input_ids, attention_mask, position_ids)
+
+    def run(self, batches: Mapping[int, Tokens], watcher: Watcher) -> None:
+        """Run batches, one after the other; what was taken of each is settled after its last block."""
+        for number, tokens in batches.items():
+            take = partial(watcher.take, number)
+            with watcher.spans.collecting(), watch(self._decoder, take, watcher.blocks, watcher.sub_blocks):
+                run(self._decoder, tokens.input_ids, tokens.mask, tokens.position_ids)
+            watcher.settle(None)
+
+    def first_loss(self, batch: Tokens) -> FirstLoss | None:
+        """The loss on the first batch."""
+        return first_loss(self._decoder, first_rows(batch))
