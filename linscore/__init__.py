@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from linscore.evaluation.perplexity import text_loss as text_loss
     from linscore.models.load import load as load
     from linscore.models.load import load_pretrained as load_pretrained
+    from linscore.options import KeepOptions as KeepOptions
     from linscore.options import ScoreOptions as ScoreOptions
     from linscore.regularization.regularizer import LinearityRegularizer as LinearityRegularizer
     from linscore.regularization.taps import layer_loss as layer_loss
@@ -56,6 +57,7 @@ _HOMES = {
     "Collector": "linscore.scoring.collect",
     "FittedMap": "linscore.statistics.maps",
     "Fusion": "linscore.surgery.fuse",
+    "KeepOptions": "linscore.options",
     "LinearityCallback": "linscore.dynamics.callback",
     "LinearityRegularizer": "linscore.regularization.regularizer",
     "LinearityRegularizerMixin": "linscore.regularization.trainer",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-from linscore.errors import all_of, whole
+from linscore.errors import LinscoreError, above_zero, all_of, at_least, whole
 from linscore.spans import Span
 
 MOST_FOLDS = 10_000  # a slip of the finger must not fill the memory
@@ -61,13 +61,15 @@ class PlaceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """What of a decoder is scored, and how; the command line has the first four.
+    """What of a decoder is scored, and how; the command line has the first five.
 
     Attributes:
         folds: 1 leaves the held-out figures empty. Folds follow the text, never the batch.
         skip_first: positions at the start of each sequence that do not count (attention sinks live there).
         precision: "fast" or "exact" (see `Moments`).
         sub_blocks: score attention and MLP apart too.
+        until_stable: stop reading once the spread of every held-out score was below it at two looks in a row (see
+            `linscore.scoring.looks`).
         blocks: indices of the blocks to score; all by default.
         spans: several consecutive blocks, each scored as one map; they may reach beyond `blocks`. A single block among
             them is scored as one of `blocks`.
@@ -82,6 +84,7 @@ class ScoreOptions:
     skip_first: int = option(0, "Leave out the first K positions.")
     precision: str = option("fast", "fast or exact.")
     sub_blocks: bool = option(False, "Score attention and MLP apart too.")
+    until_stable: float | None = option(None, "Stop once held-out scores differ less than S between folds.", "S")
     blocks: Collection[int] | None = None
     spans: Collection[Span] = ()
     fuse: Collection[Span] = ()
@@ -92,6 +95,10 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         whole("folds", self.folds, 1, MOST_FOLDS)  # 1: no held-out scores
         whole("skip_first", self.skip_first, 0)
+        if self.until_stable is not None:
+            above_zero("until_stable", self.until_stable)
+            if self.folds == 1:
+                raise LinscoreError("`until_stable` needs held-out scores, and one fold has none: give 2 `folds`")
         for name in ("blocks", "skip_tokens"):
             if getattr(self, name) is not None:
                 all_of(name, getattr(self, name), Integral, "whole numbers")
@@ -113,7 +120,19 @@ class SelectOptions:
 class SaveOptions:
     """What becomes of a result that is there."""
 
-    overwrite: bool = option(False, "Replace the result of another model or text that lies there.")
+    overwrite: bool = option(False, "Replace a result of another model or text, or a run that was interrupted.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepOptions:
+    """When a run that takes long is saved, so that it can be gone on with."""
+
+    save_minutes: float = option(10.0, "Minutes between saves of what is collected.", "N")
+    save_tokens: int | None = option(None, "Tokens between saves, where that is sooner.", "N")
+
+    def __post_init__(self) -> None:
+        above_zero("save_minutes", self.save_minutes)
+        at_least("save_tokens", self.save_tokens, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

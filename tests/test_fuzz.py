@@ -22,10 +22,13 @@ from linscore.distillation.settings import Begun
 from linscore.dynamics.series import Dynamics
 from linscore.dynamics.table import dynamics_table
 from linscore.files.curve import read_curve, write_curve
+from linscore.files.json_file import read_json
 from linscore.files.run_folder import SETTINGS, RunFolder
 from linscore.models.load import read_context
 from linscore.options import LabelledOptions
 from linscore.pretraining.recipe import CONFIGS, Recipe, read_recipe
+from linscore.scoring.kept import Position
+from linscore.scoring.looks import Look
 from linscore.scoring.table import score_table
 from linscore.spans import parse_blocks
 from linscore.statistics.moments_file import load_moments, save_moments
@@ -34,7 +37,7 @@ from linscore.text.labelled import labelled_texts
 from linscore.text.source import labelled_source
 
 FORMER = Path(__file__).parent / "fixtures" / "version_0_1_0"
-EACH = int(os.environ.get("LINSCORE_FUZZ", "2200")) // 11  # inputs of a reader
+EACH = int(os.environ.get("LINSCORE_FUZZ", "2200")) // 12  # inputs of a reader
 SECONDS = 30  # for one input, of a clock that also runs while others have the cores
 GROWN = 256 << 10  # KiB of memory, over all inputs of a reader
 SETTINGS_OF_A_RUN = asdict(
@@ -43,6 +46,16 @@ SETTINGS_OF_A_RUN = asdict(
         **{"batch_size": 8, "seq_len": None, "learning_rate": 1e-3, "train": "all", "hidden": 1.0, "kl": 1.0},
         **{"lm": 0.0, "dtype": "float32", "before": {"loss": 1.0, "hidden": 2.0, "kl": None, "lm": None}},
     )
+)
+POSITION = Position(
+    **{"batches": 3, "read": "0f", "tokens": 90, "nonfinite_rows": 1, "seconds": 0.5, "device": "cpu"},
+    **{
+        "weight_sample": [0.5, -1.0],
+        "loss": 2.5,
+        "guessing": 4.0,
+        "curve": [Look(64, [0.5, None], [0.25, 0.1], 0.01)],
+        "crowded": ["block.1"],
+    },
 )
 CURVE = b"".join(json.dumps({"step": step, "loss": 1 / step}).encode() + b"\n" for step in range(1, 9))
 
@@ -85,6 +98,11 @@ def settings(path):
         assert asdict(run.resume(Begun)) | {"before": None} == SETTINGS_OF_A_RUN | {"before": None}
 
 
+def position(path):
+    found = read_json(path, Position, damaged="is damaged")
+    assert min(found.batches, found.tokens, found.ranks - 1) >= 0
+
+
 def curve(path):
     found = read_curve(path)
     write_curve(path, found)
@@ -122,6 +140,7 @@ READERS = {
     "record": (record, "linscore.json", (FORMER / "linear" / "linscore.json").read_bytes(), JSON),
     "series": (series, "dynamics.json", (FORMER / "series" / "dynamics.json").read_bytes(), JSON),
     "settings": (settings, SETTINGS, json.dumps(SETTINGS_OF_A_RUN).encode(), JSON),
+    "position": (position, "position.json", json.dumps(asdict(POSITION)).encode(), JSON),
     "curve": (curve, "curve.jsonl", CURVE, JSON),
     "recipe": (recipe, "recipe.yaml", (CONFIGS / "1M.yaml").read_bytes(), PLAIN),
     "texts": (texts, "texts.jsonl", b'{"text": "one"}\n{"text": "two", "more": [1]}\n' * 4, JSON),

@@ -8,19 +8,21 @@ import click
 
 from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, result_folder, takes
+from linscore.cli.takes import as_json, result_folder, resume, takes
 from linscore.embedded.shipped import EMBEDDED
-from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options import KeepOptions, PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
 
 
 @click.command()
 @click.argument("model", default=EMBEDDED)
 @takes(TextOptions(), "text")
 @takes(PlaceOptions(), "place")
-@takes(ScoreOptions(), "scoring", only=("folds", "skip_first", "precision", "sub_blocks"))
+@takes(ScoreOptions(), "scoring", only=("folds", "skip_first", "precision", "sub_blocks", "until_stable"))
 @takes(SelectOptions(), "selected")
 @result_folder("Where the results go [default: scores/MODEL].")
 @takes(SaveOptions(), "saving")
+@takes(KeepOptions(), "keep")
+@resume
 @as_json
 def score(model: str, out: str | None, as_json: bool, **asked: Any) -> None:
     """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore."""
@@ -36,6 +38,8 @@ def score(model: str, out: str | None, as_json: bool, **asked: Any) -> None:
         click.echo(paths[0].read_text(encoding="utf-8"), nl=False)
         return
     show(score_table(report))
+    if report.stable_tokens is not None:
+        click.echo(f"stable   after {report.stable_tokens:,} tokens")
     click.echo(f"report   {paths[0]}\nmoments  {paths[1]}")
     folder = paths[0].parent
     click.echo(f"next     {next_command('rank', folder)}")

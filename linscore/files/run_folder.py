@@ -26,7 +26,7 @@ from linscore.files.whole import new_folder
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["SETTINGS", "RunFolder", "difference"]
+__all__ = ["SETTINGS", "RunFolder", "difference", "setting_of"]
 
 AnySettings = TypeVar("AnySettings", bound="DataclassInstance")
 SETTINGS = "settings.json"
@@ -79,6 +79,16 @@ class RunFolder:
         self._lock.take()
         self._begun = True
 
+    def discard(self) -> None:
+        """Remove the run that is there.
+
+        Raises:
+            LinscoreError: when another process works on it.
+        """
+        self._lock.take()
+        shutil.rmtree(self.path)
+        self._lock.release()
+
     def resume(self, kind: type[AnySettings]) -> AnySettings:
         """What the run was begun with: a dataclass of the settings and, where there is more in the file, of that.
 
@@ -125,6 +135,19 @@ class RunFolder:
                 start = "anew" if last is None else f"from {last}"
                 raise Interrupted(f"interrupted: go on {start} with `resume`, {self.path} stays") from error
             raise
+
+
+def setting_of(path: Path, name: str) -> str | None:
+    """A setting of the run in a folder, a place as it lies from here; None where there is no such run.
+
+    Raises:
+        LinscoreError: when the file of the settings is damaged.
+    """
+    file = path / SETTINGS
+    if not file.exists():
+        return None
+    found = str(read_json(file, dict[str, Any], damaged="is damaged").get(name))
+    return str((path / found).resolve()) if (path / found).exists() else found
 
 
 def difference(begun: Mapping[str, Any], asked: Mapping[str, Any], free: Collection[str] = ()) -> str | None:

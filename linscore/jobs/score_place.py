@@ -6,7 +6,9 @@ from pathlib import Path
 
 from linscore.decoder.find import Decoder
 from linscore.errors import LinscoreError
+from linscore.files.run_folder import setting_of
 from linscore.scoring.belongs import check_belongs
+from linscore.scoring.kept import KEPT
 from linscore.scoring.report import MOMENTS, REPORT, Report
 from linscore.statistics.moments_file import check_moments
 
@@ -24,13 +26,15 @@ def default_folder(model: str) -> Path:
 
 
 class Former:
-    """What a folder holds of earlier scores."""
+    """What a folder holds of earlier scores, ended or not."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._unknown = folder, ""
         self._report: Report | None = None
         self._model: str | None = None  # None: there is no result
+        self._begun: str | None = None  # the model of a run that was interrupted
         try:
+            self._begun = setting_of(folder / KEPT, "model")
             if (folder / REPORT).exists():
                 self._report = Report.load(folder)
                 self._model = self._report.model
@@ -40,8 +44,9 @@ class Former:
             self._model, self._unknown = "", str(error)
 
     def is_of(self, model: str) -> bool:
-        """Whether there is no result, one of this model, or one that cannot be read."""
-        return self._model is None or self._unknown != "" or _same(self._model, model)
+        """Whether there is nothing, a result or a run of this model, or what cannot be read."""
+        found = (one for one in (self._model, self._begun) if one is not None)
+        return self._unknown != "" or all(_same(one, model) for one in found)
 
     def check_names(self, model: str, text: str) -> None:
         """Before anything is loaded.
@@ -51,7 +56,7 @@ class Former:
         """
         if self._unknown:
             raise LinscoreError(f"{self._unknown}; give `overwrite` to replace it, or another `out`")
-        if not self.is_of(model):
+        if self._model is not None and not _same(self._model, model):
             raise self._refused(f"the scores of {self._model}, not of {model}")
         if self._report is not None and not _same(self._report.text or "", text):
             raise self._refused(f"the scores of {model} on {self._report.text}, not on {text}")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from linscore.decoder.find import Decoder
+from linscore.decoder.find import Decoder, token_embedding
 from linscore.decoder.states import BlockStates
 from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
@@ -57,6 +57,7 @@ class Collector:
             "fuse.3-5.intermediate" (x: what enters the MLP projection of block 2, δ: what blocks 3 to 5 add, float32)
             and "fuse.3-5.output": see `SpanStates`.
         tokens: rows that were meant to count. `nonfinite_rows`: those of them left out of every block.
+        crowded: names of moments that met more heavy rows in a batch than are held, and wait for their number since.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Collector:
             self.sub_blocks = find_sub_blocks(trying) if sub_blocks else None
         self.moments: dict[str, Moments] = {}
         self.tokens = self.nonfinite_rows = 0
-        self._crowded: set[str] = set()  # pairs that met more heavy rows than are held: they wait for their number
+        self.crowded: set[str] = set()
 
     def add(self, batch: Batch) -> int:
         """Run one batch: `input_ids` `[B, T]`, or a dict of them with `attention_mask`, `position_ids`, `folds` `[B]`.
@@ -90,6 +91,24 @@ class Collector:
             LinscoreError: for a batch of another form, or where no row of the first batch comes out finite.
         """
         return self.add_parts(self.parts(batch))
+
+    def pass_over(self, batch: Batch) -> int:
+        """Deal the sequences of a batch to folds as `add` does, and nothing else; how many tokens would count."""
+        tokens, _ = self._read(batch)
+        return int(self._counting(tokens).sum())
+
+    def merge(self, moments: Mapping[str, Moments]) -> None:
+        """Add moments that a collector of the same decoder and options has collected, by their names."""
+        for name, one in moments.items():
+            if name not in self.moments:
+                self.moments[name] = self._new_moments(one.d, one.width_delta, self.device)
+            self.moments[name].merge(one)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes tokens."""
+        embedding = token_embedding(self.decoder.backbone)
+        return torch.device("cpu") if embedding is None or embedding.weight.is_meta else embedding.weight.device
 
     def parts(self, batch: Batch) -> list[Part]:
         """A batch as it can be run, and what counts of it. Raises LinscoreError for a batch of another form."""
@@ -136,7 +155,7 @@ class Collector:
         lost: list[Marked] = [{} for _ in parts]
         left = self._sweep(parts, {n: _of_every(part.rows) for n, part in enumerate(parts)}, lost)
         if any(left):  # more heavy rows than are held come in a second run, and their pairs no longer hold any
-            self._crowded.update(*left)
+            self.crowded.update(*left)
             more = {n: _of_some(marked, parts[n].folds) for n, marked in enumerate(left) if marked}
             self._sweep(parts, more, lost)
         return lost
@@ -161,7 +180,7 @@ class Collector:
         def take(number: int, index: int, states: BlockStates) -> None:
             for pair in self._pairs(index, states):
                 name = str(pair.name)
-                held = hold and name not in self._crowded
+                held = hold and name not in self.crowded
                 for fold, positions in rows_of[number](name).items():
                     rows = positions.on(pair.x.device)
                     update = self._moments(pair).begin(
@@ -209,15 +228,21 @@ class Collector:
         if name not in self.moments:
             other = pair.delta if pair.y is None else pair.y
             assert other is not None
-            self.moments[name] = Moments(
-                pair.x.shape[-1],
-                width_delta=other.shape[-1],
-                folds=self.options.folds,
-                precision=self.options.precision,
-                backend=self.options.backend,
-                device=pair.x.device,
-            )
+            self.moments[name] = self._new_moments(pair.x.shape[-1], other.shape[-1], pair.x.device)
+        elif self.moments[name].device != pair.x.device:  # of a run that is gone on with
+            self.moments[name].to(pair.x.device)
         return self.moments[name]
+
+    def _new_moments(self, width: int, width_delta: int, device: torch.device) -> Moments:
+        options = self.options
+        return Moments(
+            width,
+            width_delta=width_delta,
+            folds=options.folds,
+            precision=options.precision,
+            backend=options.backend,
+            device=device,
+        )
 
     def _read(self, batch: Batch) -> tuple[Tokens, Tensor]:
         """The batch and the fold of each sequence, on the CPU."""

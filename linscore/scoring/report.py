@@ -17,6 +17,7 @@ from linscore.files.full_disk import FullDiskError
 from linscore.files.json_file import NOT_IN_FILES, json_text, read_json
 from linscore.files.parts import parts_of
 from linscore.files.whole import whole_file, whole_files
+from linscore.scoring.looks import Look
 from linscore.spans import Span
 from linscore.statistics.figures import BlockMetrics
 from linscore.statistics.moments import Moments
@@ -89,6 +90,8 @@ class Report:
     spans: list[SpanReport]  # of two blocks or more, where they were asked for
     tokens_digest: str | None = None  # SHA-256 of the token ids, in the order of the batches
     loss: float | None = None  # nats a token, on the first sequences of the text; None without a head
+    curve: list[Look] = field(default_factory=list)  # held-out scores along the way; none with one fold
+    stable_tokens: int | None = None  # at which no more were needed, see `ScoreOptions.until_stable`
     final_state: dict[str, float | None] | None  # shape of what leaves the last block
     run: str | None = field(default=None, compare=False)  # of its own; None: version 0.1.0
     moments_digest: str | None = field(default=None, compare=False)  # SHA-256, once they are saved
@@ -96,13 +99,15 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the promised keys first in each block and span."""
-        apart = {"moments", "blocks", "spans", "warnings"}
-        apart |= {name for name in ("run", "moments_digest", "tokens_digest", "loss") if getattr(self, name) is None}
+        apart = {"moments", "blocks", "spans", "warnings", "curve"}
+        unknown = ("run", "moments_digest", "tokens_digest", "loss", "stable_tokens")
+        apart |= {name for name in unknown if getattr(self, name) is None}
         data = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         warnings = [asdict(warning) for warning in self.warnings]
         blocks = [{"index": block.index} | asdict(block) for block in self.blocks]
         spans = [{"first": span.first, "last": span.last} | asdict(span) for span in self.spans]
-        return data | {"warnings": warnings, "blocks": blocks, "spans": spans}
+        curve = {"curve": [asdict(look) for look in self.curve]} if self.curve else {}
+        return data | curve | {"warnings": warnings, "blocks": blocks, "spans": spans}
 
     def to_json(self, folder: str | Path | None = None) -> str:
         """The text of `report.json` in `folder`, absolute paths as they lie from there; None: as typed."""

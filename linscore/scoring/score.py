@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from torch import nn
@@ -16,18 +17,22 @@ from linscore.decoder.in_use import in_use
 from linscore.decoder.run import check_causal
 from linscore.decoder.sub_blocks import cross_attention
 from linscore.errors import LinscoreError
+from linscore.files.lock import alone_in
+from linscore.files.run_folder import RunFolder
 from linscore.machine.versions import versions
-from linscore.options import ScoreOptions
+from linscore.options import KeepOptions, ScoreOptions
 from linscore.scoring.collect import Collector
+from linscore.scoring.kept import KEPT, Kept, Settings, begin, check_begin, keeping
 from linscore.scoring.names import MomentsName, Part
+from linscore.scoring.one_pass import OnePass
 from linscore.scoring.report import BlockReport, Report, SpanReport
 from linscore.scoring.streamed import Streamed
-from linscore.scoring.warnings import find_warnings, misfit_warnings
+from linscore.scoring.warnings import find_warnings, misfit_warnings, unstable_warning
 from linscore.spans import Span
 from linscore.statistics.centered import centered
 from linscore.statistics.figures import BlockMetrics, Linearity, block_metrics, state_metrics
 from linscore.statistics.moments import Moments
-from linscore.text.batch import Batch, TokenDigest, read_batch
+from linscore.text.batch import Batch
 
 PARTS: tuple[Part, ...] = get_args(Part)
 Figures = TypeVar("Figures", bound=Linearity)
@@ -38,6 +43,9 @@ def score(
     batches: Iterable[Batch],
     options: ScoreOptions | None = None,
     *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    keep: KeepOptions | None = None,
     spectra: bool | None = None,
     name: str | None = None,
     text: str | None = None,
@@ -51,22 +59,55 @@ def score(
     Args:
         model: any Hugging Face decoder, or a module whose blocks are one ModuleList.
         batches: token ids `[B, T]` each, or dicts with `input_ids` and, where wanted, `attention_mask` `[B, T]` and
-            `folds` `[B]`; without folds the sequences are dealt in runs, by their place in the stream.
+            `folds` `[B]`; without folds the sequences are dealt in runs, by their place in the done.
         options: what is scored, and how.
+        out: a folder where the report is saved at the end, and until then what is collected, now and then.
+        resume: go on with the run in `out` that was interrupted; its batches are given from the first one again, and
+            those that it has had are read, but not run.
+        keep: when the run is saved.
         spectra: whether to take eigenvalues and nuclear norms (anisotropy, effective rank, Procrustes), about 5d³ a
             block; by default unless they would cost more than the pass over the text.
         name: what the report calls the model.
         text: what the report calls the text.
         progress: called after each batch with the number of tokens that counted.
         changes: fields of `ScoreOptions`, in place of those of `options`: folds, skip_first, precision, sub_blocks,
-            blocks, spans, fuse, fuse_output, skip_tokens, backend.
+            until_stable, blocks, spans, fuse, fuse_output, skip_tokens, backend.
 
     Raises:
-        LinscoreError: when the model is no such decoder, another score of it is under way, it cannot be fused, or the
-            batches cannot be used.
+        LinscoreError: when the model is no such decoder, another score of it is under way, it cannot be fused, the
+            batches cannot be used, or `out` holds a run that is not to be gone on with, or cannot be.
+        Interrupted: by Ctrl-C, where there is a run to go on with.
     """
+    decoder, options = find_decoder(model), replace(options or ScoreOptions(), **changes)
     about: dict[str, Any] = {"spectra": spectra, "name": name, "text": text, "progress": progress}
-    return score_decoder(find_decoder(model), batches, replace(options or ScoreOptions(), **changes), **about)
+    if out is not None:
+        return _score_to(Path(out), decoder, batches, options, resume=resume, keep=keep, **about)
+    if resume:
+        raise LinscoreError("`resume` is given, and no folder that holds a run: give `out`")
+    return score_decoder(decoder, batches, options, **about)
+
+
+def _score_to(
+    out: Path,
+    decoder: Decoder,
+    batches: Iterable[Batch],
+    options: ScoreOptions,
+    *,
+    resume: bool,
+    keep: KeepOptions | None,
+    **about: Any,
+) -> Report:
+    settings = Settings.of(about["name"] or decoder.name, options)
+    with alone_in(out) as folder, RunFolder(folder / KEPT, settings, places=("model",)) as run:
+        if resume:
+            run.resume(Settings)
+        else:
+            check_begin(run)
+            begin(run)
+        with keeping(run, keep) as kept:
+            report = score_decoder(decoder, batches, options, kept=kept, **about)
+            report.save(folder)
+    return report
 
 
 def score_decoder(
@@ -74,35 +115,41 @@ def score_decoder(
     batches: Iterable[Batch],
     options: ScoreOptions,
     *,
+    kept: Kept | None = None,
     spectra: bool | None = None,
     name: str | None = None,
     text: str | None = None,
     progress: Callable[[int], None] | None = None,
     streamed: Streamed | None = None,
 ) -> Report:
-    """The same for a decoder that was found already; `streamed` runs it where its blocks come one at a time."""
+    """The same for a decoder that was found already, `kept` while it lasts.
+
+    `streamed` runs it where its blocks come one at a time.
+    """
     if not isinstance(batches, Iterable):
         raise LinscoreError(f"`batches` is of type {type(batches).__name__}: give a list of batches, or an iterator")
     with in_use(decoder, scored=True):
         collector = Collector(decoder, options, streamed)
         if streamed is None:
             check_causal(decoder)
-        started = time.perf_counter()
-        digest, first, fits = TokenDigest(), True, None
-        for group in collector.way.groups(batches):
-            count = collector.add_parts([part for batch in group for part in collector.parts(batch)])
-            tokens = [read_batch(batch) for batch in group]
-            for one in tokens:
-                digest.add(one.input_ids)
-            fits = collector.way.first_loss(tokens[0]) if first else fits
-            first = False
-            if progress is not None:
-                progress(count)
+        done = OnePass(collector, kept)
+        done.run(batches, progress)
     if not collector.moments:
         raise LinscoreError("there was no batch to score: give at least one")
-    report = report_of(collector, name or decoder.name, text, spectra, time.perf_counter() - started)
+    report = report_of(collector, name or decoder.name, text, spectra, done.seconds)
+    fits, stable = done.first_loss, done.looks.stable
+    curve = done.looks.ending_with(report.tokens, report.blocks)
     doubts = [*report.warnings, *misfit_warnings(fits)]
-    return replace(report, tokens_digest=str(digest), loss=fits and fits.loss, warnings=doubts)
+    if options.until_stable is not None and not stable:
+        doubts.append(unstable_warning(curve[-1].spread, options.until_stable))
+    return replace(
+        report,
+        tokens_digest=str(done.digest),
+        loss=fits and fits.loss,
+        curve=curve,
+        stable_tokens=report.tokens if stable else None,
+        warnings=doubts,
+    )
 
 
 def report_of(collector: Collector, name: str, text: str | None, spectra: bool | None, seconds: float) -> Report:

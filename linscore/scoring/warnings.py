@@ -66,6 +66,15 @@ def misfit_warnings(first: FirstLoss | None) -> list[ScoreWarning]:
     ]
 
 
+def unstable_warning(spread: float | None, until_stable: float) -> ScoreWarning:
+    """The doubt about a text that ended before the scores were stable, at this spread of theirs."""
+    found = "is not defined" if spread is None else f"is {spread:.2g} at the largest"
+    return ScoreWarning(
+        "not_stable",
+        f"the text ended before the spread of held-out scores stayed below {until_stable:g}: it {found}; give more",
+    )
+
+
 def _heldout_far_below(block: BlockMetrics) -> bool:
     in_sample, heldout = block.linearity_no_residual, block.linearity_no_residual_heldout
     if in_sample is None or heldout is None or block.rows < 10 * block.width:  # see few_tokens

@@ -26,8 +26,18 @@ SLACK = {"fast": 1e-3, "exact": 1e-6}
 
 
 @dataclass(frozen=True)
+class Heldout:
+    """The held-out scores of one set of rows. None: not defined there (one fold; a block that adds nothing)."""
+
+    linearity_heldout: float | None
+    linearity_heldout_spread: float | None
+    linearity_no_residual_heldout: float | None
+    linearity_no_residual_heldout_spread: float | None
+
+
+@dataclass(frozen=True)
 class Linearity:
-    """The scores of one set of rows. None: not defined there (one fold; a block that adds nothing), or not finite."""
+    """The scores of one set of rows. None: not defined there, or not finite."""
 
     linearity: float | None
     linearity_heldout: float | None
@@ -151,17 +161,24 @@ def score_folds(moments: Moments, whole: Centered, *, heavy: bool = True) -> Lin
     in_sample = solve(whole, precision=moments.precision, want_map=False)
     rss, slack = whole.t_delta - in_sample.explained, SLACK[moments.precision]
     slack_y = slack * (whole.t_x + whole.t_delta) / (whole.t_y or 1.0)  # t_y may be small beside what it comes from
-    tests = _test_folds(moments, heavy)
-    errors, totals_y, totals_delta = zip(*tests, strict=True) if tests else ((), (), ())
     return Linearity(
         linearity=_bounded(_score(rss, whole.t_y), slack_y),
-        linearity_heldout=_score(sum(errors), sum(totals_y)),
-        linearity_heldout_spread=_spread(errors, totals_y),
         linearity_no_residual=_bounded(_score(rss, whole.t_delta), slack),
-        linearity_no_residual_heldout=_score(sum(errors), sum(totals_delta)),
-        linearity_no_residual_heldout_spread=_spread(errors, totals_delta),
         rank=in_sample.rank,
         cutoff_sensitivity=in_sample.cutoff_sensitivity,
+        **vars(heldout(moments, heavy=heavy)),
+    )
+
+
+def heldout(moments: Moments, *, heavy: bool = True) -> Heldout:
+    """Each fold under the map that was fitted on the others."""
+    tests = _test_folds(moments, heavy)
+    errors, totals_y, totals_delta = zip(*tests, strict=True) if tests else ((), (), ())
+    return Heldout(
+        linearity_heldout=_score(sum(errors), sum(totals_y)),
+        linearity_heldout_spread=_spread(errors, totals_y),
+        linearity_no_residual_heldout=_score(sum(errors), sum(totals_delta)),
+        linearity_no_residual_heldout_spread=_spread(errors, totals_delta),
     )
 
 

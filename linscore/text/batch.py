@@ -101,10 +101,14 @@ class TokenDigest:
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches."""
         for batch in batches:
-            parts = _parts(batch)
-            for name in sorted(parts):
-                self._digest.update(parts[name].numpy(force=True).tobytes())
+            self.add_batch(batch)
             yield batch
+
+    def add_batch(self, batch: Batch) -> None:
+        """Add everything that a batch holds."""
+        parts = _parts(batch)
+        for name in sorted(parts):
+            self._digest.update(parts[name].numpy(force=True).tobytes())
 
     def add(self, input_ids: Tensor) -> None:
         """Add token ids by themselves, whatever batches they come in."""

@@ -79,7 +79,7 @@ def test_the_sums_are_those_of_waiting_for_each_block(monkeypatch, room):
     monkeypatch.setattr(held_rows, "LEAST", room)
     model, batches = sinking(), [batch(0, sinks=1), batch(1)]
     found, expected = (collected(model, batches, backend) for backend in ("triton", "eager"))
-    assert found._crowded == (set(found.moments) if room == 1 else set())
+    assert found.crowded == (set(found.moments) if room == 1 else set())
     for name, waited in expected.moments.items():
         for kind in ("light", "heavy"):
             for field in fields(Cell):
