@@ -6,7 +6,8 @@ import click
 
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import takes
-from linscore.options import BenchOptions, PlaceOptions, TextOptions
+from linscore.errors import LinscoreError
+from linscore.options import BenchOptions, PlaceOptions, TextOptions, TuneOptions
 
 
 @click.command()
@@ -19,12 +20,15 @@ from linscore.options import BenchOptions, PlaceOptions, TextOptions
     changed={"dtype": "float32, bfloat16 or float16 [auto: float32; GPU bfloat16]."},
 )
 @click.option("--tune", is_flag=True, help="Measure launch parameters on this GPU first, and rewrite their table.")
-def bench(states: BenchOptions, text: TextOptions, place: PlaceOptions, tune: bool) -> None:
+@takes(TuneOptions(), "tuning")
+def bench(states: BenchOptions, text: TextOptions, place: PlaceOptions, tune: bool, tuning: TuneOptions) -> None:
     """Time every kernel beside its physical floor and plain torch."""
+    if tuning != TuneOptions() and not tune:
+        raise LinscoreError("what is to be tuned is given, but not `tune`: add it")
     loading("torch")
     from linscore.machine.bench import run_bench, run_tune
     from linscore.terminal import show
 
     if tune:
-        click.echo(f"rewrote  {run_tune(place.device, click.echo)}")
+        click.echo(f"rewrote  {run_tune(place.device, tuning, click.echo)}")
     show(run_bench(states.width, text.tokens, place.dtype, place.device))

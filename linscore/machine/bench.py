@@ -8,21 +8,24 @@ each peer, so that a machine whose speed drifts drifts for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
 from linscore_kernels.pilot import PILOT_ROWS
 from rich.table import Table
 from rich.text import Text
 
-from linscore.errors import LinscoreError, one_of
+from linscore.errors import LinscoreError, above_zero, one_of
 from linscore.machine.device import choose_device
 from linscore.machine.extras import need
 from linscore.machine.kernel_cases import CASES, Case
 from linscore.machine.timing import floor, interleaved, rates
+from linscore.options import TuneOptions
 
 
 @dataclass(frozen=True)
@@ -86,17 +89,37 @@ def run_bench(width: int | None = None, tokens: int | None = None, dtype: str = 
     return rendered(rows, f"{name}: {tokens:,} tokens of width {width}, {dtype}")
 
 
-def run_tune(device: str = "auto", progress: Callable[[str], None] = print) -> Path:
-    """Measure launch parameters on a GPU and rewrite their table, whose path comes back.
+def run_tune(device: str = "auto", options: TuneOptions | None = None, progress: Callable[[str], None] = print) -> Path:
+    """Measure launch parameters on a GPU and rewrite their table after each width; its path comes back.
 
-    Raises LinscoreError without a GPU or Triton, OSError where the table cannot be written.
+    Raises LinscoreError without a GPU or Triton and for what cannot be measured, OSError where the table cannot be
+    written.
     """
+    options = options or TuneOptions()
     where = choose_device(device)
     if where.type != "cuda":
         raise LinscoreError(f"`tune` measures GPU kernels and the device is {where}: run it where the GPU is")
     need("triton", "`tune`", "triton")
-    from linscore_kernels.tuning.parameters import TABLE
+    from linscore_kernels.tuning.parameters import LADDER, PATHS, TABLE
     from linscore_kernels.tuning.tune import tune, write_table
 
-    write_table(tune(where, progress=progress))
-    return TABLE
+    widths = _listed("widths", options.widths, [str(width) for width in LADDER])
+    paths = _listed("paths", options.paths, PATHS)
+    file, patience = Path(options.file or TABLE), inf
+    if options.seconds is not None:
+        above_zero("seconds", options.seconds)
+        patience = options.seconds
+
+    def write(found: dict[str, Any]) -> None:
+        write_table(found, file)
+
+    tune(where, [int(width) for width in widths], paths, patience=patience, progress=progress, measured=write)
+    return file
+
+
+def _listed(what: str, given: str | None, known: Sequence[str]) -> Sequence[str]:
+    """The words between the commas of the argument `what`, all of them `known`; all that are where none is given."""
+    words = known if given is None else [word.strip() for word in given.split(",")]
+    for word in words:
+        one_of(what, word, known)
+    return words

@@ -32,7 +32,7 @@ PROMISED = {
     "learning-rate longest score-text tokens device trust-remote-code out json",
     "dynamics": "revisions text dataset tokens seq-len batch-size out dtype device trust-remote-code json",
     "probe": "data dataset text-field label-field pool batch-size seed out dtype device trust-remote-code json",
-    "bench": "width tokens dtype device tune",
+    "bench": "width tokens dtype device tune tune-widths tune-paths tune-seconds tune-file",
     "doctor": "",
 }
 # Of the defaults only those that are not "none": (command, option) → value.

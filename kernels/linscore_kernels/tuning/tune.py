@@ -2,7 +2,8 @@
 
 Every candidate is first held against float64 on the same random operands; one that is wrong, does not compile or does
 not fit is skipped and named. The launch of a path is the one with the least geometric mean of times over the widths of
-real models, among those that ran at all of them; torch gets the widths at which it beats that launch.
+real models, among those that ran at all of them; torch gets the widths at which it beats that launch. What was measured
+is handed over after each width, so that a run which ends early leaves the widths that it had.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -53,17 +55,23 @@ Timer = Callable[[Calls, torch.device], dict[str, float]]
 def tune(
     device: torch.device | str,
     widths: Sequence[int] = LADDER,
+    paths: Sequence[str] = PATHS,
     tokens: int = TOKENS,
+    patience: float = inf,
     progress: Callable[[str], None] = lambda _: None,
+    measured: Callable[[dict[str, Any]], None] = lambda _: None,
     timer: Timer | None = None,
 ) -> dict[str, Any]:
-    """Measure every path on `device`, with random tokens.
+    """Measure `paths` on `device`, with random tokens.
 
     Args:
         device: the GPU that is to be tuned.
         widths: numbers of features, of LADDER: others are looked up by the nearest of these.
+        paths: of PATHS.
         tokens: rows of the operands.
+        patience: seconds after which no further candidate is tried.
         progress: told the path and the width that come next.
+        measured: given the result so far, after each width.
         timer: in place of CUDA events: named calls and the device → seconds by name.
 
     Returns:
@@ -73,22 +81,26 @@ def tune(
     Raises:
         LinscoreError: without a CUDA device.
     """
-    device = torch.device(device)
+    device, end = torch.device(device), time.monotonic() + patience
     if timer is None and device.type != "cuda":
         raise LinscoreError(f"timing needs a CUDA device, not {device}: run this on the GPU that is to be tuned")
     architecture = capability(torch.empty(0, device=device))
-    paths = {}
-    for path in PATHS:
-        launches, known = candidates(architecture, path), nearest_entry(architecture, path).launch
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    result: dict[str, Any] = {"capability": architecture, "device": name, "tokens": tokens, "paths": {}}
+    result |= {"torch": torch.__version__, "triton": triton.__version__}
+    for path in paths:
+        launches, known = candidates(architecture, path), nearest_entry(architecture, path)
         seconds, skipped = {}, {}
         for width in widths:
+            if time.monotonic() > end:
+                break
             progress(f"{path}, {width} features")
-            case = Case(path, width, tokens, device, known.flush)
-            seconds[width], skipped[width] = measure(case, launches, timer or cuda_seconds)
-        paths[path] = asdict(choose(launches, seconds, known)) | {"seconds": seconds, "skipped": skipped}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    versions = {"torch": torch.__version__, "triton": triton.__version__}
-    return {"capability": architecture, "device": name, "tokens": tokens, "paths": paths} | versions
+            case = Case(path, width, tokens, device, known.launch.flush)
+            seconds[width], skipped[width] = measure(case, launches, timer or cuda_seconds, end)
+            found = asdict(choose(launches, seconds, known))
+            result["paths"][path] = found | {"seconds": seconds, "skipped": skipped}
+            measured(result)
+    return result
 
 
 def candidates(architecture: int, path: str) -> dict[str, Launch]:
@@ -109,17 +121,23 @@ def describe(launch: Launch) -> str:
     return f"{tile}, {launch.warps} warps, {launch.stages} stages, {loads}{halves}"
 
 
-def measure(case: Case, launches: dict[str, Launch], timer: Timer) -> tuple[dict[str, float], dict[str, str]]:
-    """Seconds of torch and of every candidate that computes the case rightly, and why the others do not."""
+def measure(
+    case: Case, launches: dict[str, Launch], timer: Timer, end: float = inf
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Seconds of torch and of every candidate that computes the case rightly, and why the others do not.
+
+    After `end`, of the monotonic clock, no further candidate is tried; torch and the first, the launch in use, are.
+    """
     try:
         product = product_of(case)
     except torch.OutOfMemoryError as error:
         return {}, {"all": str(error)}
     calls: Calls = {}
     skipped = {}
-    named: dict[str, Launch | None] = {**launches, TORCH: None}
-    for name, launch in named.items():
-        reason = _fault(product, launch, TOLERANCE[case.path])
+    named: dict[str, Launch | None] = {TORCH: None, **launches}
+    for place, (name, launch) in enumerate(named.items()):
+        late = place > 1 and time.monotonic() > end
+        reason = "no time was left" if late else _fault(product, launch, TOLERANCE[case.path])
         if reason:
             skipped[name] = reason
         else:
@@ -136,15 +154,16 @@ def _fault(product: Product, launch: Launch | None, tolerance: float) -> str:
     return "" if error <= tolerance else f"off by {error:.1e} of the norm where {tolerance:.0e} is granted"
 
 
-def choose(launches: dict[str, Launch], seconds: dict[int, dict[str, float]], otherwise: Launch) -> Entry:
-    """The launch with the least mean over the wide widths, `otherwise` if none ran, and where torch beats it."""
+def choose(launches: dict[str, Launch], seconds: dict[int, dict[str, float]], known: Entry) -> Entry:
+    """The launch with the least mean over the wide widths, and where torch beats it; the `known` where none ran."""
     ran = [width for width in seconds if seconds[width].keys() & launches.keys()]
     wide = [width for width in ran if width >= WIDE] or ran
     everywhere = [name for name in launches if wide and all(name in seconds[width] for width in wide)]
     means = {name: geometric_mean(seconds[width][name] for width in wide) for name in everywhere}
-    best = min(means, key=lambda name: means[name], default=describe(otherwise))
+    best = min(means, key=lambda name: means[name], default=describe(known.launch))
     faster = [width for width, times in seconds.items() if times.get(TORCH, inf) < times.get(best, inf)]
-    return Entry(launches.get(best, otherwise), tuple(faster))
+    unmeasured = [width for width in known.torch_widths if width not in seconds]
+    return Entry(launches.get(best, known.launch), tuple(sorted(faster + unmeasured)))
 
 
 def cuda_seconds(calls: Calls, device: torch.device) -> dict[str, float]:
@@ -166,15 +185,16 @@ def cuda_seconds(calls: Calls, device: torch.device) -> dict[str, float]:
 
 
 def write_table(measured: dict[str, Any], path: Path = TABLE) -> None:
-    """Replace the entry of the measured architecture in table.json; the others stay as they are.
+    """Replace what was measured of an architecture in the table at `path`, or make one of the table in use.
 
+    Other architectures stay as they are, and paths that were not measured as they were looked up.
     Raises OSError where the file cannot be replaced.
     """
-    table = json.loads(path.read_text(encoding="utf-8"))
-    paths = measured["paths"]
-    table[str(measured["capability"])] = {
-        name: {key: paths[name][key] for key in ("launch", "torch_widths")} for name in PATHS
-    }
+    table = json.loads((path if path.exists() else TABLE).read_text(encoding="utf-8"))
+    architecture, paths = measured["capability"], measured["paths"]
+    kept = {name: asdict(nearest_entry(architecture, name)) for name in PATHS} | table.get(str(architecture), {})
+    found = {name: {key: paths[name][key] for key in ("launch", "torch_widths")} for name in paths}
+    table[str(architecture)] = kept | found
     beside = path.with_name(f".{secrets.token_hex(4)}-{path.name}")  # of its own: another process may be tuning
     try:
         with beside.open("x", encoding="utf-8") as file:

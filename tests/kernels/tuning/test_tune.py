@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from linscore_kernels.tuning import cases as tune_cases
 from linscore_kernels.tuning import parameters as launch_parameters
 from linscore_kernels.tuning import tune
 from linscore_kernels.tuning.cases import Product
-from linscore_kernels.tuning.parameters import TABLE, Launch, launch_for, launch_table, torch_is_faster
+from linscore_kernels.tuning.parameters import TABLE, Entry, Launch, launch_for, launch_table, torch_is_faster
 from linscore_kernels.tuning.tune import TORCH, choose, describe, write_table
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def measured(monkeypatch, times, widths=(64,), tokens=100):
             call()
         return {name: times[name] for name in calls}
 
-    return tune.tune(CPU, widths, tokens, timer=timer)
+    return tune.tune(CPU, widths, tokens=tokens, timer=timer)
 
 
 @pytest.fixture
@@ -60,15 +61,15 @@ def test_wide_widths_choose_by_their_geometric_mean():
         4096: {"one": 40.0, "two": 20.0, TORCH: 35.0},
         8192: {"one": 80.0, "two": 90.0, TORCH: 80.0},
     }
-    entry = choose(LAUNCHES, seconds, TWO)
+    entry = choose(LAUNCHES, seconds, Entry(TWO))
     assert entry.launch == ONE  # 14.7 against 17.5, while the sums are 121 and 113
     assert entry.torch_widths == (512, 4096)
 
 
 def test_a_candidate_must_have_run_at_every_wide_width():
     seconds = {1024: {"one": 1.0, "two": 0.1, TORCH: 2.0}, 2048: {"one": 1.0}, 4096: {TORCH: 1.0}, 8192: {}}
-    assert choose(LAUNCHES, seconds, TWO).launch == ONE
-    nothing = choose(LAUNCHES, {1024: {TORCH: 2.0}}, TWO)
+    assert choose(LAUNCHES, seconds, Entry(TWO)).launch == ONE
+    nothing = choose(LAUNCHES, {1024: {TORCH: 2.0}}, Entry(TWO))
     assert nothing.launch == TWO
     assert nothing.torch_widths == (1024,)
 
@@ -173,6 +174,37 @@ def test_an_interrupted_or_second_tuning_leaves_the_table_whole(monkeypatch, tab
 def test_tuning_without_a_gpu_is_refused():
     with pytest.raises(LinscoreError, match="needs a CUDA device"):
         tune.tune(CPU)
+
+
+@pytest.mark.usefixtures("without_products")
+def test_each_width_is_handed_over_and_what_was_not_measured_stays(monkeypatch, table_file, tmp_path):
+    monkeypatch.setattr(tune, "candidates", lambda *_: LAUNCHES)
+    monkeypatch.setattr(tune, "nearest_entry", lambda *_: Entry(ONE, (32, 64)))
+    seen, before = [], json.loads(table_file.read_text())
+
+    def write(result):
+        write_table(result | {"capability": 89}, tmp_path / "tuned.json")
+        seen.append(json.loads((tmp_path / "tuned.json").read_text())["89"])
+
+    times = {"one": 2.0, "two": 1.0, TORCH: 0.5}
+    tune.tune(CPU, (64, 2048), ("split",), measured=write, timer=lambda calls, _: {name: times[name] for name in calls})
+    assert [entry["split"]["torch_widths"] for entry in seen] == [[32, 64], [32, 64, 2048]]
+    assert all(entry["split"]["launch"]["warps"] == 8 for entry in seen)
+    assert all(
+        entry["single"] == entry["residual"] == tune.asdict(Entry(ONE)) | {"torch_widths": [32, 64]} for entry in seen
+    )
+    assert json.loads(table_file.read_text()) == before
+
+
+@pytest.mark.usefixtures("without_products")
+def test_after_its_patience_the_first_width_has_torch_and_the_launch_in_use_and_no_other_begins(monkeypatch):
+    monkeypatch.setattr(tune, "candidates", lambda *_: {**LAUNCHES, "three": ONE})
+    clock = iter(range(1000))
+    monkeypatch.setattr(tune, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    result = tune.tune(CPU, (64, 128), ("single",), patience=1.5, timer=lambda calls, _: dict.fromkeys(calls, 1.0))
+    (times,), (skipped,) = (result["paths"]["single"][key].values() for key in ("seconds", "skipped"))
+    assert sorted(times) == ["one", TORCH]
+    assert skipped == dict.fromkeys(("two", "three"), "no time was left")
 
 
 def test_progress_names_path_and_width(monkeypatch):
