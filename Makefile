@@ -7,7 +7,7 @@
 #   make test-fast                  run those that are not marked slow, while you work: under a minute on two cores
 #   make fuzz                       read 22,000 damaged files: about two minutes
 #   make bench                      time everything against its peers on the CPU: under ten minutes
-#   make bench-gpu                  check every kernel on the GPU, then time everything there: under nine minutes;
+#   make bench-gpu                  check every kernel on the GPU, then time everything there: eight minutes;
 #                                   with .venv where there is one, else with PYTHON as it is
 #   make sweep                      try every class of causal language models that transformers has, tiny and random:
 #                                   docs/decoders.md, in some ten minutes
@@ -58,8 +58,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/run.py --device cpu --seconds 590 $(ARGS)
 
 bench-gpu: $(if $(HAS_VENV),$(DEV))
-	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels $(if $(HAS_VENV),$(BIN)/python,$(PYTHON)) \
-		benchmarks/run.py --device cuda --seconds 520 $(ARGS)
+	$(if $(HAS_VENV),$(BIN)/python,$(PYTHON)) benchmarks/run.py --device cuda $(ARGS)
 
 sweep: $(DEV)
 	$(BIN)/python -m benchmarks.studies.sweep $(ARGS)

@@ -46,7 +46,7 @@ def row_of(item: Any, report: Any, call: Any) -> Row:
     """What a test of pytest measured, even where it failed afterwards."""
     row = {"group": item.module.GROUP, "name": item.name.removeprefix("test_"), "status": report.outcome}
     if report.skipped:
-        row["message"] = NO_TIME
+        row["message"] = report.longrepr[2].removeprefix("Skipped: ")
     if report.failed:
         row["message"] = " ".join(call.excinfo.exconly().split())[:300]
     if report.user_properties:
@@ -95,18 +95,28 @@ def _table(rows: list[Row]) -> str:
         return _grid(["", "outcome", "figures"], [[row["name"], _outcome(row), _figures(row)] for row in rows])
     peers = list(dict.fromkeys(name for row in rows for name in row.get("peers", {})))
     columns = ["", "dtype", "linscore", "floor", "share of floor", "rounds", *peers]
+    if any("expected_s" in row for row in rows):
+        columns.insert(3, "expected")
     notes = [f"- {row['name']}: {figures}\n" for row in rows if (figures := _figures(row))]
-    return _grid(columns, [_cells(row, peers) for row in rows]) + "\n" * bool(notes) + "".join(notes)
+    return _grid(columns, [_cells(row, columns, peers) for row in rows]) + "\n" * bool(notes) + "".join(notes)
 
 
-def _cells(row: Row, peers: list[str]) -> list[str]:
+def _cells(row: Row, columns: list[str], peers: list[str]) -> list[str]:
     if "median_s" not in row:
-        return [row["name"], "", _outcome(row), *[""] * (len(peers) + 3)]
+        return [row["name"], "", _outcome(row), *[""] * (len(columns) - 3)]
     own = seconds(row["median_s"]) + (f" ({_outcome(row)})" if row["status"] == "failed" else "")
+    before = [_expected(row)] if "expected" in columns else []
     least = [seconds(row["floor_s"]), f"{row['share']:.0%}"] if "floor_s" in row else ["", ""]
     theirs = [row.get("peers", {}).get(name) for name in peers]
     compared = [f"{seconds(peer['median_s'])}, {peer['ratio']:.2f}×" if peer else "" for peer in theirs]
-    return [row["name"], row.get("dtype", ""), own, *least, str(row["rounds"]), *compared]
+    return [row["name"], row.get("dtype", ""), own, *before, *least, str(row["rounds"]), *compared]
+
+
+def _expected(row: Row) -> str:
+    """What was expected before, and how many times that it took."""
+    if "expected_s" not in row:
+        return ""
+    return f"{seconds(row['expected_s'])}, took {row['median_s'] / row['expected_s']:.2f}×"
 
 
 def _grid(columns: list[str], rows: list[list[str]]) -> str:

@@ -22,7 +22,7 @@ GROUP = "growth"
 pytestmark = pytest.mark.benchmark(timer=clock)
 
 
-@pytest.mark.seconds(gpu=6, cpu=15)
+@pytest.mark.seconds(gpu=3, cpu=10)
 @pytest.mark.parametrize("tokens", SHAPES.growth[1])
 def test_growth_in_tokens(benchmark, tokens):
     benchmark.group = "growth in tokens"
@@ -30,7 +30,7 @@ def test_growth_in_tokens(benchmark, tokens):
     compare_case(benchmark, accumulate_case(d, tokens, SHAPES.dtype, DEVICE), d, tokens, SHAPES.dtype, rounds=5)
 
 
-@pytest.mark.seconds(gpu=12, cpu=20)
+@pytest.mark.seconds(gpu=5, cpu=15)
 @pytest.mark.parametrize("blocks", SHAPES.depths)
 def test_growth_in_blocks(benchmark, blocks):
     """Collecting the moments of every block of a decoder, beside its plain forward pass."""
@@ -68,7 +68,7 @@ def score_tokens(tokens: int) -> None:
     print(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
-@pytest.mark.seconds(gpu=0, cpu=100)
+@pytest.mark.seconds(gpu=0, cpu=80)
 @pytest.mark.skipif(
     DEVICE.type == "cuda", reason="resident memory says little about a GPU; its peak is measured with the whole job"
 )

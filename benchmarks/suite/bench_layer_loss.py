@@ -8,18 +8,18 @@ from itertools import pairwise
 import pytest
 import torch
 from measure import add_floor, compare
-from shapes import DEVICE, SHAPES
+from shapes import DEVICE, SHAPES, TINY
 from torch.nn import functional
 
 from linscore.machine.timing import clock, floor, rates
 from linscore.regularization.taps import Chain, layer_loss, tap
 
 GROUP = "layer loss"
-TINY = SHAPES.tokens < 16_384
 STATES = 9
 D = 64 if TINY else 4096 if DEVICE.type == "cuda" else 1024
 TOKENS = min(SHAPES.tokens, 16_384)
 WEIGHTS = {"cosine": 1.0, "mse": 0.1}
+Loss = Callable[[list[torch.Tensor]], torch.Tensor]
 pytestmark = pytest.mark.benchmark(timer=clock)
 
 
@@ -47,21 +47,26 @@ def stream() -> list[torch.Tensor]:
     return [state.to(SHAPES.dtype).requires_grad_() for state in noise]
 
 
-@pytest.mark.seconds(gpu=20, cpu=90)
+@pytest.mark.seconds(gpu=8, cpu=40)
 def test_forward_and_backward(benchmark):
+    compare_losses(benchmark, {"the formula": formula, "our taps": by_taps})
+
+
+@pytest.mark.seconds(gpu=20, cpu=50)
+def test_torch_compile(benchmark):
+    compare_losses(benchmark, {"torch.compile of the formula": torch.compile(formula, dynamic=False)})
+
+
+def compare_losses(benchmark, losses: dict[str, Loss]) -> None:
+    """The layer loss and its gradient beside those of `losses`."""
     benchmark.group = GROUP
     states = stream()
 
-    def step(loss: Callable[[list[torch.Tensor]], torch.Tensor]) -> Callable[[], object]:
+    def step(loss: Loss) -> Callable[[], object]:
         return lambda: torch.autograd.grad(loss(states), states)
 
-    peers = {
-        "the formula": step(formula),
-        "torch.compile of the formula": step(torch.compile(formula, dynamic=False)),
-        "our taps": step(by_taps),
-    }
     shape = f"{STATES} states, d = {D}, {TOKENS:,} tokens"
-    ours = step(lambda given: layer_loss(given, **WEIGHTS))
+    ours, peers = step(lambda given: layer_loss(given, **WEIGHTS)), {name: step(loss) for name, loss in losses.items()}
     compare(benchmark, ours, peers, shape=shape, dtype=SHAPES.dtype, rounds=5)
     moved = 3 * sum(state.nbytes for state in states)  # each state read in forward and in backward, and its gradient
     add_floor(benchmark, floor(0, moved, rates(DEVICE, SHAPES.dtype)))

@@ -61,7 +61,7 @@ def by_plain_products(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, t
     return x.T @ x, x.T @ (y - x)
 
 
-@pytest.mark.seconds(gpu=60, cpu=100)
+@pytest.mark.seconds(gpu=20, cpu=60)
 @pytest.mark.parametrize(
     "memory",
     [pytest.param("as Python leaves it", marks=pytest.mark.as_python_does), "kept when freed"],

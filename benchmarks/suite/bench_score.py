@@ -10,10 +10,11 @@ from itertools import pairwise
 import pytest
 import torch
 from bench_pair import by_svd
-from gpu_figures import device_shares, moments_figures, peak_memory
-from llamas import FORWARD, batches, build, collect, forward, least_seconds
+from gpu_figures import device_shares, equal_bits, peak_memory, solves
+from llamas import FORWARD, Text, add_sinks, batches, build, collect, forward, least_seconds
 from measure import add_floor, compare
-from shapes import DEVICE, SHAPES, LlamaShape
+from shapes import DEVICE, SHAPES, TINY, LlamaShape
+from transformers import PreTrainedModel
 
 import linscore
 from linscore.machine.timing import Timing, clock
@@ -25,28 +26,71 @@ SVD_PATIENCE = 20.0  # seconds
 pytestmark = pytest.mark.benchmark(timer=clock)
 
 
-@pytest.mark.seconds(gpu=90, cpu=150)
-@pytest.mark.parametrize("shape", SHAPES.decoders, ids=lambda shape: shape.name)
-def test_scoring_against_the_plain_forward_pass(benchmark, shape):
+@pytest.mark.seconds(gpu=25, cpu=120)
+@pytest.mark.parametrize("sinks", [True, False] if ON_GPU or TINY else [False])
+def test_the_larger_decoder(benchmark, sinks):
+    """With attention sinks first, as trained ones have them."""
+    score_beside_forward(benchmark, SHAPES.decoders[0], sinks=sinks)
+
+
+@pytest.mark.seconds(gpu=20, cpu=60)
+def test_the_smaller_decoder(benchmark):
+    score_beside_forward(benchmark, SHAPES.decoders[-1], sinks=False)
+
+
+def score_beside_forward(benchmark, shape: LlamaShape, *, sinks: bool) -> None:
+    """Scoring beside the plain forward pass; `sinks` makes each sequence's first token a heavy row of every block."""
     benchmark.group = GROUP
     model, text = build(shape, SHAPES.dtype), batches(shape)
+    if sinks:
+        add_sinks(model, text)
     seconds = []
 
     def score() -> None:
         seconds.append(linscore.score(model, text).seconds)
 
     job = (lambda: collect(model, text)) if ON_GPU else score
-    name, peers = f"{shape.name}, {shape.tokens:,} tokens", {FORWARD: lambda: forward(model, text)}
+    name = f"{shape.name}, {shape.tokens:,} tokens{', attention sinks' * sinks}"
+    peers = {FORWARD: lambda: forward(model, text)}
     timing = compare(benchmark, job, peers, shape=name, dtype=SHAPES.dtype, rounds=3, long=True)
-    add_floor(benchmark, least_seconds(shape, SHAPES.dtype, shape.blocks, timing.peer_median(FORWARD)))
+    plain = timing.peer_median(FORWARD)
+    add_floor(benchmark, least_seconds(shape, SHAPES.dtype, shape.blocks, plain))
+    if ON_GPU:
+        benchmark.extra_info["expected_s"] = plain + expected_seconds(shape, len(text), sinks)
     figures = benchmark.extra_info["figures"]
-    figures |= throughput(shape, timing)
+    figures |= throughput(shape, timing) | blocks_with_heavy_rows(model, text, shape, sinks)
     for part in ("collect", "solve") if seconds else ():
         figures[f"{part}, seconds"] = statistics.median(run[part] for run in seconds)
-    if ON_GPU:
-        figures |= peak_memory(model, text)
-        figures |= moments_figures(model, text, shape, figures["tokens/s, scoring"])
+    if ON_GPU and (sinks or shape is not SHAPES.decoders[0]):  # once for each decoder
+        figures |= peak_memory(model, text) | equal_bits(model, text)
         figures |= device_shares(model, text, timing.median / len(text))
+
+
+def expected_seconds(shape: LlamaShape, batches: int, sinks: bool) -> float:
+    """What was expected beside the forward pass before anything was measured."""
+    from expected import scoring_seconds  # which asks for Triton
+
+    return scoring_seconds(
+        shape.blocks, shape.width, shape.tokens, batches, SHAPES.dtype, heavy=sinks * shape.sequences
+    )
+
+
+def blocks_with_heavy_rows(model: PreTrainedModel, text: Text, shape: LlamaShape, sinks: bool) -> dict[str, int]:
+    """In how many blocks a batch has heavy rows: in most where it is to have them, else the figures flatter."""
+    moments = collect(model, text[:1])
+    found = sum(moments[f"block.{index}"].heavy_rows >= shape.batch for index in range(shape.blocks))
+    assert not sinks or 2 * found > shape.blocks
+    return {"blocks with heavy rows": found}
+
+
+@pytest.mark.seconds(gpu=20, cpu=0)
+@pytest.mark.skipif(not ON_GPU, reason="the whole of a score is timed on a CPU, solves included")
+@pytest.mark.parametrize("shape", SHAPES.decoders[::-1], ids=lambda shape: shape.name)
+def test_solves(record_property, shape):
+    """Their cost does not depend on the text, so they are timed by themselves."""
+    model, text = build(shape, SHAPES.dtype), batches(shape)
+    for name, value in solves(model, text, shape).items():
+        record_property(name, value)
 
 
 def throughput(shape: LlamaShape, timing: Timing) -> dict[str, float]:
@@ -61,8 +105,8 @@ def throughput(shape: LlamaShape, timing: Timing) -> dict[str, float]:
     }
 
 
-@pytest.mark.seconds(gpu=75, cpu=60)
-def test_scoring_against_all_hidden_states_and_their_svds(benchmark):
+@pytest.mark.seconds(gpu=30, cpu=30)
+def test_all_hidden_states_and_their_svds(benchmark):
     """Both scores of each pair; the SVDs stop when patience ends, and the rate is that of the pairs done."""
     benchmark.group = "whole job against hidden states + SVD"
     shape = SHAPES.hidden_states

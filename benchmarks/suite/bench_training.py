@@ -12,9 +12,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+import transformers
 from exact_memory import peak_bytes
 from measure import compare
-from shapes import DEVICE, SHAPES
+from shapes import DEVICE, TINY
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedModel
 
@@ -23,14 +24,19 @@ from linscore.pretraining.recipe import read_recipe
 from linscore.regularization.regularizer import LinearityRegularizer
 
 GROUP = "training step"
-TINY = SHAPES.tokens < 16_384
 ROWS, LENGTH = (2, 64) if TINY else (32, 512) if DEVICE.type == "cuda" else (8, 512)
 SHAPE = read_recipe("1M" if TINY else "150M" if DEVICE.type == "cuda" else "10M").model
 WEIGHTS = {"cosine": 0.5}
+HOOKS_ONCE = 5, 23  # from this version of transformers on; to try an older one would spoil the process
 pytestmark = pytest.mark.benchmark(timer=clock)
+with_and_without = pytest.mark.parametrize(
+    "checkpointing", [False, pytest.param(True, marks=pytest.mark.checkpointing)]
+)
 
 
 def decoder(checkpointing: bool) -> PreTrainedModel:
+    if checkpointing and tuple(map(int, transformers.__version__.split(".")[:2])) < HOOKS_ONCE:
+        pytest.skip(f"transformers {transformers.__version__} runs hooks again in a checkpoint, which is refused")
     torch.manual_seed(0)
     config = MistralConfig(**{"vocab_size": 2048, **SHAPE}, sliding_window=None, max_position_embeddings=LENGTH)
     with torch.device(DEVICE):
@@ -65,8 +71,8 @@ def tokens() -> torch.Tensor:
     return torch.randint(2048, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
 
-@pytest.mark.seconds(gpu=40, cpu=120)
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.seconds(gpu=15, cpu=60)
+@with_and_without
 def test_time_of_a_step(benchmark, checkpointing):
     benchmark.group = GROUP
     model = decoder(checkpointing)
@@ -90,8 +96,8 @@ def test_time_of_a_step(benchmark, checkpointing):
     compare(benchmark, updated("regularized"), peers, shape=shape, dtype=torch.float32, rounds=9, fewest=9, long=True)
 
 
-@pytest.mark.seconds(gpu=40, cpu=90)
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.seconds(gpu=8, cpu=40)
+@with_and_without
 def test_peak_memory_of_a_step(record_property, checkpointing):
     model, ids, peaks = decoder(checkpointing), tokens(), {}
     for how in ("plain", "regularized", "formula"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from linscore_kernels import FIGURES, LIGHT, Pilot, accumulate, gram, residual_norms, token_stats
 from linscore_kernels.pilot import HEAVY_MEDIANS
+from one_sum import in_one_sum
 from shapes import DEVICE, SHAPES
 from torch import Tensor
 
@@ -19,8 +20,15 @@ from linscore.machine.kernel_cases import random_states
 
 GROUP = "checks against float64"
 TRUNCATION = {"fast": 6e-5, "exact": 1e-5}  # 16,384 tokens; 1,024 in each of three products
-PATHS = [(torch.bfloat16, "fast"), (torch.float16, "fast"), (torch.bfloat16, "exact"), (torch.float32, "fast")]
-by_shape = pytest.mark.parametrize(("d", "tokens"), SHAPES.checked)
+PATHS = [
+    (torch.bfloat16, "fast"),
+    (torch.bfloat16, "exact"),
+    (torch.float32, "fast"),
+    pytest.param(torch.float16, "fast", marks=pytest.mark.further),  # takes the way of bfloat16
+]
+by_shape = pytest.mark.parametrize(
+    ("d", "tokens"), [*SHAPES.checked, *(pytest.param(*shape, marks=pytest.mark.further) for shape in SHAPES.further)]
+)
 by_path = pytest.mark.parametrize(("dtype", "precision"), PATHS, ids=lambda value: str(value).removeprefix("torch."))
 
 
@@ -73,6 +81,23 @@ def test_gram_of_given_operands(record_property, d, tokens, dtype, precision):
     gram(operands, second)
     left, right = (half.double().sum(0)[:tokens, :d] for half in operands.chunk(2))  # hi + lo where they are split
     plain = torch_products(left, right, operands.dtype if len(operands) == 2 else torch.float32)
+    within_budget(record_property, product_error(second, left, right), product_error(plain, left, right), precision)
+
+
+@by_path
+def test_long_sums_of_positive_terms(record_property, dtype, precision):
+    """Tensor cores may truncate as they add up: here every term is positive, so that what is cut off adds up too."""
+    d, tokens = 128, SHAPES.long_sum
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    x = torch.rand(tokens, d, generator=generator, device=DEVICE).add_(0.5).to(dtype)
+    pilot = Pilot.choose(x, None, x)
+    uncentred = Pilot(*(torch.zeros_like(pilot.center_x),) * 2, pilot.scale_x, pilot.scale_delta, *[float("inf")] * 2)
+    operands = token_stats(x, None, x, pilot=uncentred, precision=precision).operands
+    second = torch.zeros(d, 2 * d, dtype=torch.float64, device=DEVICE)
+    in_one_sum(operands, second)
+    left, right = (half.double().sum(0)[:tokens, :d] for half in operands.chunk(2))
+    plain = torch_products(left, right, operands.dtype if len(operands) == 2 else torch.float32)
+    record_property("tokens of one accumulator", tokens)
     within_budget(record_property, product_error(second, left, right), product_error(plain, left, right), precision)
 
 
@@ -146,7 +171,8 @@ def test_two_runs_are_equal_in_every_bit(dtype, precision):
         second = torch.zeros(d, 2 * d, dtype=torch.float64, device=DEVICE)
         sums = accumulate(x, y, None, second, pilot=pilot, precision=precision)
         norms = residual_norms(x, y, precision=precision, **fitted)
-        runs.append([*sums, second[:, :d].triu(), second[:, d:], norms])
+        tensors = [part for part in sums if isinstance(part, Tensor)]
+        runs.append([*tensors, second[:, :d].triu(), second[:, d:], norms])
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
@@ -163,17 +189,3 @@ def test_merged_halves_equal_the_whole(record_property, dtype, precision):
     error = abs(expected.linearity_no_residual - merged.linearity_no_residual)
     record_property("difference of the score without residual", error)
     assert error < (1e-7 if precision == "exact" else 1e-4)
-
-
-@by_path
-def test_long_sums_of_positive_terms(record_property, dtype, precision):
-    """Tensor cores may truncate as they add up: here every term is positive, so that what is cut off adds up too."""
-    d, tokens = 128, SHAPES.long_sum
-    generator = torch.Generator(DEVICE).manual_seed(0)
-    x = torch.rand(tokens, d, generator=generator, device=DEVICE).add_(0.5).to(dtype)
-    pilot = Pilot.choose(x, None, x)
-    uncentred = Pilot(*(torch.zeros_like(pilot.center_x),) * 2, pilot.scale_x, pilot.scale_delta, *[float("inf")] * 2)
-    second = torch.zeros(d, 2 * d, dtype=torch.float64, device=DEVICE)
-    accumulate(x, None, x, second, pilot=uncentred, precision=precision)
-    plain = torch_products(x, x, torch.float32 if precision == "exact" else dtype)
-    within_budget(record_property, product_error(second, x, x), product_error(plain, x, x), precision)

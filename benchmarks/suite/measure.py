@@ -12,6 +12,9 @@ from shapes import DEVICE
 from linscore.machine.kernel_cases import Case
 from linscore.machine.timing import Timing, calibrated, calls_per_sample, floor, rates, seconds_per_call
 
+if DEVICE.type == "cuda":
+    from expected import kernel_seconds  # which asks for Triton
+
 PATIENCE = 6.0  # seconds: a comparison that takes longer is cut to fewer rounds
 FEWEST = 3  # rounds
 
@@ -65,6 +68,8 @@ def compare_case(benchmark: Any, case: Case, d: int, tokens: int, dtype: torch.d
     )
     machine = rates(DEVICE, case.rate_dtype)
     add_floor(benchmark, floor(case.flop, case.moved, machine))
+    if DEVICE.type == "cuda" and (expected := kernel_seconds(case.kernel, d, tokens, dtype)):
+        benchmark.extra_info["expected_s"] = expected
     prefix, unit = ("T", 1e12) if DEVICE.type == "cuda" else ("G", 1e9)
     figures = benchmark.extra_info["figures"]
     figures[f"{prefix}B/s"], figures[f"{prefix}B/s of a copy"] = case.moved / timing.median / unit, machine.copy / unit

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+TINY = bool(os.environ.get("LINSCORE_BENCH_TINY"))
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -37,7 +38,7 @@ LLAMA_8B = LlamaShape("Llama-3-8B shape", 4096, 14336, 32, 32, 8, 128256)
 LLAMA_1B = LlamaShape("Llama-3.2-1B shape", 2048, 8192, 16, 32, 8, 128256)
 LLAMA_50M = LlamaShape("50M shape", 768, 2048, 7, 12, 12, sequences=6, batch=2)
 LLAMA_25M = LlamaShape("25M shape, d = 512", 512, 1376, 8, 8, 8, sequence=512, sequences=32)
-TINY = LlamaShape("tiny shape", 64, 96, 3, 4, 2, 128, sequence=32, sequences=8, batch=4)
+TINY_LLAMA = LlamaShape("tiny shape", 64, 96, 3, 4, 2, 128, sequence=32, sequences=8, batch=4)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Shapes:
     dtype: torch.dtype
     tokens: int
     widths: tuple[int, ...]
-    checked: tuple[tuple[int, int], ...]  # (d, tokens), ragged ones among them
+    checked: tuple[tuple[int, int], ...]  # (d, tokens): ragged ones, and the largest
+    further: tuple[tuple[int, int], ...]  # checked where time is left
     long_sum: int  # tokens in one sum of positive terms
     pair: tuple[int, int]  # (d, tokens) of one pair of states in float32
     growth: tuple[int, tuple[int, ...]]  # d, tokens
@@ -55,14 +57,16 @@ class Shapes:
     deep: LlamaShape  # whose depth is varied
     decoders: tuple[LlamaShape, ...]
     hidden_states: LlamaShape  # of the peer that keeps all hidden states and takes SVDs
+    tuned: tuple[int, ...] = (768, 2048, 4096)
     memory: tuple[int, int] = (50_000, 1_000_000)  # tokens whose peak memory is compared
 
 
 _GPU = Shapes(
     dtype=torch.bfloat16,
     tokens=65_536,
-    widths=(4096, 768, 1024, 2048, 8192),
-    checked=((32, 1000), (100, 4099), (768, 16_384), (1000, 5001), (2048, 8192), (4096, 8269)),
+    widths=(4096, 2048, 768, 8192),
+    checked=((100, 4099), (4096, 8269)),
+    further=((32, 1000), (768, 16_384), (1000, 5001), (2048, 8192)),
     long_sum=16_384,
     pair=(768, 65_536),
     growth=(2048, (1024, 4096, 16_384, 65_536, 262_144, 1_048_576)),
@@ -75,7 +79,8 @@ _CPU = Shapes(
     dtype=torch.float32,
     tokens=16_384,
     widths=(768, 256, 1024, 2048),
-    checked=((32, 1000), (100, 4099), (768, 5001)),
+    checked=((100, 4099), (768, 5001)),
+    further=((32, 1000),),
     long_sum=16_384,
     pair=(768, 65_536),
     growth=(768, (1024, 4096, 16_384, 65_536)),
@@ -88,14 +93,15 @@ _TINY = Shapes(
     dtype=torch.bfloat16,
     tokens=1024,
     widths=(64, 32),
-    checked=((32, 100), (50, 333)),
+    checked=((50, 333),),
+    further=((32, 100),),
     long_sum=1024,
     pair=(32, 1024),
     growth=(32, (256, 512, 1024)),
     depths=(2, 3),
-    deep=TINY,
-    decoders=(TINY,),
-    hidden_states=TINY,
+    deep=TINY_LLAMA,
+    decoders=(TINY_LLAMA,),
+    hidden_states=TINY_LLAMA,
     memory=(4096, 8192),
 )
-SHAPES = _TINY if os.environ.get("LINSCORE_BENCH_TINY") else {"cuda": _GPU, "cpu": _CPU}[DEVICE.type]
+SHAPES = _TINY if TINY else {"cuda": _GPU, "cpu": _CPU}[DEVICE.type]

@@ -16,6 +16,7 @@ from linscore_kernels import Pilot, accumulate, centered_gram, gram, residual_no
 from torch import Tensor
 
 Function = Callable[[], Any]
+COMPILED = "torch.compile"  # the name of that peer
 SPREAD = 0.1  # ‖δ‖/‖x‖, as in a trained decoder
 
 
@@ -178,7 +179,7 @@ def _compiled(formula: Callable[..., Any], *arguments: Tensor) -> dict[str, Func
     torch.compiler.reset()  # it would give up after 8 shapes
     fast = torch.compile(formula, dynamic=False)
     call = _in_tf32 if arguments[0].is_cuda else _call
-    return {"torch.compile": lambda: call(fast, *arguments)}
+    return {COMPILED: lambda: call(fast, *arguments)}
 
 
 def _call(formula: Callable[..., Any], *arguments: Tensor) -> Any:

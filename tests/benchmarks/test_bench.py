@@ -1,13 +1,15 @@
 import json
 from types import SimpleNamespace
 
+import bench_counters
 import gpu_figures
 import llamas
+import one_sum
 import pytest
 import results
-import run
 import torch
-from shapes import TINY
+from linscore_kernels import Pilot
+from shapes import TINY_LLAMA
 
 from linscore.machine import bench, timing
 from linscore.machine.kernel_cases import CASES, accumulate_case, centered_gram_case
@@ -93,7 +95,11 @@ def fake_item(**benchmark):
 
 def fake_report(outcome="passed", properties=()):
     return SimpleNamespace(
-        outcome=outcome, skipped=outcome == "skipped", failed=outcome == "failed", user_properties=properties
+        outcome=outcome,
+        skipped=outcome == "skipped",
+        failed=outcome == "failed",
+        user_properties=properties,
+        longrepr=("file.py", 1, f"Skipped: {results.NO_TIME}"),
     )
 
 
@@ -126,42 +132,73 @@ def test_results_grow_row_by_row_and_every_state_is_whole(tmp_path):
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json", ".md"]
 
 
+def test_what_was_expected_stands_beside_what_was_measured():
+    row = {"group": "gram", "dtype": "bfloat16", "median_s": 6e-3, "rounds": 7}
+    rows = [
+        {**row, "name": "d = 64", "expected_s": 4e-3},
+        {**row, "name": "d = 32"},
+        {"group": "gram", "name": "d = 8"},
+    ]
+    rows[2]["status"] = "failed"
+    table = results.tables([row | {"status": row.get("status", "passed")} for row in rows])
+    assert "|  | dtype | linscore | expected | floor | share of floor | rounds |" in table
+    assert "| d = 64 | bfloat16 | 6 ms | 4 ms, took 1.50× |  |  | 7 |" in table
+    assert "| d = 32 | bfloat16 | 6 ms |  |  |  | 7 |" in table
+    assert "| d = 8 |  | failed |  |  |  |  |" in table
+
+
 def test_facts_name_device_and_versions_but_not_the_machine():
     facts = results.facts()
     assert {"device", "python", "torch", "transformers", "linscore", "date", "commit"} <= set(facts)
     assert __import__("platform").node() not in json.dumps(facts).split('"')
 
 
-def test_bench_gpu_without_a_gpu_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("LINSCORE_RESULTS", str(tmp_path))
-    assert run.main(["--device", "cuda"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_file_that_the_time_left_does_not_allow_is_recorded_as_skipped(tmp_path):
-    path = tmp_path / "cpu.json"
-    results.start(path, FACTS)
-    assert run.run_file("bench_pair.py", path, deadline=0.0, extra=[])
-    assert json.loads(path.read_text())["rows"][0]["message"] == results.NO_TIME
-
-
 def test_the_decoder_is_built_in_its_dtype_and_scored_in_batches_of_one_fold():
-    model, text = llamas.build(TINY, torch.bfloat16, blocks=2), llamas.batches(TINY)
+    model, text = llamas.build(TINY_LLAMA, torch.bfloat16, blocks=2), llamas.batches(TINY_LLAMA)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert all(len(batch["folds"].unique()) == 1 for batch in text)
     moments = llamas.collect(model, text)
     assert sorted(moments) == ["block.0", "block.1", "state.2"]
-    assert sum(moments["block.0"].rows(fold) for fold in range(2)) == TINY.tokens
+    assert sum(moments["block.0"].rows(fold) for fold in range(2)) == TINY_LLAMA.tokens
 
 
 def test_the_gpu_part_of_the_whole_job_runs_on_moments_from_anywhere():
-    model, text = llamas.build(TINY, torch.float32), llamas.batches(TINY)
-    figures = gpu_figures.moments_figures(model, text, TINY, tokens_per_second=1e5)
-    assert figures["two runs equal in every bit"]
-    assert figures["blocks solved"] == TINY.blocks
-    assert figures["1M tokens collected, seconds at the measured rate"] == 10.0
+    model, text = llamas.build(TINY_LLAMA, torch.float32), llamas.batches(TINY_LLAMA)
+    assert gpu_figures.equal_bits(model, text) == {"two runs equal in every bit": True}
+    assert gpu_figures.solves(model, text, TINY_LLAMA)["blocks solved"] == TINY_LLAMA.blocks
+
+
+def test_sinks_are_heavy_rows_of_most_blocks_in_every_batch():
+    model, text = llamas.build(TINY_LLAMA, torch.bfloat16), llamas.batches(TINY_LLAMA)
+    assert not any(moments.heavy_rows for moments in llamas.collect(model, text).values())
+    llamas.add_sinks(model, text)
+    for batch in text:
+        moments = llamas.collect(model, [batch])
+        heavy = [moments[f"block.{index}"].heavy_rows for index in range(TINY_LLAMA.blocks)]
+        assert heavy == [int((batch["input_ids"] == llamas.SINK).sum())] * TINY_LLAMA.blocks
+
+
+@pytest.mark.slow
+def test_a_long_sum_is_one_accumulator():
+    triton = pytest.importorskip("linscore_kernels.second_moments.triton")
+    x = torch.rand(2048, 64).add_(0.5).half()
+    operands = triton.token_stats(x, x, delta_given=True, pilot=Pilot.choose(x, None, x)).operands
+    second, by_itself = (torch.zeros(64, 128, dtype=torch.float64) for _ in range(2))
+    one_sum.in_one_sum(operands, second, "triton")  # which counts its partial sums
+    triton.gram(operands, by_itself)
+    exact = operands[0].double().T @ operands[0].double()
+    for sums in (second, by_itself):
+        assert (sums[:, :64].triu() - exact.triu()).norm() < 1e-5 * exact.norm()
+
+
+def test_counters_are_read_off_ncus_table_of_details():
+    said = """==PROF== Connected to process 7
+"ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","_gram_kernel","GPU Speed Of Light Throughput","Duration","us","712.3"
+"0","_gram_kernel","GPU Speed Of Light Throughput","Elapsed Cycles","cycle","1,234,567"
+"0","_gram_kernel","Compute Workload Analysis","SM Busy","%","81.20"
+"""
+    assert bench_counters.counters(said.splitlines()) == {"Duration": "712.3 us", "SM Busy": "81.20 %"}
 
 
 @pytest.mark.slow
