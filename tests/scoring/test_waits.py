@@ -62,7 +62,7 @@ def _few_are_held(monkeypatch):
     monkeypatch.setattr(held_rows, "LEAST", TEXTS)
 
 
-@pytest.mark.parametrize(("sinks", "folds", "most"), [(0, 1, 6), (TEXTS, 2, 10)])
+@pytest.mark.parametrize(("sinks", "folds", "most"), [(0, 1, 5), (TEXTS, 2, 9)])
 def test_a_batch_waits_once_and_no_block_does(monkeypatch, sinks, folds, most):
     model = sinking()
     collector = Collector(find_decoder(model), backend="triton", blocks=[1], folds=folds)

@@ -32,6 +32,9 @@ def product_cases() -> dict[str, tuple]:
         found[f"gram-split-fp16-{a}"] = gram_case(a, "split", "fp16", 4096)
         found[f"gram-single-bf16-odd-{a}"] = gram_case(a, "single", "bf16", 3000)
         found[f"residual-bf16-{a}"] = residual_case(a, "bf16", 4096, delta_given=False)
+    for a in (*MAIN_ARCHITECTURES, 120):
+        found[f"gram-single-bf16-merged-{a}"] = gram_case(a, "single", "bf16", 4096, merge=True)
+        found[f"gram-split-fp16-merged-{a}"] = gram_case(a, "split", "fp16", 4096, merge=True)
     for a in MAIN_ARCHITECTURES:
         found[f"gram-single-fp16-{a}"] = gram_case(a, "single", "fp16", 4096)
         found[f"gram-single-bf16-narrow-{a}"] = gram_case(a, "single", "bf16", 64)
@@ -67,19 +70,22 @@ def layer_loss_cases() -> dict[str, tuple]:
     }
 
 
-def gram_case(architecture: int, path: str, dtype: str, d: int) -> tuple:
+def gram_case(architecture: int, path: str, dtype: str, d: int, *, merge: bool = False) -> tuple:
     launch = launch_for(architecture, d, path)
     left = right = f"*{dtype}"
     if launch.descriptors:
         left = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_m}]>"
         right = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_n}]>"
-    types = {"left": left, "right": right, "tiles_ptr": "*i32", "out_ptr": "*fp32"}
-    types |= dict.fromkeys(("rows", "width", "d", "width_delta"), "i32/16") | dict.fromkeys(
-        ("steps", "split_steps"), "i32"
-    )
+    types = {"left": left, "right": right, "tiles_ptr": "*i32", "out_ptr": "*fp64" if merge else "*fp32"}
+    types |= dict.fromkeys(("rows", "width", "d", "width_delta", "out_stride"), "i32/16")
+    types |= dict.fromkeys(("steps", "split_steps", "sign"), "i32")
     if d % 16:
         types |= {"d": "i32", "width_delta": "i32"}
-    constants = gram_constants(launch, split=path == "split", upcast=False)
+    constants = gram_constants(launch, split=path == "split", merge=merge, upcast=False)
+    if merge and path == "split":
+        types["scale_ptr"] = "*fp32"
+    else:
+        constants["scale_ptr"] = None
     return architecture, _gram_kernel, types, constants, {"num_warps": launch.warps, "num_stages": launch.stages}
 
 

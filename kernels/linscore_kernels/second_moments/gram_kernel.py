@@ -1,7 +1,8 @@
 """The Gram products [Σx̂x̂ᵀ | Σx̂δ̂ᵀ], the first in its upper triangle: d² + 2de FLOP per token in one launch.
 
 The token axis is the reduction axis and is shared by several programs (split-K) where tiles alone leave multiprocessors
-idle; each writes a float32 partial tile of its own, without atomics. The loop is pure: operands come ready from
+idle; each writes a float32 partial tile of its own, without atomics. Where one program has all tokens of a tile it adds
+the tile to the float64 sums itself. The loop is pure: operands come ready from
 token_stats. Split operands take three passes, Σ lo·hi + Σ hi·lo + Σ hi·hi, smallest first into one accumulator.
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from linscore_kernels.launching import OPTIONS, interpreted, multiprocessors, on_device, pieces
+from linscore_kernels.second_moments.merge_kernel import add_sums, launch_merge
 from linscore_kernels.tiles import halves
 from linscore_kernels.tuning.parameters import Launch
 
@@ -27,6 +29,7 @@ from linscore_kernels.tuning.parameters import Launch
 # 2 FLOP per entry and token at 600 TFLOP/s (H100), rounded up.
 TOKENS_PER_MERGE = 1024
 LONGEST = 16384  # tokens of one float32 accumulator (decisions: How long one tensor-core sum may be)
+PIECE = 4  # columns per warp of what is added to float64 sums at once: 32 registers a thread for tiles of 128 rows
 GROUP = 8  # rows of tiles that run together, so that their operands meet in L2
 
 
@@ -62,6 +65,29 @@ def _products(
 
 
 @triton.jit
+def _flushed_products(
+    left, right, left_column, right_column, right_part, first, count, rows, width,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, FLUSH: tl.constexpr,
+    SPLIT: tl.constexpr, DESCRIPTORS: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """The same over `count` blocks of tokens from the `first`, no sum of the tensor core longer than FLUSH of them."""
+    if FLUSH == 0:
+        sums = _products(
+            left, right, left_column, right_column, right_part, first * BLOCK_K, count, rows, width,
+            BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
+        )  # fmt: skip
+    else:
+        sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for start in range(0, count, FLUSH):
+            sums += _products(
+                left, right, left_column, right_column, right_part, (first + start) * BLOCK_K,
+                tl.minimum(FLUSH, count - start), rows, width,
+                BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
+            )  # fmt: skip
+    return sums
+
+
+@triton.jit
 def _store_tile(tile, out, row, column, columns_left, d, columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Write a tile whose columns stop `columns_left` after `column`."""
     m, k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
@@ -83,12 +109,15 @@ def _store_sums(
         _store_tile(sums, out, row, column, columns_left, d, columns, BLOCK_M, BLOCK_N)
 
 
-@triton.jit(do_not_specialize=["steps", "split_steps"])  # they vary with the batch
+@triton.jit(do_not_specialize=["steps", "split_steps", "sign"])  # they vary with the batch
 def _gram_kernel(
     left,  # [parts · rows, width] descriptor with blocks [BLOCK_K, BLOCK_M], or pointer
     right,  # the same operands with blocks [BLOCK_K, BLOCK_N]
     tiles_ptr,  # [tiles, 2] int32: row of tiles; column of tiles, δ after x
-    out_ptr,  # [splits, d, d + e] float32
+    out_ptr,  # [splits, d, d + e] float32; where PIECE is set the sums themselves, rows `out_stride` apart
+    scale_ptr,  # [d + e] float32 powers of two that the operands were multiplied by, or None
+    sign,
+    out_stride,
     rows,  # of one part
     width,
     d,
@@ -100,6 +129,7 @@ def _gram_kernel(
     BLOCK_K: tl.constexpr,
     FLUSH: tl.constexpr,  # blocks of tokens after which the tensor core's sum goes to a rounded one; 0: never
     HALVES: tl.constexpr,  # store in two halves, where the whole tile spills
+    PIECE: tl.constexpr,  # columns of a piece that is added to the sums; 0: partial tiles are stored
     SPLIT: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     UPCAST: tl.constexpr,
@@ -112,23 +142,19 @@ def _gram_kernel(
     right_part = of_delta * 2 if SPLIT else of_delta
     first = tl.program_id(1) * split_steps
     count = tl.minimum(split_steps, steps - first)
-    if FLUSH == 0:
-        sums = _products(
-            left, right, left_column, right_column, right_part, first * BLOCK_K, count, rows, width,
-            BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
-        )  # fmt: skip
-    else:
-        sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        for start in range(0, count, FLUSH):
-            sums += _products(
-                left, right, left_column, right_column, right_part, (first + start) * BLOCK_K,
-                tl.minimum(FLUSH, count - start), rows, width,
-                BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
-            )  # fmt: skip
+    sums = _flushed_products(
+        left, right, left_column, right_column, right_part, first, count, rows, width,
+        BLOCK_M, BLOCK_N, BLOCK_K, FLUSH, SPLIT, DESCRIPTORS, UPCAST,
+    )  # fmt: skip
     columns = d + width_delta
     out = out_ptr + tl.program_id(1).to(tl.int64) * d * columns
     column, columns_left = right_column + of_delta * d, tl.where(of_delta == 1, width_delta, d) - right_column
-    _store_sums(sums, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N, HALVES)
+    if PIECE == 0:
+        _store_sums(sums, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N, HALVES)
+    else:
+        add_sums(
+            sums, out_ptr, scale_ptr, left_column, column, columns_left, d, out_stride, sign, BLOCK_M, BLOCK_N, PIECE
+        )
 
 
 @lru_cache(maxsize=64)
@@ -158,7 +184,7 @@ def splits_for(tokens: int, tiles: int, programs: int) -> int:
     return min(range(least, min(most, least + 64) + 1), key=cost)
 
 
-def gram_constants(launch: Launch, *, split: bool, upcast: bool) -> dict[str, Any]:
+def gram_constants(launch: Launch, *, split: bool, merge: bool, upcast: bool) -> dict[str, Any]:
     """Compile-time arguments of the kernel."""
     return {
         "BLOCK_M": launch.block_m,
@@ -166,6 +192,7 @@ def gram_constants(launch: Launch, *, split: bool, upcast: bool) -> dict[str, An
         "BLOCK_K": launch.block_k,
         "FLUSH": launch.flush // launch.block_k,
         "HALVES": launch.halves,
+        "PIECE": PIECE * launch.warps if merge else 0,
         "SPLIT": split,
         "DESCRIPTORS": launch.descriptors,
         "UPCAST": upcast,
@@ -173,41 +200,56 @@ def gram_constants(launch: Launch, *, split: bool, upcast: bool) -> dict[str, An
 
 
 def launch_gram(
-    operands: Tensor, d: int, launch: Launch, splits: int | None = None, *, width_delta: int | None = None
-) -> Tensor:
-    """Partial sums `[splits, d, d + e]` float32 of `operands` `[2 or 4, rows, width]`, e being `width_delta` or d.
+    operands: Tensor,
+    out: Tensor,
+    launch: Launch,
+    splits: int | None = None,
+    *,
+    scale: Tensor | None = None,
+    sign: int = 1,
+) -> None:
+    """Add `sign` times the products of `operands` `[2 or 4, rows, width]` to `out` `[d, d + e]` float32 or float64.
 
-    Entries below the diagonal vary.
+    In one launch where a program has all tokens of its tile, else by partial sums that are merged. `scale` `[d + e]`
+    holds the powers of two that the operands were multiplied by. Entries of `out` below the diagonal may vary.
     """
     parts, rows, width = operands.shape
-    e = width_delta or d
-    tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, e)
+    d, columns = out.shape
+    tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, columns - d)
     count, steps = tiles.shape[0], rows // launch.block_k
     splits = min(splits or splits_for(rows, count, multiprocessors(operands)), steps)
     split_steps = pieces(steps, splits)
     splits = pieces(steps, split_steps)
-    out = operands.new_empty(splits, d, d + e, dtype=torch.float32)
-    flat = operands.view(parts * rows, width)
-    left: Tensor | TensorDescriptor = flat
-    right: Tensor | TensorDescriptor = flat
-    if launch.descriptors:
-        left = TensorDescriptor.from_tensor(flat, [launch.block_k, launch.block_m])
-        right = TensorDescriptor.from_tensor(flat, [launch.block_k, launch.block_n])
+    merge = splits == 1
+    target = out if merge else operands.new_empty(splits, d, columns, dtype=torch.float32)
     with on_device(operands):
         _gram_kernel[count, splits](
-            left,
-            right,
+            *_left_and_right(operands.view(parts * rows, width), launch),
             tiles,
-            out,
+            target,
+            scale if merge else None,
+            sign,
+            out.stride(0),
             rows,
             width,
             d,
-            e,
+            columns - d,
             steps,
             split_steps,
-            **gram_constants(launch, split=parts == 4, upcast=interpreted()),
+            **gram_constants(launch, split=parts == 4, merge=merge, upcast=interpreted()),
             num_warps=launch.warps,
             num_stages=launch.stages,
             **OPTIONS,
         )
-    return out
+    if not merge:
+        launch_merge(target, out, scale=scale, sign=sign)
+
+
+def _left_and_right(flat: Tensor, launch: Launch) -> tuple[Tensor | TensorDescriptor, Tensor | TensorDescriptor]:
+    """The operands as the kernel loads them."""
+    if not launch.descriptors:
+        return flat, flat
+    left, right = (
+        TensorDescriptor.from_tensor(flat, [launch.block_k, columns]) for columns in (launch.block_m, launch.block_n)
+    )
+    return left, right

@@ -1,5 +1,6 @@
-"""Partial Gram tiles into the float64 masters, in fixed order and without atomics: deterministic.
+"""Gram tiles into the float64 masters, in fixed order and without atomics: deterministic.
 
+Partial ones in a launch of their own, whole ones by the program that has them.
 Split operands were multiplied by powers of two, by which their products are divided here, exactly.
 """
 
@@ -13,8 +14,43 @@ import triton.language as tl
 from torch import Tensor
 
 from linscore_kernels.launching import OPTIONS, on_device, pieces
+from linscore_kernels.tiles import halves
 
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 128  # float64: 4 entries per thread at 8 warps
+
+
+@triton.jit
+def _add_tile(
+    tile, out, scale_ptr, row, column, columns_left, d, out_stride, sign, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """Add a tile to the float64 sums, on and right of the diagonal, divided by the scales of its rows and columns."""
+    m, k = row + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    mask = (m < d)[:, None] & (k < columns_left)[None, :] & (m[:, None] <= (column + k)[None, :])
+    total = tile.to(tl.float64) * sign
+    if scale_ptr is not None:  # powers of two, whose reciprocals are exact
+        unit_row = 1.0 / tl.load(scale_ptr + m, mask=m < d, other=1.0)
+        unit_column = 1.0 / tl.load(scale_ptr + column + k, mask=k < columns_left, other=1.0)
+        total = total * unit_row.to(tl.float64)[:, None] * unit_column.to(tl.float64)[None, :]
+    pointers = out + row.to(tl.int64) * out_stride + column + (m - row)[:, None] * out_stride + k[None, :]
+    total += tl.load(pointers, mask=mask, other=0.0).to(tl.float64)
+    tl.store(pointers, total.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def add_sums(
+    sums, out, scale_ptr, row, column, columns_left, d, out_stride, sign,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PIECE: tl.constexpr,
+):  # fmt: skip
+    """In pieces of at most PIECE columns, one after the other: float64 takes two registers an entry."""
+    if BLOCK_N > PIECE:
+        HALF: tl.constexpr = BLOCK_N // 2
+        low, high = halves(sums, BLOCK_M, BLOCK_N)
+        add_sums(low, out, scale_ptr, row, column, columns_left, d, out_stride, sign, BLOCK_M, HALF, PIECE)
+        add_sums(
+            high, out, scale_ptr, row, column + HALF, columns_left - HALF, d, out_stride, sign, BLOCK_M, HALF, PIECE
+        )
+    else:
+        _add_tile(sums, out, scale_ptr, row, column, columns_left, d, out_stride, sign, BLOCK_M, BLOCK_N)
 
 
 @triton.jit(do_not_specialize=["splits", "sign"])

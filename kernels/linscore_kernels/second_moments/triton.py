@@ -57,7 +57,7 @@ def gram(operands: Tensor, out: Tensor) -> None:
     """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the `operands` of `token_stats` to `out` `[d, d + e]`, scaled where they are."""
     lacking = -operands.shape[1] % ROW_ALIGN  # none in what token_stats made
     operands = pad(operands, (0, 0, 0, lacking)) if lacking else operands
-    launch_merge(_partials(operands, *_widths(out)), out)
+    _add_products(operands, out)
 
 
 def accumulate(
@@ -89,7 +89,7 @@ def accumulate(
         x_part, other_part = (x[span], other[span]) if rows is None else (x, other)
         rows_part = None if rows is None else rows[span]
         stats = launch_token_stats(x_part, other_part, rows_part, pilot, delta_given=delta_given, split=split)
-        launch_merge(_partials(stats.operands, *_widths(second), launch, splits), second, scale=scale, sign=sign)
+        _add_products(stats.operands, second, scale=scale, sign=sign, launch=launch, splits=splits)
         parts.append(launch_totals(stats.figures, stats.status, stats.sums, d, other.shape[1]))
     return add_up(parts)
 
@@ -99,20 +99,23 @@ def is_split(dtype: torch.dtype, precision: str) -> bool:
     return precision == "exact" or dtype is torch.float32
 
 
-def _widths(second: Tensor) -> tuple[int, int]:
-    """Those of x and δ whose products fit in `second`."""
-    d, columns = second.shape
-    return d, columns - d
-
-
-def _partials(
-    operands: Tensor, d: int, width_delta: int, launch: Launch | None = None, splits: int | None = None
-) -> Tensor:
+def _add_products(
+    operands: Tensor,
+    out: Tensor,
+    *,
+    scale: Tensor | None = None,
+    sign: int = 1,
+    launch: Launch | None = None,
+    splits: int | None = None,
+) -> None:
+    d, columns = out.shape
     path = "split" if operands.shape[0] == 4 else "single"
     chosen = launch or launch_for(capability(operands), d, path)
     if launch is None and torch_is_faster(capability(operands), d, path):
-        return torch_partials(operands, d, chosen.flush or LONGEST, width_delta=width_delta)
-    return launch_gram(operands, d, chosen, splits, width_delta=width_delta)
+        partials = torch_partials(operands, d, chosen.flush or LONGEST, width_delta=columns - d)
+        launch_merge(partials, out, scale=scale, sign=sign)
+    else:
+        launch_gram(operands, out, chosen, splits, scale=scale, sign=sign)
 
 
 def _chunk(d: int, split: bool) -> int:

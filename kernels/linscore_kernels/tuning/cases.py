@@ -56,7 +56,7 @@ def gram_product(case: Case, values: Tensor) -> Product:
         if launch is None:
             launch_merge(torch_partials(operands, d, case.flush or LONGEST), out)
         else:
-            launch_merge(launch_gram(operands, d, narrowed(launch, d)), out)
+            launch_gram(operands, out, narrowed(launch, d))
 
     def error(launch: Launch | None) -> float:
         out.zero_()

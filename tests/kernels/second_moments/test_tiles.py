@@ -7,7 +7,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from kernel_oracles import DEVICE, FLOAT32_ERROR, error, hard, moments, products, shifted, torch_everywhere
+from kernel_oracles import DEVICE, FLOAT32_ERROR, SMALL, error, hard, moments, products, shifted, torch_everywhere
+from linscore_kernels.second_moments import gram_kernel
 from linscore_kernels.second_moments import triton as triton_backend
 from linscore_kernels.second_moments.gram_kernel import splits_for, tile_list
 from linscore_kernels.second_moments.merge_kernel import launch_merge
@@ -77,3 +78,23 @@ def test_partial_tiles_may_lie_any_number_of_entries_apart():
     out = torch.zeros(5, 9, dtype=torch.float64, device=DEVICE)
     launch_merge(partial.expand(3, -1, -1), out)
     assert torch.equal(out.triu(), 3 * partial.double().triu())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_whole_tiles_are_added_by_the_program_that_has_them(monkeypatch, parts, sign):
+    """Integers, whose products are exact: divided by the scales, and nothing beyond the columns is touched."""
+    monkeypatch.setattr(gram_kernel, "launch_merge", None)
+    generator = torch.Generator().manual_seed(0)
+    operands = torch.randint(-4, 5, (parts, 128, 80), generator=generator).half().to(DEVICE)
+    scale = torch.exp2(torch.randint(-30, 31, (110,), generator=generator)).to(DEVICE)
+    whole = torch.ones(70, 120, dtype=torch.float64, device=DEVICE)
+    out = whole[:, :110]
+    gram_kernel.launch_gram(operands, out, SMALL, 1, scale=scale, sign=sign)
+    x, delta = operands.double().split(parts // 2)
+    right = torch.cat([x[..., :70], delta[..., :40]], 2)
+    pairs = [(0, 0)] if parts == 2 else [(0, 0), (0, 1), (1, 0)]  # hi·hi, hi·lo, lo·hi
+    total = sum(x[i, :, :70].T @ right[j] for i, j in pairs)
+    expected = 1 + sign * total / (scale[:70, None].double() * scale.double())
+    assert torch.equal(out.triu(), expected.triu())
+    assert (whole[:, 110:] == 1).all()

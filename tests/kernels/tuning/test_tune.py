@@ -83,7 +83,8 @@ def test_a_wrong_candidate_and_one_that_fails_are_skipped_and_named(monkeypatch,
             if launch.warps == 8:
                 raise RuntimeError("out of registers")
             result = right(*arguments, **options)
-            result[..., -1] += 1  # one column, or one token, of all
+            spoilt = arguments[1] if result is None else result
+            spoilt[..., -1] += 1  # one column, or one token, of all
             return result
 
         return launch_one
