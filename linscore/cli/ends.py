@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from linscore.errors import Interrupted, LinscoreError, reason
+from linscore.machine.memory import is_out_of_memory
 
 BROKEN_PIPE = 1  # as click and rich say, who notice most of them
 OURS = ("linscore", "linscore_kernels")
@@ -66,7 +67,7 @@ def _line(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError):
         return _of_the_system(error)
-    if _is_memory(error):
+    if is_out_of_memory(error):
         return f"there is not enough memory: give a smaller batch or fewer tokens, or another device ({reason(error)})"
     return (
         f"this is a bug of linscore: {type(error).__name__}: {reason(error)} (at {_place(error)}); "
@@ -78,13 +79,6 @@ def _of_the_system(error: OSError) -> str:
     """What the system refused, without its number: "out/x: Permission denied"."""
     said = error.strerror or str(error) or type(error).__name__
     return f"{os.fsdecode(error.filename)}: {said}" if isinstance(error.filename, str | bytes | os.PathLike) else said
-
-
-def _is_memory(error: BaseException) -> bool:
-    # By name: torch may never have been imported. On a CPU its allocator has no class of its own.
-    return (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
-    )
 
 
 def _place(error: BaseException) -> str:

@@ -18,7 +18,8 @@ from linscore.decoder.call import check_ids, evaluating
 from linscore.decoder.find import token_embedding
 from linscore.errors import LinscoreError
 from linscore.evaluation.windows import Reader
-from linscore.text.batch import Batch, read_batch
+from linscore.machine.memory import Fitting
+from linscore.text.batch import Batch, Tokens, read_batch
 from linscore.text.documents import Document
 
 __all__ = ["TextLoss", "batch_loss", "next_token_losses", "perplexity", "text_loss"]
@@ -91,12 +92,12 @@ def text_loss(
     Raises:
         LinscoreError: an option is out of range, or the text has no token to predict.
     """
-    reader = Reader(tokenizer, tokens)
+    reader, fitting = Reader(tokenizer, tokens), Fitting()
     nll, predicted, seconds = 0.0, 0, 0.0
     with torch.no_grad(), evaluating(model):
         for batch in reader.batches(documents, window, stride, batch_size):
             start = time.perf_counter()
-            loss, count = batch_loss(model, batch)
+            loss, count = batch_loss(model, batch, fitting)
             seconds += time.perf_counter() - start
             nll, predicted = nll + loss, predicted + count
             if progress is not None:
@@ -106,15 +107,22 @@ def text_loss(
     return TextLoss(nll, predicted, reader.bytes, seconds)
 
 
-def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[float, int]:
+def batch_loss(model: PreTrainedModel, batch: Batch, fitting: Fitting | None = None) -> tuple[float, int]:
     """Nats of all tokens that a batch is to predict, summed in float64, and how many they are.
 
-    Rows may be padded on the right only, where padding changes nothing that a causal model says before it.
+    Rows may be padded on the right only, where padding changes nothing that a causal model says before it. They are run
+    in parts where there is no memory for all at once, which `fitting` remembers for the next batch.
 
     Raises:
         LinscoreError: for other padding, for given positions, and for tokens that the embedding does not have.
     """
     read = read_batch(batch)
+    found = (fitting or Fitting()).run(len(read.input_ids), lambda *rows: _loss(model, read.rows(*rows)))
+    losses, counts = zip(*found, strict=True)
+    return sum(losses), sum(counts)
+
+
+def _loss(model: PreTrainedModel, read: Tokens) -> tuple[float, int]:
     begins_late = read.real[:, 1:] & ~read.real[:, :-1]
     if read.position_ids is not None or bool(begins_late.any()):
         raise LinscoreError(

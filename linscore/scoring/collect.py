@@ -20,12 +20,14 @@ from linscore.decoder.find import Decoder, token_embedding
 from linscore.decoder.states import BlockStates
 from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
+from linscore.machine.memory import is_out_of_memory
 from linscore.options import ScoreOptions
 from linscore.scoring.names import MomentsName
-from linscore.scoring.settle import Marked, Rows, Taken, rows_by_fold, settle
+from linscore.scoring.settle import Marked, Positions, Rows, Taken, rows_by_fold, settle
 from linscore.scoring.span_states import Pair, SpanStates
 from linscore.scoring.ways import Watcher, Way, Whole
 from linscore.statistics.moments import Moments
+from linscore.statistics.update import Update
 from linscore.text.batch import Batch, Tokens, read_batch
 from linscore.text.folds import FoldDealer
 
@@ -176,16 +178,20 @@ class Collector:
         """
         left: list[Marked] = [{} for _ in parts]
         taken: list[tuple[int, Taken]] = []
+        done: dict[tuple[int, str, int], int] = {}  # up to which position the rows of a part were taken
 
-        def take(number: int, index: int, states: BlockStates) -> None:
+        def take(number: int, first: int, index: int, states: BlockStates) -> None:
+            start, size = first * states.x.shape[1], states.x.shape[:2].numel()
             for pair in self._pairs(index, states):
                 name = str(pair.name)
                 held = hold and name not in self.crowded
                 for fold, positions in rows_of[number](name).items():
-                    rows = positions.on(pair.x.device)
-                    update = self._moments(pair).begin(
-                        pair.x, pair.y, delta=pair.delta, fold=fold, rows=rows, sign=sign, hold=held
-                    )
+                    if done.get((number, name, fold), 0) >= start + size:
+                        continue
+                    done[number, name, fold] = start + size
+                    if size < parts[number].counting.numel():
+                        positions = positions.within(start, start + size)
+                    update = self._begin(pair, positions, fold=fold, sign=sign, hold=held)
                     taken.append((number, Taken(name, positions, update)))
 
         def settle_all(but: int | None = None) -> None:
@@ -197,6 +203,19 @@ class Collector:
         watcher = Watcher(take, settle_all, self._watched, self.sub_blocks, self.spans)
         self.way.run({number: parts[number].tokens for number in rows_of}, watcher)
         return left
+
+    def _begin(self, pair: Pair, positions: Positions, **how: Any) -> Update:
+        """Add rows of a pair of states. Sums are not half taken: where there is no memory for it, that is the end."""
+        rows = positions.on(pair.x.device)
+        try:
+            return self._moments(pair).begin(pair.x, pair.y, delta=pair.delta, rows=rows, **how)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise LinscoreError(
+                f"there is no memory for the sums of {pair.name}: give a smaller `batch_size`, fewer `blocks` or "
+                "another `device`"
+            ) from error
 
     @cached_property
     def _dealer(self) -> FoldDealer:

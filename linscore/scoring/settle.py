@@ -15,20 +15,37 @@ Marked = dict[str, Tensor]  # positions `[B, T]` bool, by the name of a pair of 
 
 
 class Positions:
-    """Positions in the flattened batch that are copied once to each device; None: all of them."""
+    """Positions in the flattened batch that are copied once to each device; None: all of them.
 
-    def __init__(self, positions: Tensor | None) -> None:
-        self.positions = positions
+    Args:
+        positions: in the batch.
+        run: the same positions in those of its rows that are run at once; None: all of these.
+    """
+
+    def __init__(self, positions: Tensor | None, run: Tensor | None) -> None:
+        self.positions, self._run = positions, run
         self._copies: dict[torch.device, Tensor] = {}
+        self._within: dict[tuple[int, int], Positions] = {}
 
     def on(self, device: torch.device) -> Tensor | None:
-        """The positions on `device`; the copy does not wait for what the device is at."""
-        if self.positions is None or device.type == "cpu":
-            return self.positions
+        """The positions in what is run, on `device`; the copy does not wait for what the device is at."""
+        if self._run is None or device.type == "cpu":
+            return self._run
         if device not in self._copies:
-            pinned = self.positions.pin_memory() if device.type == "cuda" else self.positions
+            pinned = self._run.pin_memory() if device.type == "cuda" else self._run
             self._copies[device] = pinned.to(device, non_blocking=True)
         return self._copies[device]
+
+    def within(self, first: int, stop: int) -> Positions:
+        """Those from `first` up to `stop`, which are run by themselves."""
+        if (first, stop) not in self._within:
+            if self.positions is None:
+                found = Positions(torch.arange(first, stop), None)
+            else:
+                inside = self.positions[(self.positions >= first) & (self.positions < stop)]
+                found = Positions(inside, inside - first)
+            self._within[first, stop] = found
+        return self._within[first, stop]
 
 
 Rows = dict[int, Positions]  # by fold
@@ -45,9 +62,10 @@ class Taken(NamedTuple):
 def rows_by_fold(counting: Tensor, folds: Tensor) -> Rows:
     """The flat positions of each fold, in order; None in place of all positions, which need not be gathered."""
     if counting.all() and (folds == folds[0]).all():
-        return {int(folds[0]): Positions(None)}
+        return {int(folds[0]): Positions(None, None)}
     present = folds.unique().tolist()
-    return {fold: Positions((counting & (folds == fold)[:, None]).flatten().nonzero()[:, 0]) for fold in present}
+    found = {fold: (counting & (folds == fold)[:, None]).flatten().nonzero()[:, 0] for fold in present}
+    return {fold: Positions(positions, positions) for fold, positions in found.items()}
 
 
 def settle(taken: Sequence[Taken], shape: torch.Size, lost: Marked) -> Marked:

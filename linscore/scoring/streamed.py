@@ -116,7 +116,7 @@ class Streamed:
         state = kept[number] if index else None
         if state is not None and index in watcher.spans.blocks:
             state = state.clone()  # a span holds it, and what leaves the block takes its place
-        take = partial(watcher.take, number) if index in watcher.blocks else None
+        take = partial(watcher.take, number, 0) if index in watcher.blocks else None
         inputs = (tokens.input_ids, tokens.mask, tokens.position_ids)
         with watcher.spans.collecting(held):
             kept[number] = self._one.run_block(index, state, inputs, take, watcher.sub_blocks)

@@ -12,6 +12,7 @@ from torch import Tensor
 from linscore.decoder.find import Decoder, weight_sample
 from linscore.decoder.run import parts, run, watch
 from linscore.decoder.states import BlockStates, SubBlocks
+from linscore.machine.memory import Fitting
 from linscore.scoring.first_loss import FirstLoss, first_loss, first_rows
 from linscore.scoring.span_states import SpanStates
 from linscore.text.batch import Batch, Tokens
@@ -23,14 +24,15 @@ class Watcher(NamedTuple):
     """What is read of a run.
 
     Attributes:
-        take: called with the number of the batch, the index of a block and the states around it.
+        take: called with the number of the batch, the first of its rows that is run, the index of a block and the
+            states around it. Rows that could not be run to their end may come again: each is taken once.
         settle: called once what was taken can be waited for; all of it, or all but that of one batch.
         blocks: those that are watched.
         sub_blocks: whose contributions are watched too.
         spans: what they need is held as they say.
     """
 
-    take: Callable[[int, int, BlockStates], None]
+    take: Callable[[int, int, int, BlockStates], None]
     settle: Callable[[int | None], None]
     blocks: set[int]
     sub_blocks: SubBlocks | None
@@ -64,7 +66,7 @@ class Whole:
     """Every batch through all blocks."""
 
     def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+        self._decoder, self._fitting = decoder, Fitting()
 
     @property
     def weight_sample(self) -> list[float] | None:
@@ -84,12 +86,19 @@ class Whole:
         return parts(self._decoder, input_ids, attention_mask, position_ids)
 
     def run(self, batches: Mapping[int, Tokens], watcher: Watcher) -> None:
-        """Run batches, one after the other; what was taken of each is settled after its last block."""
+        """Run batches, one after the other; what was taken of each is settled after its last block.
+
+        Where there is no memory for all its rows, they are run in parts.
+        """
         for number, tokens in batches.items():
-            take = partial(watcher.take, number)
-            with watcher.spans.collecting(), watch(self._decoder, take, watcher.blocks, watcher.sub_blocks):
-                run(self._decoder, tokens.input_ids, tokens.mask, tokens.position_ids)
-            watcher.settle(None)
+            some = partial(self._run, number, tokens, watcher)
+            list(self._fitting.run(len(tokens.input_ids), some, partial(watcher.settle, None)))
+
+    def _run(self, number: int, tokens: Tokens, watcher: Watcher, first: int, stop: int) -> None:
+        some = tokens.rows(first, stop)
+        take = partial(watcher.take, number, first)
+        with watcher.spans.collecting(), watch(self._decoder, take, watcher.blocks, watcher.sub_blocks):
+            run(self._decoder, some.input_ids, some.mask, some.position_ids)
 
     def first_loss(self, batch: Tokens) -> FirstLoss | None:
         """The loss on the first batch."""

@@ -13,6 +13,7 @@ from linscore.decoder.find import Decoder
 from linscore.decoder.run import bypass
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import batch_loss
+from linscore.machine.memory import Fitting
 from linscore.spans import Span
 from linscore.text.batch import Batch
 
@@ -39,13 +40,13 @@ def left_out_losses(decoder: Decoder, batches: Iterable[Batch], spans: Sequence[
         last = len(decoder.blocks) - 1
         raise LinscoreError(f"{decoder.name} has no blocks {', '.join(missing)}: choose from 0 to {last}")
     totals: dict[Span | None, float] = dict.fromkeys([None, *spans], 0.0)
-    tokens = 0
+    tokens, fitting = 0, Fitting()
     model: Any = decoder.model
     with torch.no_grad(), evaluating(model):
         for batch in batches:
             for span in totals:
                 with bypass(decoder, () if span is None else span.blocks):
-                    loss, predicted = batch_loss(model, batch)
+                    loss, predicted = batch_loss(model, batch, fitting)
                 totals[span] += loss
             tokens += predicted
     if tokens == 0:

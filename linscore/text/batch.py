@@ -28,6 +28,10 @@ class Tokens(NamedTuple):
     labels: Tensor | None = None  # [B, T], −100 for tokens that are not to be predicted; None: all but each first one
     position_ids: Tensor | None = None  # [B, T], where they are not simply counted
 
+    def rows(self, first: int, stop: int) -> Tokens:
+        """The sequences from `first` up to `stop`."""
+        return Tokens(*(None if part is None else part[first:stop] for part in self))  # type: ignore[arg-type]
+
     @property
     def predicted(self) -> Tensor:
         """Which tokens `[B, T]` a language model is to predict, bool; never the first one of a row, and no padding."""

@@ -198,7 +198,7 @@ def test_an_interrupt_is_one_line_and_leaves_the_older_result(run, scored, model
     def interrupt(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("linscore.scoring.collect.Collector.add", interrupt)
+    monkeypatch.setattr("linscore.scoring.collect.Collector.add_parts", interrupt)
     code, _, error = run("score", model_folder, "--text", text, "--seq-len", "16", "--out", scored)
     assert code == 130
     assert "interrupted" in error

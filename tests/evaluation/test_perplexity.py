@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from linscore.embedded.shipped import EMBEDDED_MODEL
-from linscore.errors import LinscoreError
+from linscore.errors import LinscoreError, LinscoreWarning
 from linscore.evaluation.perplexity import next_token_losses, text_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,6 +111,25 @@ def test_padding_and_batches_change_nothing_in_any_family(family):
     losses = [single_predictions(model, [BOS, *ids], 8, 5) for ids in documents]
     found = text_loss(model, word_tokenizer(bos=True), map(text_of, documents), window=8, stride=5, batch_size=4)
     assert found.nll == pytest.approx(math.fsum(itertools.chain(*losses)), rel=2e-5)
+
+
+def test_a_batch_without_room_is_run_in_parts_and_costs_the_same():
+    model, rows = tiny("llama"), []
+
+    def allocate(_block, args):
+        rows.append(len(args[0]))
+        if rows[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    asked = {"window": 8, "stride": 4, "batch_size": 5}
+    documents = [text_of(ids) for ids in random_ids([40, 3, 21])]
+    whole = text_loss(model, word_tokenizer(bos=True), documents, **asked)
+    model.model.layers[1].register_forward_pre_hook(allocate)
+    with pytest.warns(LinscoreWarning, match="5 sequences at once need more memory than there is: 3 are run"):
+        found = text_loss(model, word_tokenizer(bos=True), documents, **asked)
+    assert (found.tokens, found.bytes) == (whole.tokens, whole.bytes)
+    assert found.nll == pytest.approx(whole.nll, rel=1e-6)
+    assert [count for count in rows if count > 2] == [5, 3]  # once each
 
 
 def test_bytes_and_loss_of_a_unigram_model_as_worked_by_hand():
