@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from linscore_kernels.arguments import y_or_delta
+from linscore_kernels.backend import choose_backend
 from linscore_kernels.pilot import Pilot
 from linscore_kernels.second_moments.op import accumulate, token_stats
 from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Sums, reduce
@@ -51,8 +52,11 @@ def accumulate_apart(
     heavy = (light.status == HEAVY).nonzero()[:, 0]
     if not len(heavy):
         return light, None
+    if len(heavy) <= FEW and can_hold(x, pilot, choose_backend(x.device, backend)):
+        held = _hold(x, y, delta, light.status, pilot=pilot, rows=rows, sign=sign, room=len(heavy))
+        return light, held.add_to(heavy_second(), len(heavy))
     rows, every = heavy if rows is None else rows[heavy], pilot.without_limits()
-    if len(rows) <= FEW:
+    if len(heavy) <= FEW:
         apart = _few(x, y, delta, heavy_second(), every, rows, sign)
     else:
         apart = accumulate(x, y, delta, heavy_second(), pilot=every, rows=rows, sign=sign, **exact)
@@ -79,13 +83,20 @@ def accumulate_holding(
     sign: int = 1,
 ) -> tuple[Sums, HeldRows]:
     """`accumulate` by Triton, and the first of the rows that it left out as heavy: nothing waits for the device."""
-    from linscore_kernels.second_moments import held_rows, triton
+    from linscore_kernels.second_moments import triton
 
     other, given = y_or_delta(y, delta)
-    about: dict[str, Any] = {"pilot": pilot, "rows": rows, "delta_given": given, "sign": sign}
+    about: dict[str, Any] = {"pilot": pilot, "rows": rows, "sign": sign}
     # Not by its operator, whose wrapper takes longer than all the rest of the host's work; hooks are not compiled.
-    light = triton.accumulate(x, other, second, precision=precision, **about)
-    return light, held_rows.hold(x, other, light.status, **about)
+    light = triton.accumulate(x, other, second, delta_given=given, precision=precision, **about)
+    return light, _hold(x, y, delta, light.status, **about)
+
+
+def _hold(x: Tensor, y: Tensor | None, delta: Tensor | None, status: Tensor, **about: Any) -> HeldRows:
+    from linscore_kernels.second_moments.held_rows import hold
+
+    other, given = y_or_delta(y, delta)
+    return hold(x, other, status, delta_given=given, **about)
 
 
 def _few(

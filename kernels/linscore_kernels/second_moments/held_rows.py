@@ -39,10 +39,18 @@ class HeldRows:
 
 
 def hold(
-    x: Tensor, other: Tensor, status: Tensor, *, pilot: Pilot, rows: Tensor | None, delta_given: bool, sign: int
+    x: Tensor,
+    other: Tensor,
+    status: Tensor,
+    *,
+    pilot: Pilot,
+    rows: Tensor | None,
+    delta_given: bool,
+    sign: int,
+    room: int | None = None,
 ) -> HeldRows:
-    """Set the first rows aside whose `status` is HEAVY; the other arguments are those of `token_stats`."""
+    """Set the first rows aside whose `status` is HEAVY, `room` of them; the others are arguments of `token_stats`."""
     n = status.shape[0]
-    room = min(n, max(LEAST, n // SHARE))
+    room = room or min(n, max(LEAST, n // SHARE))
     found = launch_heavy_rows(x, other, rows, status, pilot, room, delta_given=delta_given)
     return HeldRows(*found, pilot.width_delta, sign)
