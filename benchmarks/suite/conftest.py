@@ -49,7 +49,7 @@ def pytest_collection_finish():
 
 def pytest_runtest_setup(item):
     marker = item.get_closest_marker("seconds")
-    cost = marker.kwargs["gpu" if DEVICE.type == "cuda" else "cpu"] if marker else 3
+    cost = marker.kwargs["gpu" if DEVICE.type == "cuda" else "cpu"] if marker and not TINY else 3
     if time.time() + cost > until["deadline"]:
         pytest.skip(results.NO_TIME)
     if not item.get_closest_marker("as_python_does"):  # it cannot be undone, so those come first in their process
