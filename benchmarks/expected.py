@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT), str(ROOT / "kernels")]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks/suite"), str(ROOT), str(ROOT / "kernels")]
 
 import torch  # noqa: E402
 from linscore_kernels.launching import pieces  # noqa: E402
@@ -26,6 +26,7 @@ from linscore_kernels.second_moments.triton import is_split, operand_shape  # no
 from linscore_kernels.sums import FIGURES  # noqa: E402
 from linscore_kernels.tuning.parameters import launch_for  # noqa: E402
 from results import seconds as written  # noqa: E402
+from shapes import LLAMA_1B, LLAMA_8B, LlamaShape  # noqa: E402
 
 CAPABILITY = 90
 FLOAT32, FLOAT64 = 4, 8  # bytes
@@ -43,6 +44,7 @@ class Machine:
     split_mainloop: float = 0.65  # the same of tiles of 128 × 128, whose sums are flushed
     norms: float = 0.68  # of the matrix rate, in the product of residual_norms with its epilogue
     reading: float = 0.70  # of the copy rate, where a pass over the tokens has reductions to do
+    copying: float = 0.90  # where it has none
     launch: float = 3e-6  # seconds from one kernel's end to the next one's beginning
 
 
@@ -143,15 +145,30 @@ def update_seconds(n: int, d: int, dtype: torch.dtype, heavy: int = 0, machine: 
     return sum(part.seconds for part in update_parts(n, d, dtype, heavy, machine))
 
 
-def scoring_seconds(
-    blocks: int, d: int, tokens: int, batches: int, dtype: torch.dtype, heavy: int, machine: Machine = H200
-) -> float:
-    """What scoring adds to the forward pass: an update of each block, and of the last state, in each batch."""
-    return (blocks + 1) * batches * update_seconds(tokens // batches, d, dtype, heavy // batches, machine)
+def scoring_seconds(shape: LlamaShape, dtype: torch.dtype, heavy: int = 0, machine: Machine = H200) -> float:
+    """What scoring adds to the forward pass: an update of each block, and of the last state, in each batch.
+
+    Of all tokens `heavy` are sinks.
+    """
+    batches = shape.sequences // shape.batch
+    update = update_seconds(shape.tokens // batches, shape.width, dtype, heavy // batches, machine)
+    return (shape.blocks + 1) * batches * update
+
+
+def forward_flop(shape: LlamaShape) -> float:
+    """Of a plain forward pass over all tokens, without embedding and head; attention looks at half of what is there."""
+    d, kv = shape.width, shape.width * shape.kv_heads // shape.heads
+    weights = d * (2 * d + 2 * kv) + 3 * d * shape.inner
+    return shape.tokens * shape.blocks * (2.0 * weights + 2.0 * shape.sequence * d)
+
+
+def layer_loss_seconds(states: int, moved: float, machine: Machine = H200) -> float:
+    """Of regularizers over `states` of `moved` bytes: a pair's both, then its three neighbours' for each gradient."""
+    passes = 2 * (states - 1) + 3 * states - 2 + states
+    return passes * moved / (machine.copying * machine.copy)
 
 
 SHAPES = ((768, 16_384), (768, 65_536), (2048, 65_536), (4096, 16_384), (4096, 65_536), (8192, 65_536))
-DECODERS = (("Llama-3-8B", 32, 4096), ("Llama-3.2-1B", 16, 2048))  # blocks, width; batches of 8 × 2,048 tokens
 DTYPE = torch.bfloat16
 
 
@@ -169,10 +186,13 @@ def tables(machine: Machine = H200) -> str:
     for d in (768, 2048, 4096, 8192):
         for kernel in ("token_stats", "residual_norms", "gram, exact"):
             lines.append(f"| {d}, 65,536 | {kernel} | {written(kernel_seconds(kernel, d, 65_536, DTYPE, machine))} |")
-    lines += ["", "| scoring adds to the forward pass of 65,536 tokens | without sinks | with 32 |", "|" + "---|" * 3]
-    for name, blocks, d in DECODERS:
-        added = (scoring_seconds(blocks, d, 65_536, 4, DTYPE, heavy, machine) for heavy in (0, 32))
-        lines.append(f"| {name} shape | {' | '.join(map(written, added))} |")
+    loss = layer_loss_seconds(9, 2.0 * 16_384 * 4096, machine)
+    lines.append(f"| 4096, 16,384 | layer loss of 9 states, and its gradient | {written(loss)} |")
+    lines += ["", "| 65,536 tokens | forward at the matrix rate | scoring adds | with 32 sinks |", "|" + "---|" * 4]
+    for shape in (LLAMA_8B, LLAMA_1B):
+        added = (scoring_seconds(shape, DTYPE, heavy, machine) for heavy in (0, shape.sequences))
+        forward = forward_flop(shape) / machine.matrix
+        lines.append(f"| {shape.name} | {' | '.join(map(written, (forward, *added)))} |")
     return "\n".join(lines)
 
 

@@ -68,5 +68,9 @@ def compare_losses(benchmark, losses: dict[str, Loss]) -> None:
     shape = f"{STATES} states, d = {D}, {TOKENS:,} tokens"
     ours, peers = step(lambda given: layer_loss(given, **WEIGHTS)), {name: step(loss) for name, loss in losses.items()}
     compare(benchmark, ours, peers, shape=shape, dtype=SHAPES.dtype, rounds=5)
+    if DEVICE.type == "cuda":
+        from expected import layer_loss_seconds  # which asks for Triton
+
+        benchmark.extra_info["expected_s"] = layer_loss_seconds(STATES, states[0].nbytes)
     moved = 3 * sum(state.nbytes for state in states)  # each state read in forward and in backward, and its gradient
     add_floor(benchmark, floor(0, moved, rates(DEVICE, SHAPES.dtype)))

@@ -56,7 +56,9 @@ def score_beside_forward(benchmark, shape: LlamaShape, *, sinks: bool) -> None:
     plain = timing.peer_median(FORWARD)
     add_floor(benchmark, least_seconds(shape, SHAPES.dtype, shape.blocks, plain))
     if ON_GPU:
-        benchmark.extra_info["expected_s"] = plain + expected_seconds(shape, len(text), sinks)
+        from expected import scoring_seconds  # which asks for Triton
+
+        benchmark.extra_info["expected_s"] = plain + scoring_seconds(shape, SHAPES.dtype, sinks * shape.sequences)
     figures = benchmark.extra_info["figures"]
     figures |= throughput(shape, timing) | blocks_with_heavy_rows(model, text, shape, sinks)
     for part in ("collect", "solve") if seconds else ():
@@ -64,15 +66,6 @@ def score_beside_forward(benchmark, shape: LlamaShape, *, sinks: bool) -> None:
     if ON_GPU and (sinks or shape is not SHAPES.decoders[0]):  # once for each decoder
         figures |= peak_memory(model, text) | equal_bits(model, text)
         figures |= device_shares(model, text, timing.median / len(text))
-
-
-def expected_seconds(shape: LlamaShape, batches: int, sinks: bool) -> float:
-    """What was expected beside the forward pass before anything was measured."""
-    from expected import scoring_seconds  # which asks for Triton
-
-    return scoring_seconds(
-        shape.blocks, shape.width, shape.tokens, batches, SHAPES.dtype, heavy=sinks * shape.sequences
-    )
 
 
 def blocks_with_heavy_rows(model: PreTrainedModel, text: Text, shape: LlamaShape, sinks: bool) -> dict[str, int]:

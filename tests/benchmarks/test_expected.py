@@ -1,5 +1,6 @@
 """The counted model of an update: cases worked out by hand, and what the code really launches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 pytest.importorskip("triton")
 
 import expected
-from expected import Machine, accumulate_parts, gram_parts, kernel_seconds, scoring_seconds, update_parts
+from expected import Machine, accumulate_parts, forward_flop, gram_parts, kernel_seconds, scoring_seconds, update_parts
+from shapes import LLAMA_8B
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from linscore.statistics.moments import Moments
 
@@ -35,8 +39,20 @@ def test_a_chunk_more_is_merged_once_more_and_sinks_are_products_in_float64():
     assert sum(part.name == "merge" for part in accumulate_parts(65_536, 8192, BF16)) == 2
     (*_, added) = update_parts(16_384, 4096, BF16, heavy=8)
     assert (added.flop, added.moved) == (4 * 4096**2 * 8, 4 * 8 * 4096**2)
-    one = scoring_seconds(1, 4096, 16_384, 1, BF16, heavy=0)
-    assert one == pytest.approx(2 * sum(part.seconds for part in update_parts(16_384, 4096, BF16)))
+    shape = replace(LLAMA_8B, blocks=1, sequences=8)  # one batch; what leaves the block is summed, too
+    added = scoring_seconds(shape, BF16)
+    assert added == pytest.approx(2 * sum(part.seconds for part in update_parts(16_384, 4096, BF16)))
+    weights = sum(parameter.numel() for parameter in llama_block(LLAMA_8B).parameters() if parameter.ndim == 2)
+    attention = 4 * 2048 * 4096 / 2  # ⟨q, k⟩ and its product with v, where k is not after q
+    assert forward_flop(shape) == 16_384 * (2 * weights + attention)
+
+
+def llama_block(shape):
+    """On no device."""
+    sizes = {"num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads}
+    config = LlamaConfig(hidden_size=shape.width, intermediate_size=shape.inner, **sizes)
+    with torch.device("meta"):
+        return LlamaDecoderLayer(config, 0)
 
 
 def test_expectations_are_near_what_a_review_had_found_by_disassembling():
