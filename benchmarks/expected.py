@@ -71,17 +71,18 @@ def gram_parts(rows: int, d: int, *, split: bool, machine: Machine = H200) -> li
     entries = launch.block_m * launch.block_n
     rate = machine.matrix * (machine.split_mainloop if split else machine.mainloop) / machine.programs
     flop = 2.0 * entries * passes * split_steps * launch.block_k  # of one program
-    partial = FLOAT32 * entries * machine.programs / machine.copy  # each wave writes its tiles when it has done
+    wanted = 1.5 * d**2  # entries on and right of the diagonal
+    adds = splits == 1  # each program its tile to the float64 sums
+    tile = entries * (2 * FLOAT64 if adds else FLOAT32) * machine.programs / machine.copy  # written when it is done
     products = Part(
         "gram",
         flop * tiles * splits,
-        FLOAT32 * entries * tiles * splits,
+        2 * FLOAT64 * wanted if adds else FLOAT32 * entries * tiles * splits,
         1,
-        waves * (flop / rate + partial) + machine.launch,
+        waves * (flop / rate + tile) + machine.launch,
     )
-    wanted = 1.5 * d**2  # entries on and right of the diagonal
-    merged = wanted * (FLOAT32 * splits + 2 * FLOAT64)
-    return [products, _moving("merge", merged, machine, 1.0)]
+    merged = _moving("merge", wanted * (FLOAT32 * splits + 2 * FLOAT64), machine, 1.0)
+    return [products] if adds else [products, merged]
 
 
 def token_stats_parts(rows: int, d: int, dtype: torch.dtype, *, split: bool, machine: Machine = H200) -> list[Part]:

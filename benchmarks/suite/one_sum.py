@@ -11,10 +11,7 @@ def in_one_sum(operands: Tensor, second: Tensor, backend: str | None = None) -> 
         return
     from linscore_kernels.launching import capability
     from linscore_kernels.second_moments.gram_kernel import launch_gram
-    from linscore_kernels.second_moments.merge_kernel import launch_merge
     from linscore_kernels.tuning.parameters import launch_for
 
     launch = launch_for(capability(operands), len(second), "split" if len(operands) == 4 else "single")
-    partial = launch_gram(operands, len(second), launch, splits=1)
-    assert len(partial) == 1
-    launch_merge(partial, second)
+    launch_gram(operands, second, launch, splits=1)
