@@ -52,7 +52,19 @@ RECIPE = {
     "score_every": 6,
 }
 COMMANDS = {
-    "score": ("score", "model", *TEXT, "--seq-len", "32", "--for", "spans"),
+    "score": (
+        "score",
+        "model",
+        *TEXT,
+        "--seq-len",
+        "32",
+        "--batch-size",
+        "8",
+        "--for",
+        "spans",
+        "--save-tokens",
+        "600",
+    ),
     "prune": ("prune", "model", "--drop", "1,"),
     "linearize": ("linearize", "model", "--replace", "1,", "--moments", "moments"),
     "fuse": ("fuse", "model", "--drop", "1,", "--moments", "moments"),
@@ -194,7 +206,11 @@ def goes_on(place: Path, command: str) -> tuple[str, ...] | None:
     done = {"score": None, "dynamics": None, "train": place / "out" / "model"}.get(command, place / "out")
     if done is not None and done.exists():
         return None
-    begun = {"train": place / "out" / "settings.json", "distil": place / "out.training"}.get(command)
+    begun = {
+        "score": place / "out" / "scoring" / "position.json",
+        "train": place / "out" / "settings.json",
+        "distil": place / "out.training",
+    }.get(command)
     return (*options, "--resume") if begun is not None and begun.exists() else options
 
 
