@@ -35,7 +35,10 @@ def _check(context: click.Context) -> None:
         LinscoreError: for a model, a text or labelled rows that are not there.
     """
     given = context.params
-    for name in (given.get("model"), *given.get("models", ()), *given.get("checkpoints", ())):
+    models = given.get("models", ())
+    if context.info_name == "score" and len(models) > 1:
+        models = ()  # what is wrong with one of several is said at the end
+    for name in (given.get("model"), *models, *given.get("checkpoints", ())):
         if name is not None:
             check_name(name)
     alone = given.get("dataset") is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,38 +14,73 @@ from linscore.cli.takes import as_json, result_folder, resume, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import KeepOptions, PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
 
+if TYPE_CHECKING:
+    from linscore.scoring.report import Report
+
+Paths = tuple[Path, Path]
+
 
 @click.command()
-@click.argument("model", default=EMBEDDED)
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
 @takes(TextOptions(), "text")
 @takes(PlaceOptions(), "place")
 @takes(ScoreOptions(), "scoring", only=("folds", "skip_first", "precision", "sub_blocks", "until_stable"))
 @takes(SelectOptions(), "selected")
-@result_folder("Where the results go [default: scores/MODEL].")
+@result_folder("Where the results go, of several models to folders in it [default: scores/MODEL].")
 @takes(SaveOptions(), "saving")
 @takes(KeepOptions(), "keep")
 @resume
 @as_json
-def score(model: str, out: str | None, as_json: bool, **asked: Any) -> None:
-    """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore."""
-    loading(model)
-    from linscore.jobs.score import run_score
+def score(models: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+    """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore.
+
+    Several are scored one after the other. One that cannot be is said at the end, and the others keep their results.
+    """
+    models = models or (EMBEDDED,)
+    loading(*models)
+    from linscore.jobs.score import run_score, run_scores
     from linscore.machine.allocator import keep_freed_memory
-    from linscore.scoring.table import score_table
-    from linscore.terminal import show
 
     keep_freed_memory()
-    report, paths = run_score(model, out=out, **asked)
-    if as_json:
-        click.echo(paths[0].read_text(encoding="utf-8"), nl=False)
+    if len(models) > 1:
+        _show_several(run_scores(models, **asked), as_json)
         return
-    show(score_table(report))
-    if report.stable_tokens is not None:
-        click.echo(f"stable   after {report.stable_tokens:,} tokens")
-    click.echo(f"report   {paths[0]}\nmoments  {paths[1]}")
+    report, paths = run_score(models[0], **asked)
+    if as_json:
+        click.echo(_text(paths), nl=False)
+        return
+    _show(report, paths)
     folder = paths[0].parent
     click.echo(f"next     {next_command('rank', folder)}")
     if asked["text"].given and asked["text"].text != "-":  # measuring needs it again
         click.echo(f"         {next_command('rank', folder, keep=(*TEXT, TRUST))}")
-    if model == EMBEDDED:
+    if models[0] == EMBEDDED:
         click.echo("         linscore score MODEL --text FILE   (MODEL: a Hub name or a folder)")
+
+
+def _show_several(scored: Iterable[tuple[Report, Paths]], as_json: bool) -> None:
+    """Each as it comes, or all as one list: also those before an error."""
+    texts = []
+    try:
+        for report, paths in scored:
+            if as_json:
+                texts.append(_text(paths).rstrip())
+            else:
+                _show(report, paths)
+    finally:
+        if as_json:
+            click.echo(f"[{', '.join(texts)}]")
+
+
+def _show(report: Report, paths: Paths) -> None:
+    from linscore.scoring.table import score_table
+    from linscore.terminal import show
+
+    show(score_table(report))
+    if report.stable_tokens is not None:
+        click.echo(f"stable   after {report.stable_tokens:,} tokens")
+    click.echo(f"report   {paths[0]}\nmoments  {paths[1]}")
+
+
+def _text(paths: Paths) -> str:
+    return paths[0].read_text(encoding="utf-8")

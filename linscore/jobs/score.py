@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from linscore.embedded.shipped import EMBEDDED
+from linscore.errors import LinscoreError, reason
 from linscore.files.lock import alone_in
 from linscore.files.parts import remove_leftovers
 from linscore.files.places import within
-from linscore.files.run_folder import RunFolder
+from linscore.files.run_folder import SETTINGS, RunFolder
 from linscore.jobs.score_place import Former, default_folder
 from linscore.jobs.score_settings import Selection, Settings
 from linscore.models.load import Pretrained, load_pretrained
+from linscore.models.release import release
 from linscore.options import KeepOptions, PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
 from linscore.progress import TokenProgress
 from linscore.scoring.kept import KEPT, Kept, begin, check_begin, keeping
@@ -72,6 +75,52 @@ def run_score(
             paths = report.save(folder)
         remove_leftovers(folder, REPORT, MOMENTS)
     return report, paths
+
+
+def run_scores(
+    models: Sequence[str],
+    *,
+    out: str | None = None,
+    text: TextOptions | None = None,
+    resume: bool = False,
+    **asked: Any,
+) -> Iterator[tuple[Report, tuple[Path, Path]]]:
+    """Score several models one after the other, each as `run_score` has it, into a folder of its own in `out`.
+
+    Args:
+        models: names and folders.
+        out: by default `scores`.
+        text: what all are scored on.
+        resume: go on with those that were interrupted; the others are begun.
+        asked: the other options of `run_score`.
+
+    Yields:
+        What `run_score` returns of each model that could be scored.
+
+    Raises:
+        LinscoreError: at the end, where some could not.
+    """
+    Text(text or TextOptions()).source.check_read_again(" to score several models")
+    failed: dict[str, Exception] = {}
+    for model in models:
+        folder = default_folder(model) if out is None else default_folder(model, out)
+        begun = (folder / KEPT / SETTINGS).exists()
+        try:
+            found = run_score(model, out=str(folder), text=text, resume=resume and begun, **asked)
+        except Exception as error:
+            failed[model] = error
+        else:
+            yield found
+        release()
+    if failed:
+        said = (
+            str(one) if isinstance(one, LinscoreError) else f"{type(one).__name__}: {reason(one)}"
+            for one in failed.values()
+        )
+        lines = "; ".join(f"{model}: {line}" for model, line in zip(failed, said, strict=True))
+        raise LinscoreError(f"{len(failed)} of {len(models)} models were not scored: {lines}") from next(
+            iter(failed.values())
+        )
 
 
 def _begun(run: RunFolder, model: str, read: Text, place: PlaceOptions, *, resume: bool, overwrite: bool) -> Pretrained:

@@ -17,11 +17,11 @@ __all__ = ["Former", "default_folder"]
 SCORES = "scores"
 
 
-def default_folder(model: str) -> Path:
+def default_folder(model: str, scores: str = SCORES) -> Path:
     """`scores/MODEL`; where that holds the result of another model, `scores/PARENT-MODEL`, and so on upwards."""
     parts = (Path(model).resolve() if Path(model).exists() else Path(model)).parts
     names = [part.strip("/\\") for part in parts if part.strip("/\\")]
-    folders = [Path(SCORES, "-".join(names[-count:])) for count in range(1, len(names) + 1)]
+    folders = [Path(scores, "-".join(names[-count:])) for count in range(1, len(names) + 1)]
     return next((folder for folder in folders if Former(folder).is_of(model)), folders[-1])
 
 
