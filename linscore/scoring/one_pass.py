@@ -51,7 +51,7 @@ class OnePass:
     def run(self, batches: Iterable[Batch], progress: Callable[[int], None] | None = None) -> None:
         """Take all batches, or as many as it takes to be stable.
 
-        After Ctrl-C or SIGTERM a run that is kept finishes its group of batches and is saved.
+        After Ctrl-C or SIGTERM a run that is kept finishes its batch and is saved.
 
         Raises:
             LinscoreError: for batches that cannot be used, or are not those that the run was begun with.
@@ -93,7 +93,9 @@ class OnePass:
     def _take(self, group: list[Batch]) -> int:
         """Collect a group of batches and do what is due after it, as a whole; how many tokens counted."""
         collector = self._collector
-        with nullcontext() if self._kept is None else held_back():
+        # Of many batches the end may be hours away: they are given up for what was saved.
+        waits = self._kept is not None and len(group) == 1
+        with held_back() if waits else nullcontext():
             self._complete = False
             tokens = collector.add_parts([part for batch in group for part in collector.parts(batch)])
             if not self._batches:
