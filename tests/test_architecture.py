@@ -41,7 +41,7 @@ def rooms() -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {"kernels": sorted((ROOT / "kernels/linscore_kernels").rglob("*.py"))}
     for path in sorted((ROOT / "linscore").rglob("*.py")):
         room = path.relative_to(ROOT / "linscore").parts[0].removesuffix(".py")
-        if room != "__init__" and room not in FORMER:
+        if room not in ("__init__", "__main__", *FORMER):
             found.setdefault(room, []).append(path)
     return found
 

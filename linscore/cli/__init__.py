@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -23,6 +24,7 @@ from linscore.cli.probe import probe
 from linscore.cli.prune import prune
 from linscore.cli.rank import rank
 from linscore.cli.score import score
+from linscore.cli.several import check_shared, one_voice
 from linscore.cli.takes import in_options
 from linscore.cli.train import train
 from linscore.errors import Interrupted, LinscoreError, LinscoreWarning
@@ -42,13 +44,19 @@ COMMANDS = (
     bench,
     doctor,
 )
+SHARED = (score, distil, evaluate, train, finetune_delta, dynamics, probe)  # which several processes do together
 for command in COMMANDS:
     debug(command)
     command.short_help = (command.help or "").partition("\n\n")[0]  # whole in the list, which click would cut short
 
 
 class _Commands(click.Group):
-    """Says the library's errors in the options of the command that was called."""
+    """Says the library's errors in the options of the command that was called, which several processes must share."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        check_shared(name, command in SHARED)
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -82,11 +90,12 @@ def main() -> None:
     )
     before = signal.signal(signal.SIGTERM, as_ctrl_c)
     asked: dict[str, bool] = {}
-    try:
-        cli.main(prog_name="linscore", standalone_mode=False, obj=asked)
-        sys.stdout.flush()  # a closed pipe shows here, not when Python ends
-    except (Exception, KeyboardInterrupt) as error:
-        sys.exit(end(error, shown=asked.get("debug", False)))
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        warnings.formatwarning = formatted
+    with ExitStack() as until:
+        until.callback(signal.signal, signal.SIGTERM, before)
+        until.callback(setattr, warnings, "formatwarning", formatted)
+        try:
+            with one_voice(until):
+                cli.main(prog_name="linscore", standalone_mode=False, obj=asked)
+                sys.stdout.flush()  # a closed pipe shows here, not when Python ends
+        except (Exception, KeyboardInterrupt) as error:
+            sys.exit(end(error, shown=asked.get("debug", False)))

@@ -45,7 +45,7 @@ def end(error: BaseException, *, shown: bool) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return 2
-    click.echo(f"linscore: {' '.join(_line(error).split())}", err=True)
+    click.echo(f"linscore: {line_of(error)}", err=True)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return 130 if signal.getsignal(signal.SIGTERM) is as_ctrl_c else 143
     return 2
@@ -57,7 +57,12 @@ def as_ctrl_c(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _line(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
+    """What is said of an error, in one line."""
+    return " ".join(_said(error).split())
+
+
+def _said(error: BaseException) -> str:
     if isinstance(error, click.Abort | KeyboardInterrupt):
         cause = error.__cause__ if isinstance(error, click.Abort) else error  # click wraps what Ctrl-C raised
         return str(cause) if isinstance(cause, Interrupted) else "interrupted, nothing was written"
