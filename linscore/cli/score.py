@@ -35,6 +35,7 @@ def score(models: tuple[str, ...], as_json: bool, **asked: Any) -> None:
     """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore.
 
     Several are scored one after the other. One that cannot be is said at the end, and the others keep their results.
+    Several processes share the work on one: torchrun --nproc-per-node N -m linscore score MODEL …
     """
     models = models or (EMBEDDED,)
     loading(*models)
@@ -45,7 +46,10 @@ def score(models: tuple[str, ...], as_json: bool, **asked: Any) -> None:
     if len(models) > 1:
         _show_several(run_scores(models, **asked), as_json)
         return
-    report, paths = run_score(models[0], **asked)
+    found = run_score(models[0], **asked)
+    if found is None:
+        return
+    report, paths = found
     if as_json:
         click.echo(_text(paths), nl=False)
         return

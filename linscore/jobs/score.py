@@ -15,6 +15,8 @@ from linscore.files.places import within
 from linscore.files.run_folder import SETTINGS, RunFolder
 from linscore.jobs.score_place import Former, default_folder
 from linscore.jobs.score_settings import Selection, Settings
+from linscore.jobs.together import share
+from linscore.machine.processes import Processes, check_single
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.models.release import release
 from linscore.options import KeepOptions, PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
@@ -39,7 +41,7 @@ def run_score(
     keep: KeepOptions | None = None,
     resume: bool = False,
     out: str | None = None,
-) -> tuple[Report, tuple[Path, Path]]:
+) -> tuple[Report, tuple[Path, Path]] | None:
     """Score `model` on a text or dataset and save the result to `out`, by default `scores/MODEL`.
 
     Another result of the same model on the same text is replaced there; by default `scores/PARENT-MODEL` is taken where
@@ -48,22 +50,25 @@ def run_score(
     `selected.collect_for` is a comma list of `COLLECT_FOR`: spans are those of its lengths within the blocks, fuse and
     fuse-output take every block and every such span but those that begin with block 0.
 
-    While it scores, what is collected lies in `out/scoring`, from which `resume` goes on after an interruption; the
-    other options must be those of the first call.
+    What is collected lies in `out/scoring` meanwhile, from which `resume` goes on; other options must be the former.
 
     Returns:
-        The report, and the paths of `report.json` and `moments.safetensors`.
+        The report, and the paths of `report.json` and `moments.safetensors`. Several processes (torchrun) share the
+        work, and the first writes; the others return None.
 
     Raises:
-        LinscoreError: for any input that cannot be used, when `out` holds the result of another model or text, or a run
-            that was interrupted, and `saving.overwrite` is not set, or another process works there; what stood there
-            before stays as it was.
+        LinscoreError: for input that cannot be used, where another process works in `out`, or it holds the result of
+            another model or text, or an interrupted run, and `saving.overwrite` is not set; what was there stays.
         Interrupted: by Ctrl-C, where there is a run to go on with.
     """
     place, scoring, read = place or PlaceOptions(), scoring or ScoreOptions(), Text(text or TextOptions())
     selected, overwrite = selected or SelectOptions(), saving is not None and saving.overwrite
     chosen = Selection(selected)
     read.source.check()
+    processes = share(place, read.source)
+    if not processes.first:
+        _scored(load_pretrained(model, **asdict(place)), read, scoring, chosen, None, processes)
+        return None
     settings = Settings.of(model, read.options, place, scoring, selected)
     with (
         alone_in(out or default_folder(model)) as folder,
@@ -71,7 +76,7 @@ def run_score(
     ):
         loaded = _begun(run, model, read, place, resume=resume, overwrite=overwrite)
         with keeping(run, keep) as kept:
-            report = _scored(loaded, read, scoring, chosen, kept)
+            report = _scored(loaded, read, scoring, chosen, kept, processes)
             paths = report.save(folder)
         remove_leftovers(folder, REPORT, MOMENTS)
     return report, paths
@@ -100,6 +105,7 @@ def run_scores(
     Raises:
         LinscoreError: at the end, where some could not.
     """
+    check_single("score of several models", "give one, or start it without torchrun")
     Text(text or TextOptions()).source.check_read_again(" to score several models")
     failed: dict[str, Exception] = {}
     for model in models:
@@ -110,6 +116,7 @@ def run_scores(
         except Exception as error:
             failed[model] = error
         else:
+            assert found is not None  # of the only process
             yield found
         release()
     if failed:
@@ -140,7 +147,14 @@ def _begun(run: RunFolder, model: str, read: Text, place: PlaceOptions, *, resum
     return loaded
 
 
-def _scored(loaded: Pretrained, read: Text, scoring: ScoreOptions, chosen: Selection, kept: Kept) -> Report:
+def _scored(
+    loaded: Pretrained,
+    read: Text,
+    scoring: ScoreOptions,
+    chosen: Selection,
+    kept: Kept | None,
+    processes: Processes,
+) -> Report:
     """The report, with the doubts about the text among its warnings."""
     doubts: list[str] = []
     odd = OddTokens(loaded.tokenizer)
@@ -150,7 +164,7 @@ def _scored(loaded: Pretrained, read: Text, scoring: ScoreOptions, chosen: Selec
     options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
     with TokenProgress(read.expected_tokens(loaded.tokenizer), "scoring") as progress:
         about: dict[str, Any] = {"name": loaded.name, "text": str(read), "progress": progress.advance}
-        report = score_decoder(loaded.decoder, batches, options, kept=kept, **about)
+        report = score_decoder(loaded.decoder, batches, options, kept=kept, processes=processes, **about)
     doubts = [within(line, str(read)) for line in doubts]  # they go where others see them
     if odd.share > MOST:
         doubts.append(f"{odd.share:.0%} of the tokens are unknown or single bytes: another model's text or tokenizer")

@@ -14,18 +14,24 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def held_back(*, patient: bool = False) -> Iterator[list[int]]:
     """A signal that comes meanwhile does what it always does once the context is left; a second one does it at once.
 
     Signals belong to the main thread: in others nothing is held back.
+
+    Args:
+        patient: hold all of them back: launchers of several processes send some twice.
+
+    Yields:
+        The signals that came.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
 
     def hold(number: int, _frame: FrameType | None) -> None:
-        if came:
+        if came and not patient:
             let_go()
             signal.raise_signal(number)
         came.append(number)
@@ -39,7 +45,7 @@ def held_back() -> Iterator[None]:
     for number in before:
         signal.signal(number, hold)
     try:
-        yield
+        yield came
     finally:
         let_go()
     if came:

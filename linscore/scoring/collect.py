@@ -81,6 +81,7 @@ class Collector:
             self.sub_blocks = find_sub_blocks(trying) if sub_blocks else None
         self.moments: dict[str, Moments] = {}
         self.tokens = self.nonfinite_rows = 0
+        self.begun = False  # by another process, which saw that rows are finite
         self.crowded: set[str] = set()
 
     def add(self, batch: Batch) -> int:
@@ -103,7 +104,7 @@ class Collector:
         """Add moments that a collector of the same decoder and options has collected, by their names."""
         for name, one in moments.items():
             if name not in self.moments:
-                self.moments[name] = self._new_moments(one.d, one.width_delta, self.device)
+                self.moments[name] = self.new_moments(one.d, one.width_delta, self.device)
             self.moments[name].merge(one)
 
     @property
@@ -139,7 +140,7 @@ class Collector:
     def _spoilt(self, part: Part, lost: Marked) -> Tensor:
         """The positions `[B, T]` that some pair lost."""
         spoilt = torch.stack(list(lost.values())).any(0) if lost else torch.zeros_like(part.counting)
-        if lost and not self.tokens and bool((spoilt == part.counting).all()):
+        if lost and not (self.tokens or self.begun) and bool((spoilt == part.counting).all()):
             raise LinscoreError(
                 f"not one token came out of {next(iter(lost))} finite (NaN or infinity): check the weights, or try "
                 "another `dtype`"
@@ -247,12 +248,13 @@ class Collector:
         if name not in self.moments:
             other = pair.delta if pair.y is None else pair.y
             assert other is not None
-            self.moments[name] = self._new_moments(pair.x.shape[-1], other.shape[-1], pair.x.device)
+            self.moments[name] = self.new_moments(pair.x.shape[-1], other.shape[-1], pair.x.device)
         elif self.moments[name].device != pair.x.device:  # of a run that is gone on with
             self.moments[name].to(pair.x.device)
         return self.moments[name]
 
-    def _new_moments(self, width: int, width_delta: int, device: torch.device) -> Moments:
+    def new_moments(self, width: int, width_delta: int, device: torch.device) -> Moments:
+        """Those of no row, as the options have them."""
         options = self.options
         return Moments(
             width,

@@ -1,10 +1,10 @@
 """What a score keeps while it runs, so that it can be gone on with: the moments, and how far they have come.
 
 position.json           how far: the last to be written, and what makes the files that it names a whole
-moments-B-R.safetensors the moments of process R of `ranks` after B batches
+moments-B.safetensors   the moments after B batches
 settings.json, .lock    see `linscore.files.run_folder`
 
-Batches are counted over all processes, of which batch B goes to number B mod `ranks`.
+Several processes add up what they have, and the first keeps that: any number of them can go on with it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,6 @@ class Position:
     guessing: float | None
     curve: list[Look]
     crowded: list[str]  # of a collector
-    ranks: int = 1
 
     @property
     def first_loss(self) -> FirstLoss | None:
@@ -88,8 +87,8 @@ class Position:
     def __post_init__(self) -> None:
         if (self.loss is None) != (self.guessing is None):
             raise ValueError("loss and guessing are not there together")
-        if min(self.batches, self.tokens, self.nonfinite_rows, self.ranks - 1) < 0:
-            raise ValueError(f"{self.batches} batches, {self.tokens} tokens and {self.ranks} ranks cannot be")
+        if min(self.batches, self.tokens, self.nonfinite_rows) < 0:
+            raise ValueError(f"{self.batches} batches and {self.tokens} tokens cannot be")
 
 
 class Kept:
@@ -122,8 +121,7 @@ class Kept:
         self.check_weights(found, collector)
         if found.device != collector.device.type:
             raise LinscoreError(f"{self.folder} was begun on {found.device}: give that `device`, or another `out`")
-        for rank in range(found.ranks):
-            collector.merge(load_moments(self._moments(found.batches, rank))[0])
+        collector.merge(load_moments(self._moments(found.batches))[0])
         collector.tokens, collector.nonfinite_rows = found.tokens, found.nonfinite_rows
         collector.crowded = set(found.crowded)
         self._tokens = found.tokens
@@ -173,8 +171,8 @@ class Kept:
         except FullDiskError as error:
             warnings.warn(f"{error}; scoring goes on, with what was saved before", LinscoreWarning, stacklevel=2)
 
-    def _moments(self, batches: int, rank: int = 0) -> Path:
-        return self.folder / f"moments-{batches}-{rank}.safetensors"
+    def _moments(self, batches: int) -> Path:
+        return self.folder / f"moments-{batches}.safetensors"
 
 
 def check_begin(run: RunFolder, *, anew: bool = False) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from linscore.machine.processes import ALONE, Processes
 from linscore.scoring.names import MomentsName
 from linscore.statistics.figures import Heldout, Linearity, heldout
 from linscore.statistics.moments import Moments
@@ -74,21 +76,25 @@ class Looks:
             self._until is not None and len(last) == IN_A_ROW and all(s is not None and s < self._until for s in last)
         )
 
-    def look(self, tokens: int, moments: Mapping[str, Moments]) -> None:
-        """Take a look if one is due after so many tokens, which says nothing of when the run was begun or gone on with.
+    def is_due(self, tokens: int, moments: Mapping[str, Moments]) -> bool:
+        """Whether it is time for a look after so many tokens; nothing else counts, such as when the run was begun."""
+        if self._folds == 1:
+            return False
+        first = moments[self._names[0]]
+        due = FIRST.get(first.device.type, FIRST["cuda"]) * first.d
+        last = self.curve[-1].tokens if self.curve else 0
+        while due <= last:
+            due *= 2
+        return tokens >= due
+
+    def look(self, tokens: int, moments: Mapping[str, Moments], processes: Processes = ALONE) -> None:
+        """Take a look after so many tokens; several processes, which hold the same sums, share the blocks.
 
         Raises:
             LinscoreError: where the sums have overflowed.
         """
-        if self._folds == 1:
-            return
-        blocks = [moments[name] for name in self._names]
-        due = FIRST.get(blocks[0].device.type, FIRST["cuda"]) * blocks[0].d
-        last = self.curve[-1].tokens if self.curve else 0
-        while due <= last:
-            due *= 2
-        if tokens >= due:
-            self.curve.append(Look.of(tokens, [heldout(one) for one in blocks]))
+        blocks = processes.each([partial(heldout, moments[name]) for name in self._names])
+        self.curve.append(Look.of(tokens, blocks))
 
     def ending_with(self, tokens: int, blocks: Sequence[Heldout | Linearity]) -> list[Look]:
         """The curve up to the scores of the report; empty with one fold."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 from linscore.errors import LinscoreError
+from linscore.machine.processes import ALONE, Processes
 from linscore.machine.signals import held_back
 from linscore.scoring.collect import Collector
 from linscore.scoring.kept import Kept, Position
 from linscore.scoring.looks import Looks
+from linscore.scoring.shared import Shared
 from linscore.statistics.moments import Moments
 from linscore.text.batch import Batch, TokenDigest, read_batch
 
@@ -22,9 +24,12 @@ class OnePass:
 
     A run that is gone on with reads again what it had read, to see that it is the same text, and does not run it.
 
+    Several processes share the groups; after each round they are of one mind whether to look, to save, or to end.
+
     Args:
         collector: a new one; of a run that is gone on with it is given the moments.
-        kept: where the run is kept while it lasts; None: nowhere.
+        kept: where the run is kept while it lasts, by the first process; None: nowhere.
+        processes: each has the sums of all at the end.
 
     Attributes:
         digest: of the token ids.
@@ -32,14 +37,19 @@ class OnePass:
         looks: at the held-out scores along the way.
     """
 
-    def __init__(self, collector: Collector, kept: Kept | None = None) -> None:
-        self._collector, self._kept = collector, kept
-        former = self._former = None if kept is None else kept.restore(collector)
+    def __init__(self, collector: Collector, kept: Kept | None = None, processes: Processes = ALONE) -> None:
+        self._collector, self._kept, self._processes = collector, kept, processes
+        self._shared = Shared(collector, processes)
+        former = self._former = processes.from_first(None if kept is None else kept.restore(collector))
+        if former is not None:
+            collector.crowded = set(former.crowded)
+            self._shared.begin_with_first()
         options = collector.options
         self.digest, self._read = TokenDigest(), TokenDigest()
         self.first_loss = former.first_loss if former else None
         self.looks = Looks(collector.indices, options.folds, options.until_stable, former.curve if former else ())
         self._batches, self._begun = 0, former.batches if former else 0
+        self._counted = former.tokens if former else 0  # over all processes
         self._saved, self._complete = self._begun, True
         self._started = time.perf_counter() - (former.seconds if former else 0.0)
 
@@ -51,17 +61,27 @@ class OnePass:
     def run(self, batches: Iterable[Batch], progress: Callable[[int], None] | None = None) -> None:
         """Take all batches, or as many as it takes to be stable.
 
-        After Ctrl-C or SIGTERM a run that is kept finishes its batch and is saved.
+        After Ctrl-C or SIGTERM a run that is kept finishes its group of batches and is saved.
 
         Raises:
             LinscoreError: for batches that cannot be used, or are not those that the run was begun with.
         """
         given = iter(batches)
+        self._pass_over(given, progress)
+        groups = iter(()) if self.looks.stable else self._collector.way.groups(given)
+        if self._processes.count == 1:
+            self._run_alone(groups, progress)
+        else:
+            self._run_shared(groups, progress)
+
+    def _run_alone(self, groups: Iterator[list[Batch]], progress: Callable[[int], None] | None) -> None:
         try:
-            self._pass_over(given, progress)
-            groups = iter(()) if self.looks.stable else self._collector.way.groups(given)
             for group in groups:
-                tokens = self._take(group)
+                with nullcontext() if self._kept is None else held_back():
+                    self._complete = False
+                    tokens = self._take(group)
+                    self._do_what_is_due(ends=False)
+                    self._complete = True
                 if progress is not None:
                     progress(tokens)
                 if self.looks.stable:
@@ -71,13 +91,33 @@ class OnePass:
                 self._save(self._kept.save)
             raise
 
+    def _run_shared(self, groups: Iterator[list[Batch]], progress: Callable[[int], None] | None) -> None:
+        ended = False
+        lasts = self._processes.from_first(self._kept is not None)
+        with ExitStack() as held:
+            came = held.enter_context(held_back(patient=True)) if lasts else []
+            for group in groups:
+                tokens = self._take(group)
+                ended = self._do_what_is_due(ends=bool(came))
+                if progress is not None:
+                    progress(tokens)
+                if ended or self.looks.stable:
+                    break
+        if ended:  # by a signal to another process
+            raise KeyboardInterrupt
+        if not self.looks.stable:
+            self._agree(over=True)
+        self._shared.check_same(str(self._read))
+        self._shared.add_up()
+        self.first_loss = self._processes.from_first(self.first_loss)
+
     def _pass_over(self, batches: Iterator[Batch], progress: Callable[[int], None] | None) -> None:
         """Read again what was read before.
 
         Raises:
             LinscoreError: where it is not the same.
         """
-        if self._kept is None or self._former is None:
+        if self._former is None:
             return
         while self._batches < self._begun and (batch := next(batches, None)) is not None:
             tokens = self._collector.pass_over(batch)
@@ -85,31 +125,58 @@ class OnePass:
             if progress is not None:
                 progress(tokens)
         if str(self._read) != self._former.read:
+            begun = "the run" if self._kept is None else self._kept.folder
             raise LinscoreError(
-                f"the first {self._begun:,} batches are not those that {self._kept.folder} was begun with: the text "
-                "has changed, or what cuts it; give the same, or another `out`"
+                f"the first {self._begun:,} batches are not those that {begun} was begun with: the text has changed, "
+                "or what cuts it; give the same, or another `out`"
             )
 
     def _take(self, group: list[Batch]) -> int:
-        """Collect a group of batches and do what is due after it, as a whole; how many tokens counted."""
+        """Collect a group of batches, or leave it to another process; how many tokens counted."""
         collector = self._collector
-        # Of many batches the end may be hours away: they are given up for what was saved.
-        waits = self._kept is not None and len(group) == 1
-        with held_back() if waits else nullcontext():
-            self._complete = False
+        if self._shared.mine:
             tokens = collector.add_parts([part for batch in group for part in collector.parts(batch)])
-            if not self._batches:
-                self.first_loss = collector.way.first_loss(read_batch(group[0]))
-            for batch in group:
-                self._count(batch)
-            self.looks.look(collector.tokens - collector.nonfinite_rows, collector.moments)
-            if self._kept is not None and self._former is not None:
-                self._kept.check_weights(self._former, collector)
-                self._former = None
-            if self._kept is not None and self._kept.is_due(collector.tokens):
-                self._save(self._kept.try_to_save)
-            self._complete = True
+        else:
+            tokens = sum(map(collector.pass_over, group))
+        if not self._batches and self._processes.first:
+            self.first_loss = collector.way.first_loss(read_batch(group[0]))
+        for batch in group:
+            self._count(batch)
+        self._shared.count_group()
+        self._counted += tokens
+        if self._kept is not None and self._former is not None:
+            self._kept.check_weights(self._former, collector)
+            self._former = None
         return tokens
+
+    def _do_what_is_due(self, *, ends: bool) -> bool:
+        """Look and save, where it is time; whether a signal has ended this process, which `ends` says, or another."""
+        collector, shared, kept = self._collector, self._shared, self._kept
+        if not shared.settled or not (shared.round_ends or self.looks.is_due(self._counted, collector.moments)):
+            return False
+        tokens, nonfinite, saving, ended = self._agree(saves=kept is not None and kept.is_due(self._counted), ends=ends)
+        looks = self.looks.is_due(tokens - nonfinite, collector.moments)
+        if looks or saving or ended:
+            shared.add_up()
+            if looks:
+                self.looks.look(tokens - nonfinite, collector.moments, self._processes)
+            if kept is not None and (saving or ended):
+                self._save(kept.save if ended else kept.try_to_save)
+            shared.go_on()
+        return ended
+
+    def _agree(self, *, saves: bool = False, ends: bool = False, over: bool = False) -> tuple[int, int, bool, bool]:
+        """Over all: the tokens, those not finite, and whether one is to save or ends; `over`: it has no batch left.
+
+        Raises:
+            LinscoreError: where the text is over for some.
+        """
+        collector = self._collector
+        figures = (collector.tokens, collector.nonfinite_rows, int(saves), int(ends), int(over))
+        tokens, nonfinite, saving, ended, finished = self._processes.sums(*figures)
+        if finished not in (0, self._processes.count):
+            raise LinscoreError("the processes have read texts of different lengths: give all of them the same text")
+        return tokens, nonfinite, bool(saving), bool(ended)
 
     def _count(self, batch: Batch) -> None:
         self.digest.add(read_batch(batch).input_ids)

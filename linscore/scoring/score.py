@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,6 +20,7 @@ from linscore.decoder.sub_blocks import cross_attention
 from linscore.errors import LinscoreError
 from linscore.files.lock import alone_in
 from linscore.files.run_folder import RunFolder
+from linscore.machine.processes import ALONE, Processes
 from linscore.machine.versions import versions
 from linscore.options import KeepOptions, ScoreOptions
 from linscore.scoring.collect import Collector
@@ -121,10 +123,12 @@ def score_decoder(
     text: str | None = None,
     progress: Callable[[int], None] | None = None,
     streamed: Streamed | None = None,
+    processes: Processes = ALONE,
 ) -> Report:
     """The same for a decoder that was found already, `kept` while it lasts.
 
-    `streamed` runs it where its blocks come one at a time.
+    `streamed` runs it where its blocks come one at a time. Several `processes` share batches and blocks; each gets the
+    whole report, and the first keeps the run.
     """
     if not isinstance(batches, Iterable):
         raise LinscoreError(f"`batches` is of type {type(batches).__name__}: give a list of batches, or an iterator")
@@ -132,11 +136,11 @@ def score_decoder(
         collector = Collector(decoder, options, streamed)
         if streamed is None:
             check_causal(decoder)
-        done = OnePass(collector, kept)
+        done = OnePass(collector, kept, processes)
         done.run(batches, progress)
     if not collector.moments:
         raise LinscoreError("there was no batch to score: give at least one")
-    report = report_of(collector, name or decoder.name, text, spectra, done.seconds)
+    report = report_of(collector, name or decoder.name, text, spectra, done.seconds, processes)
     fits, stable = done.first_loss, done.looks.stable
     curve = done.looks.ending_with(report.tokens, report.blocks)
     doubts = [*report.warnings, *misfit_warnings(fits)]
@@ -152,15 +156,25 @@ def score_decoder(
     )
 
 
-def report_of(collector: Collector, name: str, text: str | None, spectra: bool | None, seconds: float) -> Report:
-    """Solve for every block, and say what should be doubted; collecting has taken so many seconds."""
+def report_of(
+    collector: Collector,
+    name: str,
+    text: str | None,
+    spectra: bool | None,
+    seconds: float,
+    processes: Processes = ALONE,
+) -> Report:
+    """Solve for every block, and say what should be doubted; collecting has taken so many seconds.
+
+    Several processes, which hold the same sums, share the blocks.
+    """
     started = time.perf_counter()
     moments = collector.moments
     first = moments[str(MomentsName.block(collector.indices[0]))]
     if spectra is None:
         spectra = _spectra_are_cheap(first, collector.tokens)
-    blocks = [_block_report(moments, index, spectra) for index in collector.indices]
-    spans = [_span_report(moments, span, spectra) for span in sorted(collector.spans.spans)]
+    blocks = processes.each([partial(_block_report, moments, index, spectra) for index in collector.indices])
+    spans = processes.each([partial(_span_report, moments, span, spectra) for span in sorted(collector.spans.spans)])
     final = moments.get(str(MomentsName.state(len(collector.decoder.blocks))))
     final_state = None if final is None else _final_state(final, spectra)
     return Report(

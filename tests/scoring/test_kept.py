@@ -109,7 +109,7 @@ def test_saves_come_as_often_as_they_are_asked_for_and_replace_one_another(model
 
     linscore.score(model, batches(), out=tmp_path, folds=3, keep=linscore.KeepOptions(save_tokens=90), progress=look)
     assert found == [
-        [] if saved is None else [f"moments-{saved}-0.safetensors", "position.json"]
+        [] if saved is None else [f"moments-{saved}.safetensors", "position.json"]
         for saved in (None, None, 3, 3, 3, 6, 6, 6, 9, 9)  # batches of 42 or 45 tokens
     ]
 
@@ -168,8 +168,8 @@ def test_a_save_without_room_keeps_what_was_saved_and_the_run_goes_on(model, tmp
 
     monkeypatch.setattr(kept, "save_moments", full)
     keep = linscore.KeepOptions(save_tokens=90)
-    with pytest.warns(LinscoreWarning, match="no room for .*moments-6-0.safetensors; scoring goes on"):
+    with pytest.warns(LinscoreWarning, match="no room for .*moments-6.safetensors; scoring goes on"):
         linscore.score(model, batches(), out=tmp_path, folds=3, keep=keep, progress=progress)
-    assert names == [f"moments-{saved}-0.safetensors" for saved in (3, 6, 9)]
-    assert found[7] == ["moments-3-0.safetensors", "position.json"]
-    assert found[9] == ["moments-9-0.safetensors", "position.json"]
+    assert names == [f"moments-{saved}.safetensors" for saved in (3, 6, 9)]
+    assert found[7] == ["moments-3.safetensors", "position.json"]
+    assert found[9] == ["moments-9.safetensors", "position.json"]

@@ -4,13 +4,16 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 FORKED = "forkserver"
-multiprocessing.set_forkserver_preload(["linscore.cli.training", "linscore.jobs.train"])
+multiprocessing.set_forkserver_preload(["linscore.jobs.train", "linscore.jobs.score", "linscore.jobs.evaluate"])
 
 
 def command_line(*options: str) -> None:
@@ -20,11 +23,40 @@ def command_line(*options: str) -> None:
     entry_points(group="console_scripts", name="linscore")["linscore"].load()()
 
 
-def by_torchrun(processes: int, *options: object) -> None:
-    """`torchrun --standalone --nproc-per-node PROCESSES --no-python linscore OPTIONS`, by torchrun's own agent."""
+def together(processes: int, work: Callable[..., Any], *args: Any) -> list[Any]:
+    """What `work` gives in each of several processes of one machine, by torchrun's own agent."""
     config = LaunchConfig(1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method=FORKED)
     config.run_id, config.max_restarts = "test", 0
-    elastic_launch(config, command_line)(*map(str, options))
+    found = elastic_launch(config, work)(*args)
+    return [found[number] for number in range(processes)]
+
+
+def by_torchrun(processes: int, *options: object) -> None:
+    """`torchrun --standalone --nproc-per-node PROCESSES -m linscore OPTIONS`."""
+    together(processes, command_line, *map(str, options))
+
+
+def heard(folder: str, killed: int | None, *options: str) -> None:
+    """For one of several processes: `linscore OPTIONS`, what it says in the file `folder`/NUMBER.
+
+    The kernel kills the one of number `killed` at its fourth batch; those that are left wait a moment for a word of it.
+    """
+    from linscore.machine import heartbeat
+    from linscore.scoring.collect import Collector
+
+    heartbeat.BEAT, heartbeat.HUSH = 0.05, 0.3
+    add, ran = Collector.add_parts, []
+
+    def add_parts(self: Collector, parts: Any) -> int:
+        ran.append(parts)
+        if os.environ["RANK"] == str(killed) and len(ran) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return add(self, parts)
+
+    Collector.add_parts = add_parts  # type: ignore[method-assign]
+    with Path(folder, os.environ["RANK"]).open("w", encoding="utf-8", buffering=1) as said:
+        sys.stdout = sys.stderr = said
+        command_line(*options)
 
 
 def killed_in_training(step: int, *options: object) -> int:

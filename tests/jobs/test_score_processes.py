@@ -1,0 +1,73 @@
+"""Scores by two processes: one report, one voice, and one end.
+
+Those of `linscore.scoring.shared` stand here, too: the processes are forked from one server, which takes its time.
+"""
+
+import json
+
+import pytest
+from alike import assert_alike
+from processes import heard, together
+from shared_scores import reports, shared_reports
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def options(models, tmp_path):
+    """A score of some twenty batches, saved after every second one, on the default device."""
+    read = ("--text", models / "text.txt", "--seq-len", 16, "--batch-size", 2, "--save-tokens", 64)
+    return tuple(map(str, ("score", models / "original", *read, "--out", tmp_path / "together")))
+
+
+@pytest.fixture
+def alone(run, options, tmp_path):
+    """The report of one process."""
+    assert run(*options[:-1], tmp_path / "alone")[0] == 0
+    return _report(tmp_path / "alone")
+
+
+def _report(folder):
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return {name: one for name, one in report.items() if name not in ("run", "seconds", "moments_digest")}
+
+
+@pytest.mark.slow
+def test_processes_that_share_batches_report_what_one_does():
+    """Spans, fusions and sub-blocks; padding; fewer batches than processes; sinks and NaNs that only one process meets.
+
+    The oracle is one process, which deals nothing and adds nothing up.
+    """
+    alone = reports()
+    assert alone[3]["nonfinite_rows"] > 33  # what cases are there for
+    assert len(alone[0]["curve"]) == 2
+    (first, ran), (second, others) = together(2, shared_reports)
+    assert str(first) == str(second)  # of which NaN would not be equal
+    assert (ran, others) == (16, 11)  # the last case has its pilots from its second batch
+    assert_alike(first, alone)
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_report(alone, options, tmp_path):
+    together(2, heard, tmp_path, None, *options)
+    assert alone["tokens"] > 300
+    assert_alike(_report(tmp_path / "together"), alone)
+    assert sorted(path.name for path in (tmp_path / "together").iterdir()) == ["moments.safetensors", "report.json"]
+    assert (tmp_path / "0").read_text(encoding="utf-8").count("report  ") == 1
+    assert (tmp_path / "1").read_text(encoding="utf-8") == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_is_killed_ends_all_and_one_goes_on(alone, run, options, killed, tmp_path):
+    with pytest.raises(ChildFailedError):
+        together(2, heard, tmp_path, killed, *options)
+    said = (tmp_path / str(1 - killed)).read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in said if line.startswith("linscore: ")]
+    assert line.startswith(f"linscore: process {killed} of 0 to 1, on ")
+    assert "was killed or has crashed" in line
+    assert [path.name for path in (tmp_path / "together").glob("[!.]*")] == ["scoring"]
+    code, _, error = run(*options, "--resume")
+    assert code == 0, error
+    assert_alike(_report(tmp_path / "together"), alone)

@@ -1,0 +1,64 @@
+"""Scores that several processes share: what they are of, and the report of each without what no two runs have alike."""
+
+from typing import Any
+
+import torch
+from tiny_models import VOCABULARY, tiny
+from torch import Tensor
+
+from linscore.decoder.find import find_decoder, token_embedding
+from linscore.machine.processes import ALONE, Processes, join
+from linscore.options import ScoreOptions
+from linscore.scoring.collect import Collector
+from linscore.scoring.score import score_decoder
+from linscore.spans import Span
+
+SINK, BROKEN, SKIPPED = 4, 5, 6  # token ids: far from all others, not finite, and not to count
+
+
+def _batch(seed: int, rows: int = 3, length: int = 11) -> Tensor:
+    return torch.randint(7, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def _padded(seed: int) -> dict[str, Tensor]:
+    mask = torch.ones(3, 11, dtype=torch.long)
+    mask[0, 7:] = mask[2, :4] = 0
+    return {"input_ids": _batch(seed), "attention_mask": mask}
+
+
+def _odd() -> list[Tensor]:
+    """The first batch does not count, the third has no finite row, only the sixth has a sink."""
+    batches = [_batch(seed) for seed in range(9)]
+    batches[0][:], batches[2][:], batches[5][:, 3], batches[7][0, 4] = SKIPPED, BROKEN, SINK, BROKEN
+    return batches
+
+
+FUSED = ScoreOptions(spans=[Span(0, 1), Span(1, 2)], fuse=[Span(1, 2)], fuse_output=[Span(2, 2)], sub_blocks=True)
+CASES: list[tuple[str, ScoreOptions, list[Any]]] = [
+    ("llama", FUSED, [_batch(seed, rows=7 + seed % 3) for seed in range(9)]),
+    ("gpt2", ScoreOptions(skip_first=1, folds=3), [_padded(seed) for seed in range(8)]),
+    ("gemma2", ScoreOptions(folds=1, blocks=[1], precision="exact"), [_batch(0)]),
+    ("opt", ScoreOptions(skip_tokens=[SKIPPED]), _odd()),
+]
+
+
+def reports(processes: Processes = ALONE) -> list[dict[str, Any]]:
+    """Of each case; `seconds` and `run` left out."""
+    found = []
+    for family, options, batches in CASES:
+        model = tiny(family)
+        with torch.no_grad():
+            token_embedding(model).weight[SINK] *= 3000
+            token_embedding(model).weight[BROKEN] = float("nan")
+        report = score_decoder(find_decoder(model), batches, options, processes=processes).to_dict()
+        found.append({name: value for name, value in report.items() if name not in ("seconds", "run")})
+    return found
+
+
+def shared_reports() -> tuple[list[dict[str, Any]], int]:
+    """For one of several processes: the reports, and how many batches it ran for them."""
+    torch.set_num_threads(1)
+    ran = []
+    add = Collector.add_parts
+    Collector.add_parts = lambda self, parts: ran.append(parts) or add(self, parts)  # type: ignore[method-assign]
+    return reports(join()), len(ran)
