@@ -90,9 +90,14 @@ class Looks:
     def look(self, tokens: int, moments: Mapping[str, Moments], processes: Processes = ALONE) -> None:
         """Take a look after so many tokens; several processes, which hold the same sums, share the blocks.
 
+        It waits until two folds have tokens: before, nothing is held out.
+
         Raises:
             LinscoreError: where the sums have overflowed.
         """
+        first = moments[self._names[0]]
+        if sum(first.rows(fold) > 0 for fold in range(self._folds)) < 2:
+            return
         blocks = processes.each([partial(heldout, moments[name]) for name in self._names])
         self.curve.append(Look.of(tokens, blocks))
 

@@ -39,6 +39,13 @@ def test_a_look_is_scikit_learns_score_of_the_text_so_far():
     assert report.curve[-1].spread == max(getattr(block, name) for block in report.blocks for name in names)
 
 
+def test_a_look_waits_until_something_is_held_out():
+    one_fold = [{"input_ids": part, "folds": torch.tensor([int(at > 4)] * 4)} for at, part in enumerate(ids().split(4))]
+    curve = linscore.score(tiny("llama"), one_fold).curve
+    assert [look.tokens for look in curve] == [6 * 128, 8 * 128, 16 * 128, 20 * 128]
+    assert all(look.spread is not None for look in curve)
+
+
 def test_a_run_ends_once_two_looks_in_a_row_are_stable():
     model, read = tiny("llama"), []
     given = (read.append(batch) or batch for batch in batches())
