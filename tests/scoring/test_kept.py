@@ -145,6 +145,7 @@ def test_a_run_of_other_options_weights_or_batches_is_not_gone_on_with(model, tm
         score(out=None, resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_save_holds_nobody_up(model, tmp_path):
     for resume in (False, True):
         (tmp_path / KEPT).mkdir()

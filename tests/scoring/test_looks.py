@@ -22,6 +22,7 @@ def batches(count=20):
     return [{"input_ids": part, "folds": torch.tensor([0, 1, 0, 1])} for part in ids().split(4)[:count]]
 
 
+@pytest.mark.slow
 def test_a_look_is_scikit_learns_score_of_the_text_so_far():
     model = tiny("llama")
     report = linscore.score(model, batches(), precision="exact")
@@ -59,6 +60,7 @@ def test_a_run_ends_once_two_looks_in_a_row_are_stable():
     assert (short.tokens, short.stable_tokens) == (80 * 32, None)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stable_when_it_was_interrupted_reads_no_further(tmp_path):
     model, left = tiny("llama"), [8]
 
