@@ -61,7 +61,7 @@ class OnePass:
     def run(self, batches: Iterable[Batch], progress: Callable[[int], None] | None = None) -> None:
         """Take all batches, or as many as it takes to be stable.
 
-        After Ctrl-C or SIGTERM a run that is kept finishes its group of batches and is saved.
+        After Ctrl-C or SIGTERM a run that is kept finishes its batch and is saved.
 
         Raises:
             LinscoreError: for batches that cannot be used, or are not those that the run was begun with.
@@ -77,7 +77,9 @@ class OnePass:
     def _run_alone(self, groups: Iterator[list[Batch]], progress: Callable[[int], None] | None) -> None:
         try:
             for group in groups:
-                with nullcontext() if self._kept is None else held_back():
+                # Of many batches the end may be hours away: they are given up for what was saved.
+                waits = self._kept is not None and len(group) == 1
+                with held_back() if waits else nullcontext():
                     self._complete = False
                     tokens = self._take(group)
                     self._do_what_is_due(ends=False)

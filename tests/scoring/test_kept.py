@@ -1,6 +1,7 @@
 """A score that is interrupted and gone on with is the unbroken one, to the last bit; what does not fit is refused."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import linscore
 from linscore import LinscoreError
 from linscore.errors import Interrupted, LinscoreWarning
 from linscore.files.full_disk import FullDiskError
-from linscore.scoring import kept
+from linscore.scoring import kept, ways
 from linscore.scoring.kept import KEPT
 
 SPOILT = 63  # a token whose row turns NaN in the last block
@@ -174,3 +175,27 @@ def test_a_save_without_room_keeps_what_was_saved_and_the_run_goes_on(model, tmp
     assert names == [f"moments-{saved}.safetensors" for saved in (3, 6, 9)]
     assert found[7] == ["moments-3.safetensors", "position.json"]
     assert found[9] == ["moments-9.safetensors", "position.json"]
+
+
+def test_a_signal_waits_for_a_batch_but_not_for_a_group_of_many(model, tmp_path, monkeypatch):
+    """As blocks that come one at a time have it."""
+    ran = []
+
+    def signalled(_module, _args, _out):
+        ran.append("batch")
+        if len(ran) == 6:  # behind what is tried
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    model.get_input_embeddings().register_forward_hook(signalled)
+    with pytest.raises(Interrupted, match="go on from"):
+        linscore.score(model, batches(), out=tmp_path / "single", folds=3)
+    saved = json.loads((tmp_path / "single" / KEPT / "position.json").read_text())["batches"]
+    ran.clear()
+    monkeypatch.setattr(ways.Whole, "groups", lambda _self, given: iter([list(given)]))
+    with pytest.raises(KeyboardInterrupt):
+        linscore.score(model, batches(), out=tmp_path / "group", folds=3)
+    signal.signal(signal.SIGINT, before)
+    assert saved > 0
+    assert len(ran) == 6
+    assert not (tmp_path / "group").exists()
