@@ -34,6 +34,8 @@ def dynamics(
     from linscore.terminal import show
 
     series = run_dynamics(checkpoints, revisions=revisions, text=text, place=place, out=out)
+    if series is None:
+        return
     if as_json:
         click.echo(series.to_json(), nl=False)
         return

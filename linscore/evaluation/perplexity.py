@@ -19,6 +19,7 @@ from linscore.decoder.find import token_embedding
 from linscore.errors import LinscoreError
 from linscore.evaluation.windows import Reader
 from linscore.machine.memory import Fitting
+from linscore.machine.processes import ALONE, Processes
 from linscore.text.batch import Batch, Tokens, read_batch
 from linscore.text.documents import Document
 
@@ -75,6 +76,7 @@ def text_loss(
     batch_size: int = 8,
     tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> TextLoss:
     """Predict every token of the documents once, streamed: memory does not grow with the text.
 
@@ -88,6 +90,7 @@ def text_loss(
         batch_size: windows that run together, of one or several documents.
         tokens: stop after so many predicted tokens.
         progress: called with the number of tokens that each batch predicts.
+        processes: share the batches; each gets the whole loss, and the seconds of the slowest.
 
     Raises:
         LinscoreError: an option is out of range, or the text has no token to predict.
@@ -95,13 +98,16 @@ def text_loss(
     reader, fitting = Reader(tokenizer, tokens), Fitting()
     nll, predicted, seconds = 0.0, 0, 0.0
     with torch.no_grad(), evaluating(model):
-        for batch in reader.batches(documents, window, stride, batch_size):
-            start = time.perf_counter()
-            loss, count = batch_loss(model, batch, fitting)
-            seconds += time.perf_counter() - start
-            nll, predicted = nll + loss, predicted + count
+        for number, batch in enumerate(reader.batches(documents, window, stride, batch_size)):
+            if processes.takes(number):
+                start = time.perf_counter()
+                loss, count = batch_loss(model, batch, fitting)
+                seconds += time.perf_counter() - start
+                nll, predicted = nll + loss, predicted + count
             if progress is not None:
-                progress(count)
+                progress(int(read_batch(batch).predicted.sum()))
+    losses, counts, times = zip(*processes.all((nll, predicted, seconds)), strict=True)
+    nll, predicted, seconds = sum(losses), sum(counts), max(times)
     if predicted == 0:
         raise LinscoreError("the text has no token to predict: give a file with more text in it")
     return TextLoss(nll, predicted, reader.bytes, seconds)

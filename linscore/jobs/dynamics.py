@@ -19,12 +19,14 @@ from linscore.files.lock import alone_in
 from linscore.files.parts import remove_leftovers
 from linscore.files.places import read_places
 from linscore.files.run_folder import difference
+from linscore.jobs.together import share
+from linscore.machine.processes import Processes
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.models.release import release
-from linscore.options import PlaceOptions, TextOptions
+from linscore.options import PlaceOptions, ScoreOptions, TextOptions
 from linscore.progress import TokenProgress
 from linscore.scoring.report import Report
-from linscore.scoring.score import score
+from linscore.scoring.score import score_decoder
 from linscore.text.batch import TokenDigest
 from linscore.text.source import Text
 
@@ -38,14 +40,15 @@ def run_dynamics(
     text: TextOptions | None = None,
     place: PlaceOptions | None = None,
     out: str,
-) -> Dynamics:
+) -> Dynamics | None:
     """Score a series of checkpoints (see `checkpoint_series`) on the same tokens.
 
     What `out` holds of the same series already is not scored again: after an interruption, or with more checkpoints,
     the command is simply repeated. Spectra are left out of the reports.
 
     Returns:
-        Everything that `out` then holds: what was there and not asked for now, then `checkpoints` as given.
+        Everything that `out` then holds: what was there and not asked for now, then `checkpoints` as given. Several
+        processes (torchrun) share each score, and the first writes; the others return None.
 
     Raises:
         LinscoreError: for any input that cannot be used, or a checkpoint that differs from the first in vocabulary,
@@ -58,12 +61,15 @@ def run_dynamics(
     read.source.check()
     if len(series) > 1:
         read.source.check_read_again(" to score several checkpoints")
-    job = _Job(Path(out), read, place)
+    processes = share(place, read.source)
+    job = _Job(Path(out), read, place, processes)
+    if not processes.first:
+        job.score_all(series)
+        return None
     with alone_in(out):
         job.resume(series)
         try:
-            for checkpoint in series:
-                job.score(checkpoint)
+            job.score_all(series)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted, {out} keeps the checkpoints that are done: repeat the command") from None
         return job.finish(series)
@@ -72,8 +78,8 @@ def run_dynamics(
 class _Job:
     """The folder of a series, what it holds so far, and how a checkpoint is scored."""
 
-    def __init__(self, out: Path, text: Text, place: PlaceOptions) -> None:
-        self.out, self.text, self.place = out, text, place
+    def __init__(self, out: Path, text: Text, place: PlaceOptions, processes: Processes) -> None:
+        self.out, self.text, self.place, self.processes = out, text, place, processes
         settings = asdict(text.options) | {"dtype": place.dtype, "device": place.device}
         self.settings: dict[str, Any] = read_places(settings, out)  # spelled as they will be read again
         self.folder = DynamicsFolder(out)
@@ -97,18 +103,24 @@ class _Job:
             self._check_place(checkpoint)
         remove_leftovers(self.out)
 
-    def score(self, checkpoint: Checkpoint) -> None:
-        """Score one checkpoint and save the longer series, unless that was done before."""
+    def score_all(self, series: Sequence[Checkpoint]) -> None:
+        """Score the checkpoints that the first process does not have."""
         before = [] if self.dynamics is None else self.dynamics.scored
-        if self.folder.report(checkpoint.step).is_file() and any(one.checkpoint == checkpoint for one in before):
-            return
+        known = {one.checkpoint for one in before if self.folder.report(one.checkpoint.step).is_file()}
+        for checkpoint in self.processes.from_first([one for one in series if one not in known]):
+            self.score(checkpoint)
+
+    def score(self, checkpoint: Checkpoint) -> None:
+        """Score one checkpoint; the first process saves the longer series."""
         when = modified(checkpoint)
         longer, report = self._scored(checkpoint)
-        _check_tokens(checkpoint, longer, self.dynamics)
-        others = [one for one in before if one.checkpoint != checkpoint]
-        self.dynamics = replace(longer, scored=[*others, ScoredCheckpoint.of(checkpoint, when, report)])
-        self.folder.write(self.dynamics)
-        self.folder.write_report(checkpoint.step, report)
+        if self.processes.first:
+            _check_tokens(checkpoint, longer, self.dynamics)
+            before = [] if self.dynamics is None else self.dynamics.scored
+            others = [one for one in before if one.checkpoint != checkpoint]
+            self.dynamics = replace(longer, scored=[*others, ScoredCheckpoint.of(checkpoint, when, report)])
+            self.folder.write(self.dynamics)
+            self.folder.write_report(checkpoint.step, report)
         release()
 
     def finish(self, series: Sequence[Checkpoint]) -> Dynamics:
@@ -145,9 +157,11 @@ class _Job:
         digest = TokenDigest()
         batches = self.text.batches(loaded.tokenizer, loaded.context, loaded.model.device)
         with TokenProgress(self.text.expected_tokens(loaded.tokenizer), f"step {checkpoint.step:,}") as progress:
-            report = score(
-                loaded.model,
+            report = score_decoder(
+                loaded.decoder,
                 digest.watch(batches),
+                ScoreOptions(),
+                processes=self.processes,
                 spectra=False,
                 name=str(checkpoint),
                 text=str(self.text),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from linscore.evaluation.perplexity import TextLoss, next_token_losses, text_los
 from linscore.evaluation.result import Evaluation
 from linscore.evaluation.tasks import LoadedTasks, load_tasks, run_tasks
 from linscore.jobs.passes import Windows, windows
+from linscore.jobs.together import share
 from linscore.machine.device import choose_device
+from linscore.machine.processes import Processes
 from linscore.models.load import Pretrained, load_pretrained, read_context
 from linscore.models.release import release
 from linscore.options import EvaluateOptions, PlaceOptions, TextOptions
@@ -42,6 +45,7 @@ class _Job:
     batch_size: int | None
     limit: int | None
     place: PlaceOptions
+    processes: Processes
 
 
 def run_evaluate(
@@ -53,7 +57,8 @@ def run_evaluate(
 ) -> list[Evaluation]:
     """Evaluate models, Hub names, folders or "embedded", one after the other.
 
-    Where neither a text nor tasks are given, on the built-in text. `task_data` are "NAME=FILE" each.
+    Where neither a text nor tasks are given, on the built-in text. `task_data` are "NAME=FILE" each. Several processes
+    (torchrun) share the text, the first answers the tasks, and all return the same.
 
     Raises:
         LinscoreError: for any input that cannot be used.
@@ -69,7 +74,8 @@ def run_evaluate(
         data = _files(asked.task_data)
         loaded = load_tasks(_names(asked.tasks), task_data=data, include_path=asked.include_path)
     predicted = Text(text) if asked.tasks is None or text.given else None
-    about = (asked.window, asked.stride, text.batch_size, asked.limit, place)
+    processes = share(place, Text(text).source)
+    about = (asked.window, asked.stride, text.batch_size, asked.limit, place, processes)
     job = _Job(predicted, loaded, *about)
     return [_evaluate(model, form, job) for model, form in zip(models, forms, strict=True)]
 
@@ -131,18 +137,19 @@ def _evaluate(name: str, form: str, job: _Job) -> Evaluation:
     cut = windows(loaded, job.window, job.stride, job.batch_size)
     figures: dict[str, Any] = {}
     if job.text is not None:
-        loss = _text_loss(loaded, job.text, cut)
+        loss = _text_loss(loaded, job.text, cut, job.processes)
         figures |= {"text": str(job.text), "window": cut["window"], "stride": cut["stride"], **_figures(loss)}
     if job.tasks is not None:
         rows = cut["batch_size"]
-        figures["tasks"] = run_tasks(loaded.model, loaded.tokenizer, job.tasks, batch_size=rows, limit=job.limit)
+        tasks = partial(run_tasks, loaded.model, loaded.tokenizer, job.tasks, batch_size=rows, limit=job.limit)
+        figures["tasks"] = job.processes.from_first(tasks() if job.processes.first else None)
     figures |= _memory(loaded.model)
     del loaded
     release()
     return Evaluation(model=name, form=form, **figures, seconds=time.perf_counter() - begin)
 
 
-def _text_loss(loaded: Pretrained, text: Text, cut: Windows) -> TextLoss:
+def _text_loss(loaded: Pretrained, text: Text, cut: Windows, processes: Processes) -> TextLoss:
     with torch.no_grad():
         next_token_losses(loaded.model, torch.zeros(1, min(cut["window"], WARM_UP) + 1, dtype=torch.long))
     with TokenProgress(text.expected_tokens(loaded.tokenizer), "evaluating") as progress:
@@ -153,6 +160,7 @@ def _text_loss(loaded: Pretrained, text: Text, cut: Windows) -> TextLoss:
             **cut,
             tokens=text.tokens,
             progress=progress.advance,
+            processes=processes,
         )
 
 

@@ -9,7 +9,9 @@ from importlib.metadata import version
 from linscore.decoder.run import check_causal
 from linscore.embedded.shipped import EMBEDDED
 from linscore.files.whole import new_folder
+from linscore.jobs.together import share
 from linscore.machine.extras import need
+from linscore.machine.processes import Processes
 from linscore.machine.versions import versions
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, ProbeOptions, TextOptions, TrainingOptions
@@ -38,21 +40,22 @@ def run_probe(
     """Fit a logistic probe on every layer's states of labelled texts (`reading`: texts that run together).
 
     A text is read up to the model's context (2,048 tokens where the model does not say). The states of all texts are
-    held at once: 4·(L + 1)·n·d bytes. Without `out` nothing is written, else `probe.json` and `probe.png`.
+    held at once: 4·(L + 1)·n·d bytes. Without `out` nothing is written, else `probe.json` and `probe.png`. Several
+    processes (torchrun) share texts and layers, the first writes, and all return the same.
 
     Raises:
         LinscoreError: for any input that cannot be used; then nothing is written.
     """
     need("probe", "probing", "sklearn", "matplotlib")
-    labelled, pool = labelled or LabelledOptions(), (probing or ProbeOptions()).pool
+    labelled, place, pool = labelled or LabelledOptions(), place or PlaceOptions(), (probing or ProbeOptions()).pool
     check_pool(pool)
     source, seed = labelled_source(labelled), training.seed or 0
     texts, labels = labelled_texts(source, text_field=labelled.text_field, label_field=labelled.label_field)
     classes = check_classes(labels)
-    with nullcontext() if out is None else new_folder(out) as folder:
-        place = place or PlaceOptions()
+    processes = share(place)
+    with new_folder(out) if out is not None and processes.first else nullcontext() as folder:
         loaded = load_pretrained(model, **asdict(place))
-        features = _features(loaded, texts, pool, (reading or TextOptions()).batch_size)
+        features = _features(loaded, texts, pool, (reading or TextOptions()).batch_size, processes)
         found = Probing(
             model=model,
             data=str(source),
@@ -67,7 +70,7 @@ def run_probe(
             folds=FOLDS,
             seed=seed,
             width=features.states.shape[-1],
-            layers=probe_layers(features.states, labels, seed=seed),
+            layers=probe_layers(features.states, labels, seed=seed, processes=processes),
             versions=versions() | {"scikit-learn": version("scikit-learn")},
         )
         if folder is not None:
@@ -80,7 +83,9 @@ def _longest(loaded: Pretrained) -> int:
     return loaded.context or LONGEST
 
 
-def _features(loaded: Pretrained, texts: list[str], pool: str, batch_size: int | None) -> Features:
+def _features(
+    loaded: Pretrained, texts: list[str], pool: str, batch_size: int | None, processes: Processes
+) -> Features:
     decoder = loaded.decoder
     check_causal(decoder)
     with TokenProgress(None, "reading") as progress:
@@ -93,4 +98,5 @@ def _features(loaded: Pretrained, texts: list[str], pool: str, batch_size: int |
             batch_tokens=BATCH_TOKENS[loaded.model.device.type],
             batch_size=batch_size,
             progress=progress.advance,
+            processes=processes,
         )

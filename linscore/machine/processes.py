@@ -50,6 +50,10 @@ class Processes:
         dist.all_gather_object(found, own)
         return [found[number % self.count][number // self.count] for number in range(len(pieces))]
 
+    def all(self, value: Anything) -> list[Anything]:
+        """What each process calls this with, in their order."""
+        return self.each([lambda: value] * self.count)
+
     def from_first(self, value: Anything) -> Anything:
         """What the first process calls this with."""
         if self.count == 1:

@@ -16,6 +16,7 @@ from linscore.decoder.find import Decoder
 from linscore.decoder.run import parts, run, watch
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
+from linscore.machine.processes import ALONE, Processes
 from linscore.text.tokens import pad_right, text_ids
 
 __all__ = ["POOLED", "Features", "check_pool", "pooled_states", "text_features"]
@@ -46,6 +47,7 @@ def text_features(
     batch_tokens: int,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Features:
     """Run texts through a decoder, each behind what its tokenizer puts in front of a text and with nothing after it.
 
@@ -61,6 +63,7 @@ def text_features(
         batch_tokens: tokens in a batch, padding included, where `batch_size` is not given.
         batch_size: texts in a batch.
         progress: called after each batch with the number of its tokens.
+        processes: share the batches, and each gets all states.
 
     Raises:
         LinscoreError: a text is empty, a state is not finite, or `pool` or `batch_size` is out of range.
@@ -70,12 +73,14 @@ def text_features(
     check_pool(pool)
     whole = text_ids(tokenizer, texts)
     ids = [tokens[:longest] for tokens in whole]
-    states = torch.empty(len(decoder.blocks) + 1, len(ids), decoder.width)
-    for rows in _by_length([len(tokens) for tokens in ids], batch_tokens, batch_size):
+    states = torch.zeros(len(decoder.blocks) + 1, len(ids), decoder.width)
+    for number, rows in enumerate(_by_length([len(tokens) for tokens in ids], batch_tokens, batch_size)):
         batch, mask = pad_right([ids[row] for row in rows])
-        states[:, rows] = pooled_states(decoder, batch, mask, pool)
+        if processes.takes(number):
+            states[:, rows] = pooled_states(decoder, batch, mask, pool)
         if progress is not None:
             progress(int(mask.sum()))
+    processes.add_up(states)  # of which each row is one process's, and zero with the others
     _check_finite(states)
     return Features(states, sum(len(tokens) > longest for tokens in whole))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from linscore.errors import LinscoreError
 from linscore.files.json_file import json_text
+from linscore.machine.processes import ALONE, Processes
 
 __all__ = ["FOLDS", "LayerProbe", "Probing", "check_classes", "probe_layers"]
 
@@ -111,23 +113,26 @@ def check_classes(labels: Sequence[str]) -> dict[str, int]:
     return classes
 
 
-def probe_layers(states: Tensor, labels: Sequence[str], *, seed: int = 0) -> list[LayerProbe]:
+def probe_layers(
+    states: Tensor, labels: Sequence[str], *, seed: int = 0, processes: Processes = ALONE
+) -> list[LayerProbe]:
     """Fit and test a probe on every layer: standardized features, multinomial logistic regression with an L2 penalty.
 
     Args:
         states: [L + 1, n, d] float32, finite (see `text_features`); one layer at a time is copied in float64.
         labels: n classes.
         seed: of the shuffle that deals the texts to `FOLDS` stratified folds, the same ones for all layers.
+        processes: share the layers, and each gets all probes.
 
     Raises:
         LinscoreError: see `check_classes`.
     """
     check_classes(labels)
     classes = np.asarray(labels)
-    return [_probe(layer, of_layer.double().numpy(), classes, seed) for layer, of_layer in enumerate(states)]
+    return processes.each([partial(_probe, layer, of_layer, classes, seed) for layer, of_layer in enumerate(states)])
 
 
-def _probe(layer: int, features: np.ndarray, classes: np.ndarray, seed: int) -> LayerProbe:
+def _probe(layer: int, states: Tensor, classes: np.ndarray, seed: int) -> LayerProbe:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_validate
     from sklearn.pipeline import make_pipeline
@@ -135,7 +140,7 @@ def _probe(layer: int, features: np.ndarray, classes: np.ndarray, seed: int) -> 
 
     found = cross_validate(
         make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=ITERATIONS)),
-        features,
+        states.double().numpy(),
         classes,
         cv=StratifiedKFold(FOLDS, shuffle=True, random_state=seed),
         scoring=SCORES,

@@ -1,5 +1,9 @@
-"""Scores that several processes share: what they are of, and the report of each without what no two runs have alike."""
+"""What several processes share, and what comes of it without what no two runs have alike."""
 
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,8 +11,11 @@ from tiny_models import VOCABULARY, tiny
 from torch import Tensor
 
 from linscore.decoder.find import find_decoder, token_embedding
+from linscore.jobs.dynamics import run_dynamics
+from linscore.jobs.evaluate import run_evaluate
+from linscore.jobs.probe import run_probe
 from linscore.machine.processes import ALONE, Processes, join
-from linscore.options import ScoreOptions
+from linscore.options import EvaluateOptions, LabelledOptions, ScoreOptions, TextOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.score import score_decoder
 from linscore.spans import Span
@@ -62,3 +69,18 @@ def shared_reports() -> tuple[list[dict[str, Any]], int]:
     add = Collector.add_parts
     Collector.add_parts = lambda self, parts: ran.append(parts) or add(self, parts)  # type: ignore[method-assign]
     return reports(join()), len(ran)
+
+
+def shared_jobs(models: str, folder: str) -> list[Any]:
+    """An evaluation, a series and probes of the tiny model in `models`, by all processes or the only one."""
+    torch.set_num_threads(1)
+    model, text = f"{models}/original", f"{models}/text.txt"
+    rows = [json.dumps({"text": f"def f{n}(x): return {n % 2}", "label": n % 2}) for n in range(20)]
+    data = Path(folder, f"rows{os.environ.get('RANK', '')}.jsonl")
+    data.write_text("\n".join(rows), encoding="utf-8")
+    (one,) = run_evaluate([model], text=TextOptions(text=text, batch_size=2), evaluating=EvaluateOptions(window=16))
+    series = run_dynamics([model], text=TextOptions(text=text, seq_len=16, batch_size=2), out=f"{folder}/series")
+    probes = run_probe(model, labelled=LabelledOptions(data=str(data)), reading=TextOptions(batch_size=2))
+    timed = {"seconds", "tokens_per_second"}
+    scored = series and [asdict(one) for one in series.scored]
+    return [{name: value for name, value in asdict(one).items() if name not in timed}, scored, asdict(probes)["layers"]]

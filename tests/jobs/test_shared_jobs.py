@@ -1,4 +1,4 @@
-"""Scores by two processes: one report, one voice, and one end.
+"""Scores and other jobs by two processes: one result, one voice, and one end.
 
 Those of `linscore.scoring.shared` stand here, too: the processes are forked from one server, which takes its time.
 """
@@ -8,7 +8,7 @@ import json
 import pytest
 from alike import assert_alike
 from processes import heard, together
-from shared_scores import reports, shared_reports
+from shared_jobs import reports, shared_jobs, shared_reports
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,6 +46,16 @@ def test_processes_that_share_batches_report_what_one_does():
     assert str(first) == str(second)  # of which NaN would not be equal
     assert (ran, others) == (16, 11)  # the last case has its pilots from its second batch
     assert_alike(first, alone)
+
+
+@pytest.mark.slow
+def test_evaluations_series_and_probes_are_shared_too(models, tmp_path):
+    for name in ("alone", "together"):
+        (tmp_path / name).mkdir()
+    alone = shared_jobs(str(models), str(tmp_path / "alone"))
+    first, second = together(2, shared_jobs, str(models), str(tmp_path / "together"))
+    assert_alike(first, alone)
+    assert second == [first[0], None, first[2]]  # a series is the first one's alone
 
 
 @pytest.mark.slow
