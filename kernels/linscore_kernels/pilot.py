@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,7 +118,7 @@ class Pilot:
 
 
 def _center_scale_limit(rows: Tensor, *, only_large: bool = False) -> tuple[Tensor, Tensor, float]:
-    center = rows.median(0).values
+    center = _median(rows)
     size = _spread(rows - center)
     if only_large:
         # x − c and δ − c are stored in 16 bits. Where c is large against the spread that loses nothing, c being one of
@@ -128,11 +129,20 @@ def _center_scale_limit(rows: Tensor, *, only_large: bool = False) -> tuple[Tens
     return center, scale, HEAVY_MEDIANS * distance if distance > 0 else float("inf")
 
 
+def _median(rows: Tensor) -> Tensor:
+    """The lower median of each column of finite `rows`."""
+    if rows.device.type != "cpu":
+        return rows.median(0).values
+    # NumPy finds it in a quarter of the time: it goes through the columns beside each other.
+    middle = (len(rows) - 1) // 2
+    return torch.from_numpy(np.partition(rows.detach().numpy(), middle, axis=0)[middle].copy())
+
+
 def _spread(shifted: Tensor) -> Tensor:
     """The spread of each column about its median."""
     # In bf16 a feature with a large mean moves in steps, so its median deviation may be 0. A 1024th of the largest one
     # then keeps its scaled values far below 32768, past which a row is heavy, and is less than σ even beside a sink.
-    size = torch.maximum(shifted.abs().median(0).values, shifted.abs().amax(0) / 1024)
+    size = torch.maximum(_median(shifted.abs()), shifted.abs().amax(0) / 1024)
     return _positive(size)
 
 

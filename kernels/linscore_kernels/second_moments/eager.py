@@ -15,7 +15,8 @@ from torch import Tensor
 
 from linscore_kernels.arguments import check_arguments
 from linscore_kernels.pilot import Pilot
-from linscore_kernels.second_moments.eager_products import Products
+from linscore_kernels.second_moments.eager_products import products
+from linscore_kernels.second_moments.eager_workspace import workspace
 from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Sums, TokenStats, reduce
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -46,9 +47,10 @@ def token_stats(
 
 def gram(operands: Tensor, out: Tensor) -> None:
     """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of `operands` `[2, n, d]` to `out` `[d, d + e]`; below the diagonal nothing is promised."""
-    products = Products(operands, out.shape[1] - len(out))
-    products.add(operands[0], operands[1])
-    products.move_to(out)
+    with workspace(operands.device) as work:
+        sums = products(out, operands, work)
+        sums.add(operands[0], operands[1])
+        sums.finish()
 
 
 def accumulate(
@@ -66,16 +68,18 @@ def accumulate(
     check_arguments(x, other, rows, precision, DTYPES, pilot.width_delta if delta_given else None)
     n, d = len(x) if rows is None else len(rows), x.shape[1]
     shape, dtype = operand_shape(min(CHUNK, n), d, x.dtype, precision)
-    buffer = x.new_empty(shape, dtype=dtype)  # one for all chunks, so that it stays in cache
     # A state paired with itself has no δ to multiply.
-    products = Products(buffer, other.shape[1] if delta_given or other is not x else 0)
+    target = second[:, :d] if other is x and not delta_given else second
     parts = []
-    for start, stop in spans(0, n, CHUNK):
-        stats = _token_stats(x, other, rows, (start, stop), delta_given, pilot, buffer[:, : stop - start])
-        parts.append(stats[1:])  # the buffer takes the next chunk
-        products.add(*stats.operands)
-        if stop % FLUSH == 0 or stop == n:
-            products.move_to(second, sign)
+    with workspace(x.device) as work:
+        buffer = work.take(dtype, *shape)  # one for all chunks, so that it stays in cache
+        running = products(target, buffer, work, sign)
+        for start, stop in spans(0, n, CHUNK):
+            stats = _token_stats(x, other, rows, (start, stop), delta_given, pilot, buffer[:, : stop - start])
+            parts.append(stats[1:])  # the buffer takes the next chunk
+            running.add(*stats.operands)
+            if stop % FLUSH == 0 or stop == n:
+                running.finish()
     figures, status, sums = zip(*parts, strict=True)
     stats = TokenStats(buffer, torch.cat(figures, 1), torch.cat(status), torch.stack(sums).sum(0))
     return reduce(stats, other.shape[1])
