@@ -110,6 +110,10 @@ def centered(moments: Moments, folds: Iterable[int], *, heavy: bool = True, inte
 def splits(moments: Moments, *, heavy: bool = True, intercept: bool = True) -> Iterator[tuple[Centered, Centered]]:
     """(all other folds, one fold) for each fold in turn; nothing where there is only one fold with rows."""
     filled = [fold for fold in range(moments.folds) if moments.rows(fold)]
+    if len(filled) == 2:  # each is all that the other is not
+        one, two = (centered(moments, [fold], heavy=heavy, intercept=intercept) for fold in filled)
+        yield from ((two, one), (one, two))
+        return
     for fold in filled if len(filled) > 1 else ():
         others = [other for other in filled if other != fold]
         training, test = (centered(moments, part, heavy=heavy, intercept=intercept) for part in (others, [fold]))

@@ -6,6 +6,7 @@ from oracles import heldout_scores, linear_cka, procrustes, states, svd_scores
 from sklearn.linear_model import LinearRegression
 
 import linscore
+from linscore.statistics.centered import Centered
 from linscore.statistics.figures import BlockMetrics, block_metrics
 from linscore.statistics.moments import Moments
 
@@ -83,6 +84,17 @@ def test_heldout_figures_equal_a_direct_fit_and_test(folds):
     heldout, heldout_no_residual = heldout_scores(x, y, labels)
     assert got.linearity_heldout == pytest.approx(heldout, abs=1e-8)
     assert got.linearity_no_residual_heldout == pytest.approx(heldout_no_residual, abs=1e-8)
+
+
+@pytest.mark.parametrize(("folds", "centrings"), [(2, 3), (3, 7)])
+def test_nothing_is_centred_twice(folds, centrings, monkeypatch):
+    moments, seen = Moments(4, folds=folds), []
+    for fold in range(folds):
+        moments.update(*states(50, 4), fold=fold)
+    of = Centered.of
+    monkeypatch.setattr(Centered, "of", lambda *cells: seen.append(cells) or of(*cells))
+    block_metrics(moments)
+    assert len(seen) == centrings  # all rows, and of two folds each once, of more each and all others
 
 
 def test_the_spread_is_the_difference_of_two_folds_and_the_deviation_of_more():
