@@ -60,6 +60,14 @@ class PlaceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LargeOptions:
+    """How a model is scored that is larger than its device."""
+
+    placement: str = option("whole", "whole, map (spread over devices) or stream (block by block).")
+    scratch: str | None = option(None, "For stream: a folder for states and moments [default: memory].", "DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
     """What of a decoder is scored, and how; the command line has the first five.
 

@@ -12,7 +12,15 @@ from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, result_folder, resume, takes
 from linscore.embedded.shipped import EMBEDDED
-from linscore.options import KeepOptions, PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options import (
+    KeepOptions,
+    LargeOptions,
+    PlaceOptions,
+    SaveOptions,
+    ScoreOptions,
+    SelectOptions,
+    TextOptions,
+)
 
 if TYPE_CHECKING:
     from linscore.scoring.report import Report
@@ -24,6 +32,7 @@ Paths = tuple[Path, Path]
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @takes(TextOptions(), "text")
 @takes(PlaceOptions(), "place")
+@takes(LargeOptions(), "large")
 @takes(ScoreOptions(), "scoring", only=("folds", "skip_first", "precision", "sub_blocks", "until_stable"))
 @takes(SelectOptions(), "selected")
 @result_folder("Where the results go, of several models to folders in it [default: scores/MODEL].")

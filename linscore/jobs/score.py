@@ -13,13 +13,22 @@ from linscore.files.lock import alone_in
 from linscore.files.parts import remove_leftovers
 from linscore.files.places import within
 from linscore.files.run_folder import SETTINGS, RunFolder
+from linscore.jobs.score_large import check_large, stream_of
 from linscore.jobs.score_place import Former, default_folder
 from linscore.jobs.score_settings import Selection, Settings
 from linscore.jobs.together import share
 from linscore.machine.processes import Processes, check_single
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.models.release import release
-from linscore.options import KeepOptions, PlaceOptions, SaveOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options import (
+    KeepOptions,
+    LargeOptions,
+    PlaceOptions,
+    SaveOptions,
+    ScoreOptions,
+    SelectOptions,
+    TextOptions,
+)
 from linscore.progress import TokenProgress
 from linscore.scoring.kept import KEPT, Kept, begin, check_begin, keeping
 from linscore.scoring.report import MOMENTS, REPORT, Report, ScoreWarning
@@ -38,6 +47,7 @@ def run_score(
     scoring: ScoreOptions | None = None,
     selected: SelectOptions | None = None,
     saving: SaveOptions | None = None,
+    large: LargeOptions | None = None,
     keep: KeepOptions | None = None,
     resume: bool = False,
     out: str | None = None,
@@ -46,7 +56,6 @@ def run_score(
 
     Another result of the same model on the same text is replaced there; by default `scores/PARENT-MODEL` is taken where
     a model of the same name lies in `scores/MODEL`.
-
     `selected.collect_for` is a comma list of `COLLECT_FOR`: spans are those of its lengths within the blocks, fuse and
     fuse-output take every block and every such span but those that begin with block 0.
 
@@ -63,20 +72,20 @@ def run_score(
     """
     place, scoring, read = place or PlaceOptions(), scoring or ScoreOptions(), Text(text or TextOptions())
     selected, overwrite = selected or SelectOptions(), saving is not None and saving.overwrite
-    chosen = Selection(selected)
+    chosen, large = Selection(selected), large or LargeOptions()
     read.source.check()
     processes = share(place, read.source)
     if not processes.first:
-        _scored(load_pretrained(model, **asdict(place)), read, scoring, chosen, None, processes)
+        _scored(load_pretrained(model, **asdict(place)), read, scoring, chosen, large, None, processes)
         return None
     settings = Settings.of(model, read.options, place, scoring, selected)
     with (
         alone_in(out or default_folder(model)) as folder,
         RunFolder(folder / KEPT, settings, places=("model", "text")) as run,
     ):
-        loaded = _begun(run, model, read, place, resume=resume, overwrite=overwrite)
+        loaded = _begun(run, model, read, place, large, resume=resume, overwrite=overwrite)
         with keeping(run, keep) as kept:
-            report = _scored(loaded, read, scoring, chosen, kept, processes)
+            report = _scored(loaded, read, scoring, chosen, large, kept, processes)
             paths = report.save(folder)
         remove_leftovers(folder, REPORT, MOMENTS)
     return report, paths
@@ -130,8 +139,18 @@ def run_scores(
         )
 
 
-def _begun(run: RunFolder, model: str, read: Text, place: PlaceOptions, *, resume: bool, overwrite: bool) -> Pretrained:
+def _begun(
+    run: RunFolder,
+    model: str,
+    read: Text,
+    place: PlaceOptions,
+    large: LargeOptions,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Pretrained:
     """The model, once nothing stands in the way of a run that is begun, or gone on with, in its folder."""
+    check_large(large)
     former = None if overwrite else Former(run.path.parent)
     if former is not None:
         former.check_names(model, str(read))
@@ -139,7 +158,7 @@ def _begun(run: RunFolder, model: str, read: Text, place: PlaceOptions, *, resum
         run.resume(Settings)
     else:
         check_begin(run, anew=overwrite)
-    loaded = load_pretrained(model, **asdict(place))
+    loaded = load_pretrained(model, placement=large.placement, **asdict(place))
     if former is not None:
         former.check_weights(loaded.decoder, model)
     if not resume:
@@ -152,6 +171,7 @@ def _scored(
     read: Text,
     scoring: ScoreOptions,
     chosen: Selection,
+    large: LargeOptions,
     kept: Kept | None,
     processes: Processes,
 ) -> Report:
@@ -164,6 +184,7 @@ def _scored(
     options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
     with TokenProgress(read.expected_tokens(loaded.tokenizer), "scoring") as progress:
         about: dict[str, Any] = {"name": loaded.name, "text": str(read), "progress": progress.advance}
+        about["streamed"] = stream_of(loaded, large)
         report = score_decoder(loaded.decoder, batches, options, kept=kept, processes=processes, **about)
     doubts = [within(line, str(read)) for line in doubts]  # they go where others see them
     if odd.share > MOST:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,24 +22,15 @@ from linscore.errors import LinscoreError
 from linscore.machine.memory import is_out_of_memory
 from linscore.options import ScoreOptions
 from linscore.scoring.names import MomentsName
+from linscore.scoring.parts import Part, Reader
 from linscore.scoring.settle import Marked, Positions, Rows, Taken, rows_by_fold, settle
 from linscore.scoring.span_states import Pair, SpanStates
-from linscore.scoring.ways import Watcher, Way, Whole
+from linscore.scoring.ways import Ran, Watcher, Way, Whole, quiet_ran
 from linscore.statistics.moments import Moments
 from linscore.statistics.update import Update
-from linscore.text.batch import Batch, Tokens, read_batch
-from linscore.text.folds import FoldDealer
+from linscore.text.batch import Batch, Tokens
 
 RowsOf = Callable[[str], Rows]  # by the name of a pair of states
-
-
-class Part(NamedTuple):
-    """What is run at once of a batch, the fold of each sequence `[B]`, and which positions `[B, T]` count."""
-
-    tokens: Tokens
-    folds: Tensor
-    counting: Tensor
-    rows: Rows
 
 
 class Collector:
@@ -66,7 +56,7 @@ class Collector:
         self, decoder: Decoder, options: ScoreOptions | None = None, way: Way | None = None, **changes: Any
     ) -> None:
         self.options = replace(options or ScoreOptions(), **changes)
-        self._skip_tokens = torch.tensor(sorted(self.options.skip_tokens), dtype=torch.long)
+        self._reader = Reader(self.options)
         spans, blocks = self.options.spans, self.options.blocks
         depth = len(decoder.blocks)
         single = {span.first for span in spans if span.first == span.last}
@@ -97,8 +87,7 @@ class Collector:
 
     def pass_over(self, batch: Batch) -> int:
         """Deal the sequences of a batch to folds as `add` does, and nothing else; how many tokens would count."""
-        tokens, _ = self._read(batch)
-        return int(self._counting(tokens).sum())
+        return self._reader.pass_over(batch)
 
     def merge(self, moments: Mapping[str, Moments]) -> None:
         """Add moments that a collector of the same decoder and options has collected, by their names."""
@@ -115,17 +104,16 @@ class Collector:
 
     def parts(self, batch: Batch) -> list[Part]:
         """A batch as it can be run, and what counts of it. Raises LinscoreError for a batch of another form."""
-        tokens, folds = self._read(batch)
-        found = []
-        for rows, ids, mask in self.way.parts(tokens.input_ids, tokens.mask, tokens.position_ids):
-            part = Tokens(ids, mask, None, position_ids=tokens.position_ids)
-            counting = self._counting(part)
-            found.append(Part(part, folds[rows], counting, rows_by_fold(counting, folds[rows])))
-        return found
+        tokens, folds = self._reader.read(batch)
+        run = self.way.parts(tokens.input_ids, tokens.mask, tokens.position_ids)
+        return [
+            self._reader.part(Tokens(ids, mask, None, position_ids=tokens.position_ids), folds[rows])
+            for rows, ids, mask in run
+        ]
 
-    def add_parts(self, parts: Sequence[Part]) -> int:
-        """Run parts of batches, and add their rows; how many tokens counted."""
-        lost = self._take_in(parts)
+    def add_parts(self, parts: Sequence[Part], progress: Callable[[int], None] | None = None) -> int:
+        """Run parts of batches, and add their rows; how many tokens counted, which `progress` is told meanwhile."""
+        lost = self._take_in(parts, progress)
         back: dict[int, RowsOf] = {}
         for number, part in enumerate(parts):
             spoilt = self._spoilt(part, lost[number])
@@ -153,10 +141,16 @@ class Collector:
         back = {name: rows_by_fold(spoilt & ~lost.get(name, none), part.folds) for name in self.moments}
         return back.__getitem__
 
-    def _take_in(self, parts: Sequence[Part]) -> list[Marked]:
+    def _take_in(self, parts: Sequence[Part], progress: Callable[[int], None] | None) -> list[Marked]:
         """Add the rows to every pair of states; those that a pair lost because they are not finite."""
         lost: list[Marked] = [{} for _ in parts]
-        left = self._sweep(parts, {n: _of_every(part.rows) for n, part in enumerate(parts)}, lost)
+
+        def ran(number: int, blocks: int, of: int) -> None:
+            tokens = int(parts[number].counting.sum())
+            if progress is not None:
+                progress(tokens * blocks // of - tokens * (blocks - 1) // of)
+
+        left = self._sweep(parts, {n: _of_every(part.rows) for n, part in enumerate(parts)}, lost, ran=ran)
         if any(left):  # more heavy rows than are held come in a second run, and their pairs no longer hold any
             self.crowded.update(*left)
             more = {n: _of_some(marked, parts[n].folds) for n, marked in enumerate(left) if marked}
@@ -171,6 +165,7 @@ class Collector:
         sign: int = 1,
         *,
         hold: bool = True,
+        ran: Ran = quiet_ran,
     ) -> list[Marked]:
         """Run the decoder on those parts that `rows_of` has, and add their rows to every pair of states.
 
@@ -180,6 +175,7 @@ class Collector:
         left: list[Marked] = [{} for _ in parts]
         taken: list[tuple[int, Taken]] = []
         done: dict[tuple[int, str, int], int] = {}  # up to which position the rows of a part were taken
+        added: dict[str, Moments] = {}
 
         def take(number: int, first: int, index: int, states: BlockStates) -> None:
             start, size = first * states.x.shape[1], states.x.shape[:2].numel()
@@ -193,6 +189,7 @@ class Collector:
                     if size < parts[number].counting.numel():
                         positions = positions.within(start, start + size)
                     update = self._begin(pair, positions, fold=fold, sign=sign, hold=held)
+                    added[name] = self.moments[name]
                     taken.append((number, Taken(name, positions, update)))
 
         def settle_all(but: int | None = None) -> None:
@@ -201,7 +198,12 @@ class Collector:
                 left[number].update(settle(of_part, parts[number].counting.shape, lost[number]))
             taken[:] = [one for one in taken if one[0] == but]
 
-        watcher = Watcher(take, settle_all, self._watched, self.sub_blocks, self.spans)
+        def added_since() -> dict[str, Moments]:
+            found = dict(added)
+            added.clear()
+            return found
+
+        watcher = Watcher(take, settle_all, self._watched, self.sub_blocks, self.spans, added_since, ran)
         self.way.run({number: parts[number].tokens for number in rows_of}, watcher)
         return left
 
@@ -217,11 +219,6 @@ class Collector:
                 f"there is no memory for the sums of {pair.name}: give a smaller `batch_size`, fewer `blocks` or "
                 "another `device`"
             ) from error
-
-    @cached_property
-    def _dealer(self) -> FoldDealer:
-        """Deals the sequences of batches that do not say their folds."""
-        return FoldDealer(self.options.folds)
 
     @property
     def _watched(self) -> set[int]:
@@ -249,7 +246,7 @@ class Collector:
             other = pair.delta if pair.y is None else pair.y
             assert other is not None
             self.moments[name] = self.new_moments(pair.x.shape[-1], other.shape[-1], pair.x.device)
-        elif self.moments[name].device != pair.x.device:  # of a run that is gone on with
+        elif self.moments[name].device != pair.x.device:  # of a run that is gone on with, or put by
             self.moments[name].to(pair.x.device)
         return self.moments[name]
 
@@ -264,24 +261,6 @@ class Collector:
             backend=options.backend,
             device=device,
         )
-
-    def _read(self, batch: Batch) -> tuple[Tokens, Tensor]:
-        """The batch and the fold of each sequence, on the CPU."""
-        tokens = read_batch(batch)
-        ids, folds, count = tokens.input_ids, tokens.folds, self.options.folds
-        if folds is None:
-            folds = torch.tensor([self._dealer.next() for _ in range(len(ids))], dtype=torch.long)
-        elif folds.shape != ids.shape[:1] or not 0 <= folds.min() <= folds.max() < count:
-            raise LinscoreError(f"folds must give each of the {len(ids)} sequences a fold from 0 to {count - 1}")
-        return Tokens(*(None if part is None else part.cpu() for part in tokens)), folds.cpu()  # type: ignore[arg-type]
-
-    def _counting(self, tokens: Tokens) -> Tensor:
-        """Which positions `[B, T]` count: no padding, none of the first k, no token that is to be left out."""
-        real = tokens.real
-        counting = real & (real.cumsum(1) > self.options.skip_first)
-        if len(self._skip_tokens):
-            counting &= ~torch.isin(tokens.input_ids, self._skip_tokens)
-        return counting
 
 
 def _of_every(rows: Rows) -> RowsOf:

@@ -75,16 +75,17 @@ class OnePass:
             self._run_shared(groups, progress)
 
     def _run_alone(self, groups: Iterator[list[Batch]], progress: Callable[[int], None] | None) -> None:
+        tells = self._collector.way.tells
         try:
             for group in groups:
                 # Of many batches the end may be hours away: they are given up for what was saved.
                 waits = self._kept is not None and len(group) == 1
                 with held_back() if waits else nullcontext():
                     self._complete = False
-                    tokens = self._take(group)
+                    tokens = self._take(group, progress if tells else None)
                     self._do_what_is_due(ends=False)
                     self._complete = True
-                if progress is not None:
+                if progress is not None and not tells:
                     progress(tokens)
                 if self.looks.stable:
                     break
@@ -133,11 +134,11 @@ class OnePass:
                 "or what cuts it; give the same, or another `out`"
             )
 
-    def _take(self, group: list[Batch]) -> int:
+    def _take(self, group: list[Batch], progress: Callable[[int], None] | None = None) -> int:
         """Collect a group of batches, or leave it to another process; how many tokens counted."""
         collector = self._collector
         if self._shared.mine:
-            tokens = collector.add_parts([part for batch in group for part in collector.parts(batch)])
+            tokens = collector.add_parts([part for batch in group for part in collector.parts(batch)], progress)
         else:
             tokens = sum(map(collector.pass_over, group))
         if not self._batches and self._processes.first:

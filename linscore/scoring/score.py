@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ def score(
     Args:
         model: any Hugging Face decoder, or a module whose blocks are one ModuleList.
         batches: token ids `[B, T]` each, or dicts with `input_ids` and, where wanted, `attention_mask` `[B, T]` and
-            `folds` `[B]`; without folds the sequences are dealt in runs, by their place in the done.
+            `folds` `[B]`; without folds the sequences are dealt in runs, by their place in the stream.
         options: what is scored, and how.
         out: a folder where the report is saved at the end, and until then what is collected, now and then.
         resume: go on with the run in `out` that was interrupted; its batches are given from the first one again, and
@@ -169,7 +169,7 @@ def report_of(
     Several processes, which hold the same sums, share the blocks.
     """
     started = time.perf_counter()
-    moments = collector.moments
+    moments = collector.way.to_solve(collector.moments)
     first = moments[str(MomentsName.block(collector.indices[0]))]
     if spectra is None:
         spectra = _spectra_are_cheap(first, collector.tokens)
@@ -194,7 +194,7 @@ def report_of(
         blocks=[_finite(block) for block in blocks],
         spans=[_finite(span) for span in spans],
         final_state=final_state,
-        moments=moments,
+        moments=collector.moments,
     )
 
 
@@ -226,7 +226,7 @@ def _spectra_are_cheap(moments: Moments, tokens: int) -> bool:
     return moments.d <= 1024 or tokens >= (512 if moments.device.type == "cuda" else 4) * moments.d
 
 
-def _block_report(moments: dict[str, Moments], index: int, spectra: bool) -> BlockReport:
+def _block_report(moments: Mapping[str, Moments], index: int, spectra: bool) -> BlockReport:
     apart: dict[str, BlockMetrics] = {
         part: block_metrics(moments[name], spectra=spectra)
         for part in PARTS
@@ -236,12 +236,12 @@ def _block_report(moments: dict[str, Moments], index: int, spectra: bool) -> Blo
     return BlockReport(**vars(figures), index=index, sub_blocks=apart or None)
 
 
-def _span_report(moments: dict[str, Moments], span: Span, spectra: bool) -> SpanReport:
+def _span_report(moments: Mapping[str, Moments], span: Span, spectra: bool) -> SpanReport:
     figures = block_metrics(moments[str(MomentsName.across(span))], after=_after(moments, span.last), spectra=spectra)
     return SpanReport(**vars(figures), first=span.first, last=span.last)
 
 
-def _after(moments: dict[str, Moments], index: int) -> Moments | None:
+def _after(moments: Mapping[str, Moments], index: int) -> Moments | None:
     """Moments that begin with what leaves block `index`; none where a span ends outside the scored blocks."""
     names = (MomentsName.block(index + 1), MomentsName.state(index + 1))
     return next((moments[str(name)] for name in names if str(name) in moments), None)

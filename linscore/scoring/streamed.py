@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from linscore.decoder.block_by_block import BlockByBlock, Weights
@@ -16,6 +17,8 @@ from linscore.decoder.kept_states import KeptStates
 from linscore.scoring.first_loss import FirstLoss, first_loss, first_rows
 from linscore.scoring.span_states import Held
 from linscore.scoring.ways import AsRun, Watcher
+from linscore.statistics.moments import Moments
+from linscore.statistics.put_by import PutBy
 from linscore.text.batch import Batch, Tokens, read_batch
 
 ALSO = -1  # the number of the rows whose loss is measured, beside those of batches
@@ -28,24 +31,17 @@ class Streamed:
         decoder: from `find_decoder`; its blocks need no weights.
         weights: gives them their weights.
         room: bytes of states that are kept at once. A text of more is run in groups, and each reads all weights.
-        folder: where states are kept in files; None: in memory.
-        progress: called with a number of tokens, which come to those of a batch once all blocks are through with it.
+        folder: where states and moments are kept in files; None: in host memory.
 
     Raises:
         LinscoreError: for a decoder that cannot run so.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        weights: Weights,
-        *,
-        room: int,
-        folder: Path | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> None:
-        self._decoder, self._room, self._folder, self._progress = decoder, room, folder, progress
-        self._one = BlockByBlock(decoder, weights)
+    tells = True
+
+    def __init__(self, decoder: Decoder, weights: Weights, *, room: int, folder: Path | None = None) -> None:
+        self._decoder, self._room, self._folder = decoder, room, folder
+        self._one, self._put_by = BlockByBlock(decoder, weights), PutBy(folder)
         self._embedding = token_embedding(decoder.backbone).weight  # type: ignore[union-attr]
         self._rows: Tensor | None = None  # of the first batch: their loss is measured
         self._left: Tensor | None = None  # what leaves the last block on them
@@ -98,8 +94,10 @@ class Streamed:
                 for number, tokens in batches.items() if index <= last else ():
                     self._run_block(index, number, tokens, kept, held[number], watcher)
                     watcher.settle(number)
-                    self._count(tokens.input_ids.numel(), index, last + 1)
+                    watcher.ran(number, index + 1, last + 1)
                 watcher.settle(None)
+                for name, moments in watcher.added().items():  # to make room for those of the next block
+                    self._put_by.put(name, moments)
         if also is not None:
             self._left = kept[ALSO].clone()
 
@@ -109,6 +107,10 @@ class Streamed:
             return None
         with self._one.after_all(self._left):
             return first_loss(self._decoder, self._rows)
+
+    def to_solve(self, moments: Mapping[str, Moments]) -> Mapping[str, Moments]:
+        """The moments, which are put by, on the device again for as long as one of them is used."""
+        return _On(moments, self._embedding.device)
 
     def _run_block(
         self, index: int, number: int, tokens: Tokens, kept: KeptStates, held: Held, watcher: Watcher
@@ -126,6 +128,18 @@ class Streamed:
         block = self._decoder.blocks[index]
         self._samples[index] = weight_sample(replace(self._decoder, blocks=nn.ModuleList([block])))
 
-    def _count(self, tokens: int, index: int, blocks: int) -> None:
-        if self._progress is not None:
-            self._progress(tokens * (index + 1) // blocks - tokens * index // blocks)
+
+class _On(Mapping[str, Moments]):
+    """Moments by name, on a device."""
+
+    def __init__(self, moments: Mapping[str, Moments], device: torch.device) -> None:
+        self._moments, self._device = moments, device
+
+    def __getitem__(self, name: str) -> Moments:
+        return self._moments[name].on(self._device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._moments)
+
+    def __len__(self) -> int:
+        return len(self._moments)

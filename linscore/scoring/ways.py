@@ -15,9 +15,16 @@ from linscore.decoder.states import BlockStates, SubBlocks
 from linscore.machine.memory import Fitting
 from linscore.scoring.first_loss import FirstLoss, first_loss, first_rows
 from linscore.scoring.span_states import SpanStates
+from linscore.statistics.moments import Moments
 from linscore.text.batch import Batch, Tokens
 
 AsRun = Iterable[tuple[Tensor, Tensor, Tensor | None]]  # as `linscore.decoder.run.parts` has it
+
+Ran = Callable[[int, int, int], None]  # batch of this number has run through one more block, or all: b of so many
+
+
+def quiet_ran(_number: int, _blocks: int, _of: int) -> None:
+    """Tells nobody."""
 
 
 class Watcher(NamedTuple):
@@ -30,6 +37,8 @@ class Watcher(NamedTuple):
         blocks: those that are watched.
         sub_blocks: whose contributions are watched too.
         spans: what they need is held as they say.
+        added: the moments that were added to since the last call, by name.
+        ran: called as a batch gets on, see `Ran`.
     """
 
     take: Callable[[int, int, int, BlockStates], None]
@@ -37,10 +46,18 @@ class Watcher(NamedTuple):
     blocks: set[int]
     sub_blocks: SubBlocks | None
     spans: SpanStates
+    added: Callable[[], dict[str, Moments]]
+    ran: Ran = quiet_ran
 
 
 class Way(Protocol):
-    """How batches are run."""
+    """How batches are run.
+
+    Attributes:
+        tells: whether a group takes so long that `ran` is worth telling, not only its end.
+    """
+
+    tells: bool
 
     @property
     def weight_sample(self) -> list[float] | None:
@@ -61,9 +78,14 @@ class Way(Protocol):
     def first_loss(self, batch: Tokens) -> FirstLoss | None:
         """The loss on the first batch, once its group was run."""
 
+    def to_solve(self, moments: Mapping[str, Moments]) -> Mapping[str, Moments]:
+        """The moments, each where it is to be solved."""
+
 
 class Whole:
     """Every batch through all blocks."""
+
+    tells = False
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder, self._fitting = decoder, Fitting()
@@ -93,6 +115,7 @@ class Whole:
         for number, tokens in batches.items():
             some = partial(self._run, number, tokens, watcher)
             list(self._fitting.run(len(tokens.input_ids), some, partial(watcher.settle, None)))
+            watcher.ran(number, 1, 1)
 
     def _run(self, number: int, tokens: Tokens, watcher: Watcher, first: int, stop: int) -> None:
         some = tokens.rows(first, stop)
@@ -103,3 +126,7 @@ class Whole:
     def first_loss(self, batch: Tokens) -> FirstLoss | None:
         """The loss on the first batch."""
         return first_loss(self._decoder, first_rows(batch))
+
+    def to_solve(self, moments: Mapping[str, Moments]) -> Mapping[str, Moments]:
+        """The moments where they are: on the device of their block."""
+        return moments

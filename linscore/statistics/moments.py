@@ -8,6 +8,7 @@ rows by x and by δ).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -188,6 +189,13 @@ class Moments:
         self.pilot = self.pilot and self.pilot.to(self.device)
         self.light, self.heavy = ([cell and cell.to(device) for cell in cells] for cells in (self.light, self.heavy))
         return self
+
+    def on(self, device: torch.device | str) -> Moments:
+        """Themselves where they are on `device`, else a copy there."""
+        if torch.device(device) == self.device:
+            return self
+        there = copy.copy(self)
+        return there.to(device)
 
     def light_cell(self, folds: Iterable[int]) -> Cell:
         """The sums over the light rows of some folds."""

@@ -16,7 +16,8 @@ CLASSES = [kind for kind in vars(options).values() if is_dataclass(kind) and isi
 # What commands promised before options had one home: command → flags that people have in scripts.
 PROMISED = {
     "score": "text dataset tokens seq-len batch-size dtype device trust-remote-code folds skip-first skip-special "
-    "precision blocks sub-blocks for span-lengths out overwrite json until-stable save-minutes save-tokens resume",
+    "precision blocks sub-blocks for span-lengths out overwrite json until-stable save-minutes save-tokens resume "
+    "placement scratch",
     "rank": "by span text dataset tokens trust-remote-code json",
     "prune": "drop moments by span sequential text dataset tokens seq-len out dtype device trust-remote-code",
     "linearize": "replace moments by span sequential text dataset tokens seq-len rank diagonal mean ridge out dtype "

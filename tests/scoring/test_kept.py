@@ -97,7 +97,9 @@ def test_what_was_read_is_not_run_again(model, tmp_path, monkeypatch):
         linscore.score(model, batches(), out=tmp_path, folds=3, progress=interrupt(7))
     added = []
     add = linscore.Collector.add_parts
-    monkeypatch.setattr(linscore.Collector, "add_parts", lambda self, parts: added.append(parts) or add(self, parts))
+    monkeypatch.setattr(
+        linscore.Collector, "add_parts", lambda self, parts, _progress: added.append(parts) or add(self, parts)
+    )
     linscore.score(model, batches(), out=tmp_path, resume=True, folds=3)
     assert len(added) == 3
 
