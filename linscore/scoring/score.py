@@ -20,6 +20,7 @@ from linscore.decoder.sub_blocks import cross_attention
 from linscore.errors import LinscoreError
 from linscore.files.lock import alone_in
 from linscore.files.run_folder import RunFolder
+from linscore.machine.allocator import giving_back
 from linscore.machine.processes import ALONE, Processes
 from linscore.machine.versions import versions
 from linscore.options import KeepOptions, ScoreOptions
@@ -156,6 +157,7 @@ def score_decoder(
     )
 
 
+@giving_back()
 def report_of(
     collector: Collector,
     name: str,
