@@ -68,6 +68,13 @@ class LargeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What a score is planned for."""
+
+    devices: str | None = option(None, "Such as 8xH100, RTX4090 or cpu [default: this machine].", "[N x]CARD")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
     """What of a decoder is scored, and how; the command line has the first five.
 
@@ -261,3 +268,4 @@ DISTIL_PLACE = PlaceOptions(dtype="float32")  # the teacher's; the student train
 FINETUNE_TEXT = TextOptions(tokens=100_000, batch_size=16)
 FINETUNE_TRAINING = TrainingOptions()
 PROBE_TRAINING = TrainingOptions(seed=0)
+PLAN_LARGE = LargeOptions(placement="auto")

@@ -20,6 +20,7 @@ from linscore.cli.evaluate import evaluate
 from linscore.cli.finetune_delta import finetune_delta
 from linscore.cli.fuse import fuse
 from linscore.cli.linearize import linearize
+from linscore.cli.plan import plan
 from linscore.cli.probe import probe
 from linscore.cli.prune import prune
 from linscore.cli.rank import rank
@@ -31,6 +32,7 @@ from linscore.errors import Interrupted, LinscoreError, LinscoreWarning
 
 COMMANDS = (
     score,
+    plan,
     rank,
     prune,
     linearize,

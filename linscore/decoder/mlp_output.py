@@ -45,9 +45,7 @@ def find_projection(decoder: Decoder) -> str:
             is quantized, adapted or offloaded, or one whose output is normed or scaled on its way (Gemma 2 and 3,
             OLMo 2, OPT-350m).
     """
-    paths = [path for path in CANDIDATES if all(has_path(block, path) for block in decoder.blocks)]
-    if not paths:
-        raise LinscoreError(f"{decoder.name}: {_why_none(decoder)}, so no map can be fused")
+    paths = _candidates(decoder)
     for path in paths:
         _check_plain(decoder, path)
         if _arrives(decoder, path):
@@ -72,6 +70,16 @@ def check_wide(decoder: Decoder, projection: str) -> None:
         )
 
 
+def likely_inputs(decoder: Decoder) -> int:
+    """How many inputs the first layer has that may be the projection, which is not tried: a model may have no weights.
+
+    Raises:
+        LinscoreError: where there is none.
+    """
+    path = _candidates(decoder)[0]
+    return max(in_out_weight(block.get_submodule(path)).shape[0] for block in decoder.blocks)
+
+
 def in_out_weight(module: nn.Module) -> Tensor:
     """The weight `[p, d]` of a linear layer from p to d features, out = in·W: a view, so that edits reach the layer.
 
@@ -83,6 +91,13 @@ def in_out_weight(module: nn.Module) -> Tensor:
     if isinstance(module, nn.Linear):
         return module.weight.T
     raise LinscoreError(f"{type(module).__name__} is no linear layer: give an nn.Linear or transformers' Conv1D")
+
+
+def _candidates(decoder: Decoder) -> list[str]:
+    paths = [path for path in CANDIDATES if all(has_path(block, path) for block in decoder.blocks)]
+    if not paths:
+        raise LinscoreError(f"{decoder.name}: {_why_none(decoder)}, so no map can be fused")
+    return paths
 
 
 def _why_none(decoder: Decoder) -> str:

@@ -41,6 +41,10 @@ def stream_of(loaded: Pretrained, large: LargeOptions) -> Streamed | None:
     if loaded.weights is None:
         return None
     folder = None if large.scratch is None else Path(large.scratch)
-    free = free_host_memory() if folder is None else shutil.disk_usage(folder).free
-    room = int(SHARE * (UNKNOWN if free is None else free))
-    return Streamed(loaded.decoder, loaded.weights, room=room, folder=folder)
+    return Streamed(loaded.decoder, loaded.weights, room=room_of(large), folder=folder)
+
+
+def room_of(large: LargeOptions) -> int:
+    """Bytes of states that may be kept at once."""
+    free = free_host_memory() if large.scratch is None else shutil.disk_usage(large.scratch).free
+    return int(SHARE * (UNKNOWN if free is None else free))

@@ -20,6 +20,8 @@ SAMPLE_SECONDS = 0.02  # of one sample: launches then hide behind the GPU's work
 
 SIDES = {"cuda": (4096, 8192, 16384), "cpu": (1024, 2048, 3072)}  # square products; which is fastest differs by machine
 
+QUICK_SIDES = {"cuda": 8192, "cpu": 1024}
+
 COPY_BYTES = {"cuda": 2 << 30, "cpu": 512 << 20}  # far larger than any cache
 
 
@@ -129,6 +131,16 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
         timing = interleaved(lambda a=left, b=right: matmul(a, b), {}, rounds=5)  # type: ignore[misc]
         best = max(best, 2 * side**3 / min(timing.ours))
     return best
+
+
+@cache
+def quick_matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """About the same within a tenth of a second, of one side: for what is expected, not for what is compared."""
+    side = QUICK_SIDES[device.type]
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    function = lambda: matmul(left, right)  # noqa: E731
+    function()
+    return 2 * side**3 / min(seconds_per_call(function, 1) for _ in range(5))
 
 
 @cache

@@ -135,6 +135,25 @@ def read_context(name: str, *, trust_remote_code: bool = False) -> int:
         return context_of(_checkpoint(name, trust_remote_code).config())
 
 
+def load_on_paper(
+    name: str, *, dtype: str = "auto", device: torch.device | str = "cpu", trust_remote_code: bool = False
+) -> Decoder:
+    """The decoder of `name` without memory for its weights, from its configuration alone (see `on_paper`).
+
+    `dtype` is as in `load_pretrained`, where the configuration says it; else float32. `device` need not be there.
+
+    Raises:
+        LinscoreError: when there is no such model, dtype, or it needs code of its own that may not run.
+    """
+    with _loading(name):
+        checkpoint = _checkpoint(name, trust_remote_code)
+        config = checkpoint.config()
+        wanted = _dtype(dtype, config, torch.device(device))
+        if wanted != "auto":
+            config.dtype = wanted
+        return find_decoder(checkpoint.empty(loader_of(config), config))
+
+
 def load(
     path: str | Path, dtype: str = "auto", device: str = "auto", *, trust_remote_code: bool = False
 ) -> PreTrainedModel:

@@ -1,0 +1,65 @@
+"""The job of `linscore plan`: from a configuration and names of devices to what a score would take."""
+
+from __future__ import annotations
+
+from linscore_kernels import choose_backend
+
+from linscore.embedded.shipped import EMBEDDED
+from linscore.errors import one_of
+from linscore.jobs.score_large import room_of
+from linscore.jobs.score_settings import Selection
+from linscore.machine.device import choose_device
+from linscore.machine.devices import here, kind_of, named
+from linscore.models.load import PLACEMENTS, load_on_paper
+from linscore.options import LargeOptions, PlaceOptions, PlanOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.scoring.needs import Workload, needs_of
+from linscore.scoring.plan import Plan, make_plan
+from linscore.text.source import Text, batch_of, within_context
+
+AUTO = "auto"
+
+
+def run_plan(
+    model: str = EMBEDDED,
+    *,
+    text: TextOptions | None = None,
+    place: PlaceOptions | None = None,
+    scoring: ScoreOptions | None = None,
+    selected: SelectOptions | None = None,
+    large: LargeOptions | None = None,
+    planned: PlanOptions | None = None,
+) -> Plan:
+    """What a score of `model` with these options takes, and where it would run; nothing but its configuration is read.
+
+    Without `planned.devices` it is this machine, of which `place.device` names a device; of named ones host memory is
+    taken for large enough.
+
+    Raises:
+        LinscoreError: for options that cannot be used, devices that are not known, or where there is no such model.
+    """
+    place, scoring, read = place or PlaceOptions(), scoring or ScoreOptions(), text or TextOptions()
+    large, devices = large or LargeOptions(placement=AUTO), planned.devices if planned else None
+    one_of("placement", large.placement, (AUTO, *PLACEMENTS))
+    chosen = Selection(selected or SelectOptions())
+    device = choose_device(place.device) if devices is None else kind_of(devices)
+    decoder = load_on_paper(model, dtype=place.dtype, device=device, trust_remote_code=place.trust_remote_code)
+    dtype = next(decoder.blocks.parameters()).dtype
+    length = within_context("seq_len", read.seq_len, decoder.context)
+    tokens, sequences = Text(read).tokens, read.batch_size or batch_of(length, device)
+    if tokens is not None:  # a batch is of one fold, which may have fewer
+        sequences = max(1, min(sequences, -(-tokens // (length * scoring.folds))))
+    backend = choose_backend(device) if devices is None or device.type == "cpu" else "triton"
+    options = chosen.among(len(decoder.blocks), scoring)
+    return make_plan(
+        needs_of(decoder, Workload(sequences, length, options, backend)),
+        here(device, dtype) if devices is None else named(devices, dtype),
+        tokens=tokens,
+        room=room_of(large) if devices is None or device.type == "cpu" else None,
+        scratch=large.scratch is not None,
+        wanted=large.placement,
+        model=model,
+        dtype=str(dtype).removeprefix("torch."),
+        folds=scoring.folds,
+        sequences=sequences,
+        length=length,
+    )
