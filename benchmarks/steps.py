@@ -34,7 +34,7 @@ PRODUCTS = Step("gram and accumulate", of_kernels("gram", "accumulate"), 60, 90)
 LARGER = Step("the larger decoder", ("bench_score.py::test_the_larger_decoder",), 80, 150)
 TUNING = Step("tuning", ("bench_tuning.py",), 75)
 COUNTERS = Step("one launch under ncu", ("bench_counters.py",), 25)
-TOKENS = Step("token_stats, residual_norms, exact", of_kernels("token_stats", "residual_norms", "exact_gram"), 40, 50)
+TOKENS = Step("token_stats, residual_norms, exact", of_kernels("token_stats", "residual_norms", "exact_gram"), 45, 50)
 SMALLER = Step(
     "the smaller decoder", ("bench_score.py::test_the_smaller_decoder", "bench_score.py::test_solves"), 45, 90
 )

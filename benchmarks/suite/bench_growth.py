@@ -30,7 +30,7 @@ def test_growth_in_tokens(benchmark, tokens):
     compare_case(benchmark, accumulate_case(d, tokens, SHAPES.dtype, DEVICE), d, tokens, SHAPES.dtype, rounds=5)
 
 
-@pytest.mark.seconds(gpu=5, cpu=15)
+@pytest.mark.seconds(gpu=4, cpu=15)
 @pytest.mark.parametrize("blocks", SHAPES.depths)
 def test_growth_in_blocks(benchmark, blocks):
     """Collecting the moments of every block of a decoder, beside its plain forward pass."""

@@ -33,7 +33,7 @@ def test_the_larger_decoder(benchmark, sinks):
     score_beside_forward(benchmark, SHAPES.decoders[0], sinks=sinks)
 
 
-@pytest.mark.seconds(gpu=20, cpu=60)
+@pytest.mark.seconds(gpu=15, cpu=60)
 def test_the_smaller_decoder(benchmark):
     score_beside_forward(benchmark, SHAPES.decoders[-1], sinks=False)
 
@@ -76,7 +76,7 @@ def blocks_with_heavy_rows(model: PreTrainedModel, text: Text, shape: LlamaShape
     return {"blocks with heavy rows": found}
 
 
-@pytest.mark.seconds(gpu=20, cpu=0)
+@pytest.mark.seconds(gpu=15, cpu=0)
 @pytest.mark.skipif(not ON_GPU, reason="the whole of a score is timed on a CPU, solves included")
 @pytest.mark.parametrize("shape", SHAPES.decoders[::-1], ids=lambda shape: shape.name)
 def test_solves(record_property, shape):

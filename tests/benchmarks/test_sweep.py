@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks.studies import sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-RIGHT = {"score": "right", "drop": "right", "left": "right", "right": "right"}
+RIGHT = {"score": "right", "stream": "right", "drop": "right", "left": "right", "right": "right"}
 
 
 @pytest.mark.slow
