@@ -63,7 +63,7 @@ class PlaceOptions:
 class LargeOptions:
     """How a model is scored that is larger than its device."""
 
-    placement: str = option("whole", "whole, map (spread over devices) or stream (block by block).")
+    placement: str = option("auto", "auto, whole, map (spread over devices) or stream (block by block).")
     scratch: str | None = option(None, "For stream: a folder for states and moments [default: memory].", "DIR")
 
 
@@ -268,4 +268,3 @@ DISTIL_PLACE = PlaceOptions(dtype="float32")  # the teacher's; the student train
 FINETUNE_TEXT = TextOptions(tokens=100_000, batch_size=16)
 FINETUNE_TRAINING = TrainingOptions()
 PROBE_TRAINING = TrainingOptions(seed=0)
-PLAN_LARGE = LargeOptions(placement="auto")

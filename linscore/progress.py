@@ -32,6 +32,12 @@ def silence() -> Iterator[None]:
         _SILENT.reset(token)
 
 
+def say(line: str) -> None:
+    """One line, unless none is wanted where there is no terminal."""
+    if sys.stderr.isatty() or not _SILENT.get():
+        print(line, file=sys.stderr, flush=True)
+
+
 class Bar:
     """A bar of one task, shown while it is entered; `columns` stand between the bar and the time left."""
 

@@ -10,14 +10,14 @@ import click
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, in_options, takes
 from linscore.embedded.shipped import EMBEDDED
-from linscore.options import PLAN_LARGE, PlaceOptions, PlanOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options import LargeOptions, PlaceOptions, PlanOptions, ScoreOptions, SelectOptions, TextOptions
 
 
 @click.command()
 @click.argument("model", default=EMBEDDED)
 @takes(TextOptions(), "text", only=("tokens", "seq_len", "batch_size"))
 @takes(PlanOptions(), "planned")
-@takes(PLAN_LARGE, "large", changed={"placement": "auto, whole, map (spread over devices) or stream (block by block)."})
+@takes(LargeOptions(), "large")
 @takes(PlaceOptions(), "place")
 @takes(ScoreOptions(), "scoring", only=("folds", "precision", "sub_blocks"))
 @takes(SelectOptions(), "selected", only=("blocks", "collect_for", "span_lengths"))

@@ -24,6 +24,7 @@ from linscore.decoder.states import BlockStates, SubBlocks, first_tensor
 from linscore.errors import LinscoreError, reason
 
 PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)  # what a block may be given beside tensors
+INSTEAD = ": give `placement=map`"
 
 
 class Weights(Protocol):
@@ -176,7 +177,7 @@ class BlockByBlock:
         return found
 
     def _needs_more(self, what: str) -> LinscoreError:
-        return LinscoreError(f"{self.decoder.name}: {what}, so it cannot run one block at a time: give `placement=map`")
+        return LinscoreError(f"{self.decoder.name}: {what}, so it cannot run one block at a time{INSTEAD}")
 
 
 def _nothing(_index: int, _states: BlockStates) -> None:

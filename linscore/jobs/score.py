@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from linscore.files.lock import alone_in
 from linscore.files.parts import remove_leftovers
 from linscore.files.places import within
 from linscore.files.run_folder import SETTINGS, RunFolder
-from linscore.jobs.score_large import check_large, stream_of
+from linscore.jobs.plan import run_plan
+from linscore.jobs.score_large import check_large, load_placed, stream_of
 from linscore.jobs.score_place import Former, default_folder
 from linscore.jobs.score_settings import Selection, Settings
 from linscore.jobs.together import share
@@ -54,10 +56,9 @@ def run_score(
 ) -> tuple[Report, tuple[Path, Path]] | None:
     """Score `model` on a text or dataset and save the result to `out`, by default `scores/MODEL`.
 
-    Another result of the same model on the same text is replaced there; by default `scores/PARENT-MODEL` is taken where
-    a model of the same name lies in `scores/MODEL`.
-    `selected.collect_for` is a comma list of `COLLECT_FOR`: spans are those of its lengths within the blocks, fuse and
-    fuse-output take every block and every such span but those that begin with block 0.
+    Another result of the same model on the same text is replaced there; `scores/PARENT-MODEL` is the default where a
+    model of that name lies in `scores/MODEL`. `selected.collect_for` is a comma list of `COLLECT_FOR`: spans are those
+    of its lengths within the blocks, fuse and fuse-output take every block and such span that does not begin with 0.
 
     What is collected lies in `out/scoring` meanwhile, from which `resume` goes on; other options must be the former.
 
@@ -83,7 +84,8 @@ def run_score(
         alone_in(out or default_folder(model)) as folder,
         RunFolder(folder / KEPT, settings, places=("model", "text")) as run,
     ):
-        loaded = _begun(run, model, read, place, large, resume=resume, overwrite=overwrite)
+        load = partial(_load, model, read.options, place, scoring, selected, large, processes)
+        loaded = _begun(run, model, str(read), load, resume=resume, overwrite=overwrite)
         with keeping(run, keep) as kept:
             report = _scored(loaded, read, scoring, chosen, large, kept, processes)
             paths = report.save(folder)
@@ -140,30 +142,38 @@ def run_scores(
 
 
 def _begun(
-    run: RunFolder,
-    model: str,
-    read: Text,
-    place: PlaceOptions,
-    large: LargeOptions,
-    *,
-    resume: bool,
-    overwrite: bool,
+    run: RunFolder, model: str, text: str, load: Callable[[], Pretrained], *, resume: bool, overwrite: bool
 ) -> Pretrained:
     """The model, once nothing stands in the way of a run that is begun, or gone on with, in its folder."""
-    check_large(large)
     former = None if overwrite else Former(run.path.parent)
     if former is not None:
-        former.check_names(model, str(read))
+        former.check_names(model, text)
     if resume:
         run.resume(Settings)
     else:
         check_begin(run, anew=overwrite)
-    loaded = load_pretrained(model, placement=large.placement, **asdict(place))
+    loaded = load()
     if former is not None:
         former.check_weights(loaded.decoder, model)
     if not resume:
         begin(run)
     return loaded
+
+
+def _load(
+    model: str,
+    text: TextOptions,
+    place: PlaceOptions,
+    scoring: ScoreOptions,
+    selected: SelectOptions,
+    large: LargeOptions,
+    processes: Processes,
+) -> Pretrained:
+    """The model, where it fits."""
+    check_large(large)
+    asked: dict[str, Any] = {"text": text, "place": place, "scoring": scoring, "selected": selected, "large": large}
+    plan = partial(run_plan, model, timed=False, **asked)
+    return load_placed(model, place, large, plan, folds=scoring.folds, processes=processes)
 
 
 def _scored(

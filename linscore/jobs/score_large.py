@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
+from linscore.decoder.block_by_block import INSTEAD
 from linscore.errors import LinscoreError
+from linscore.jobs.plan import AUTO, room_of
 from linscore.machine.free_memory import free_host_memory
-from linscore.machine.processes import check_single
-from linscore.models.load import Pretrained
-from linscore.options import LargeOptions
+from linscore.machine.processes import ALONE, Processes, check_single
+from linscore.models.load import Pretrained, load_pretrained, weights_on_disk
+from linscore.options import LargeOptions, PlaceOptions
+from linscore.progress import say
+from linscore.scoring.plan import Plan
 from linscore.scoring.streamed import Streamed
 
-SHARE = 0.5  # of what is free, for states
-UNKNOWN = 4 << 30  # bytes, where nothing says how much is free
+QUIET = 10**9  # bytes of weights: of where a smaller model is, nothing is said
+SMALL = 64  # times the weights are less than what is free: then all of it fits, and nothing is planned
 
 
 def check_large(large: LargeOptions) -> None:
@@ -22,14 +28,63 @@ def check_large(large: LargeOptions) -> None:
     Raises:
         LinscoreError: for a `scratch` that is not there, or that nothing would be kept in, or several processes.
     """
-    if large.placement != "whole":
+    if large.placement not in (AUTO, "whole"):
         check_single("score of a model in pieces", "give `placement=whole`, or start it without torchrun")
     if large.scratch is None:
         return
-    if large.placement != "stream":
+    if large.placement not in (AUTO, "stream"):
         raise LinscoreError(f"`scratch` is of `placement=stream`, and it is {large.placement}: give one or the other")
     if not Path(large.scratch).is_dir():
         raise LinscoreError(f"`scratch={large.scratch}` is no folder: make one, on a disk with room")
+
+
+def load_placed(
+    model: str,
+    place: PlaceOptions,
+    large: LargeOptions,
+    planned: Callable[[], Plan],
+    *,
+    folds: int = 2,
+    processes: Processes = ALONE,
+) -> Pretrained:
+    """Load `model` where `large.placement` says, or for "auto" where a score of it fits; for several processes whole.
+
+    A line on standard error says where that is, of a large model.
+
+    Args:
+        model: its name.
+        place: what it is computed in, and where.
+        large: how it is placed.
+        planned: makes the plan of the score.
+        folds: of the score.
+        processes: that score together.
+
+    Raises:
+        LinscoreError: as `load_pretrained`, or where the score cannot fit.
+    """
+    plan, options = None, asdict(place)
+    placement = "whole" if large.placement == AUTO else large.placement
+    if processes.count == 1 and not _is_small(model, folds):
+        with suppress(LinscoreError):  # which loading says, or what is not worked out
+            plan = planned()
+    if plan is not None:
+        placement = plan.check().placement
+        if placement != "whole" or plan.needs.sizes.weights >= QUIET:
+            say(plan.line())
+    loaded = load_pretrained(model, placement=placement, **options)
+    if large.placement == AUTO and placement == "stream":
+        try:
+            stream_of(loaded, large)
+        except LinscoreError as error:  # a family whose blocks need more
+            say(f"{str(error).removesuffix(INSTEAD)}; placement map")
+            return load_pretrained(model, placement="map", **options)
+    return loaded
+
+
+def _is_small(model: str, folds: int) -> bool:
+    """Whether the files of a model say that all of it fits, which is seen at once."""
+    size, free = weights_on_disk(model), free_host_memory()
+    return size is not None and free is not None and SMALL * folds * size < free
 
 
 def stream_of(loaded: Pretrained, large: LargeOptions) -> Streamed | None:
@@ -42,9 +97,3 @@ def stream_of(loaded: Pretrained, large: LargeOptions) -> Streamed | None:
         return None
     folder = None if large.scratch is None else Path(large.scratch)
     return Streamed(loaded.decoder, loaded.weights, room=room_of(large), folder=folder)
-
-
-def room_of(large: LargeOptions) -> int:
-    """Bytes of states that may be kept at once."""
-    free = free_host_memory() if large.scratch is None else shutil.disk_usage(large.scratch).free
-    return int(SHARE * (UNKNOWN if free is None else free))

@@ -154,6 +154,14 @@ def load_on_paper(
         return find_decoder(checkpoint.empty(loader_of(config), config))
 
 
+def weights_on_disk(name: str) -> int | None:
+    """Bytes of the weights in the folder that `name` is; None where it is none, or holds none."""
+    folder = SHIPPED.get(name, name)
+    if not os.path.isdir(folder):  # of Path, some names are errors
+        return None
+    return sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in Path(folder).glob(kind)) or None
+
+
 def load(
     path: str | Path, dtype: str = "auto", device: str = "auto", *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
