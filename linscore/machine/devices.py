@@ -26,23 +26,22 @@ class Card(NamedTuple):
     name: str
     memory: float  # GB
     matrix: float  # TFLOP/s of dense bfloat16 products, summed in float32
-    bandwidth: float  # GB/s of its memory
     link: float  # bytes per second from the host
 
 
 # By what people type, in lower case and without what is neither letter nor digit. From the makers' data sheets, those
 # of H100, H200 and B200 of the SXM boards.
 CARDS = {
-    "b200": Card("B200", 180, 2250, 8000, PCIE_5),
-    "h200": Card("H200", 141, 989, 4800, PCIE_5),
-    "h100": Card("H100", 80, 989, 3350, PCIE_5),
-    "a10080": Card("A100-80", 80, 312, 2039, PCIE_4),
-    "a10040": Card("A100-40", 40, 312, 1555, PCIE_4),
-    "l40s": Card("L40S", 48, 362, 864, PCIE_4),
-    "l4": Card("L4", 24, 121, 300, PCIE_4),
-    "rtx5090": Card("RTX 5090", 32, 209, 1792, PCIE_5),
-    "rtx4090": Card("RTX 4090", 24, 165, 1008, PCIE_4),
-    "rtx3090": Card("RTX 3090", 24, 71, 936, PCIE_4),
+    "b200": Card("B200", 180, 2250, PCIE_5),
+    "h200": Card("H200", 141, 989, PCIE_5),
+    "h100": Card("H100", 80, 989, PCIE_5),
+    "a10080": Card("A100-80", 80, 312, PCIE_4),
+    "a10040": Card("A100-40", 40, 312, PCIE_4),
+    "l40s": Card("L40S", 48, 362, PCIE_4),
+    "l4": Card("L4", 24, 121, PCIE_4),
+    "rtx5090": Card("RTX 5090", 32, 209, PCIE_5),
+    "rtx4090": Card("RTX 4090", 24, 165, PCIE_4),
+    "rtx3090": Card("RTX 3090", 24, 71, PCIE_4),
 }
 
 
