@@ -67,7 +67,8 @@ class Heartbeat:
         self._hosts: list[str] = []
         self._seen: dict[int, tuple[str, float]] = {}  # the state of another, and when it came to be
         self._why: str | None = None  # what ended another process, and with it this one
-        self._over = threading.Event()
+        self._over, self._parted = threading.Event(), threading.Event()
+        self._answered = time.monotonic()  # by the store
         self._beats = 0
 
     def meet(self) -> None:
@@ -85,7 +86,8 @@ class Heartbeat:
                 raise LinscoreError(f"processes {missing} have not come in {MEETING:.0f} s: look at their machines")
             time.sleep(BEAT / 5)
         self._hosts = [host.decode() for host in self._store.multi_get(names)]
-        threading.Thread(target=self._live, name="heartbeat", daemon=True).start()
+        for thread in (self._live, self._guard):
+            threading.Thread(target=thread, name="heartbeat", daemon=True).start()
 
     def part(self) -> None:
         """This process has done its work. The first waits for the others, whom it may hold the store for."""
@@ -93,6 +95,7 @@ class Heartbeat:
         until = time.monotonic() + GRACE
         while self._number == 0 and time.monotonic() < until and any(map(_at_work, self._look().values())):
             time.sleep(BEAT / 5)
+        self._parted.set()
 
     def verdict(self, line: str, *, certain: bool, interrupted: bool) -> tuple[str, bool]:
         """What is to be said of this process's end, which by itself would say `line`, and whether this one says it.
@@ -104,10 +107,12 @@ class Heartbeat:
             certain: whether that is its own fault and no other's, as what a user can mend is.
             interrupted: whether it is a signal.
         """
-        for _ in range(2):  # whoever started the processes ends them by a signal, once
-            with suppress(KeyboardInterrupt):
-                return self._verdict(line, certain, interrupted)
-        return line, self._number == 0
+        try:
+            return self._verdict(line, certain, interrupted)
+        except KeyboardInterrupt:  # whoever started the processes ends them by a signal, once
+            return self._verdict(line, certain, interrupted)
+        finally:
+            self._parted.set()
 
     def _verdict(self, line: str, certain: bool, interrupted: bool) -> tuple[str, bool]:
         self._over.set()
@@ -136,6 +141,14 @@ class Heartbeat:
             if why is not None:
                 self._end(why)
                 return
+
+    def _guard(self) -> None:
+        """Another thread, for a machine that is cut off: calls of the store wait for a quarter of an hour then."""
+        while not self._parted.wait(BEAT):
+            if time.monotonic() - self._answered > SILENCE:
+                if self._number == 0 or self._is_next():
+                    self._say(f"{self._named(0)}, no longer answers")
+                os._exit(2)
 
     def _end(self, why: str) -> None:
         if self._over.wait(HUSH):  # time to find the same fault by itself, such as a name that is wrong for all
@@ -186,6 +199,7 @@ class Heartbeat:
             found = self._store.multi_get([f"state.{other}" for other in self._others])
         except dist.DistError:
             return {}
+        self._answered = time.monotonic()
         states = {other: state.decode() for other, state in zip(self._others, found, strict=True)}
         for other, state in states.items():
             if self._seen.get(other, ("", 0.0))[0] != state:

@@ -17,7 +17,8 @@ def three(monkeypatch):
     """Three processes that have met, none of which beats by itself."""
     for name, seconds in {"BEAT": 0.01, "HUSH": 0.05, "GRACE": 0.1, "MEETING": 0.1}.items():
         monkeypatch.setattr(heartbeat, name, seconds)
-    monkeypatch.setattr(Heartbeat, "_live", lambda _self: None)
+    for thread in ("_live", "_guard"):
+        monkeypatch.setattr(Heartbeat, thread, lambda _self: None)
     monkeypatch.setattr("socket.gethostname", lambda: "node")
     store = dist.HashStore()
     found = [Heartbeat(store, number, 3, print) for number in range(3)]
@@ -75,3 +76,16 @@ def test_a_launcher_that_names_no_place_is_one_line(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(LinscoreError, match="MASTER_ADDR and MASTER_PORT do not say where they meet"):
         meeting_place()
+
+
+def test_one_that_is_cut_off_ends_itself(three, monkeypatch):
+    """Without the store, whose calls would not come back."""
+    monkeypatch.undo()
+    monkeypatch.setattr(heartbeat, "SILENCE", 0.0)
+    monkeypatch.setattr(heartbeat, "BEAT", 0.01)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    said, ended = [], []
+    monkeypatch.setattr("os._exit", lambda code: (ended.append(code), three[1]._parted.set()))
+    three[1]._say = said.append
+    three[1]._guard()
+    assert (said, ended) == (["process 0 of 0 to 2, on node, no longer answers"], [2])
