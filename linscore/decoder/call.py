@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from linscore.decoder.find import Decoder, token_embedding
 from linscore.errors import LinscoreError, reason
+from linscore.machine.device import copied
 
 
 def accepted(decoder: Decoder) -> Collection[str]:
@@ -24,7 +25,7 @@ def call(decoder: Decoder, inputs: Mapping[str, Tensor]) -> None:
         LinscoreError: if it fails on rows longer than what it was made for.
     """
     device = _input_device(decoder)
-    given: dict[str, Any] = {key: value.to(device) for key, value in inputs.items()}
+    given: dict[str, Any] = {key: copied(value, device) for key, value in inputs.items()}
     known = accepted(decoder)
     if "use_cache" in known:
         given["use_cache"] = False

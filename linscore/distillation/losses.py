@@ -26,6 +26,7 @@ from linscore.decoder.padding import padding_form
 from linscore.decoder.run import run, watch
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
+from linscore.machine.device import copied
 from linscore.text.batch import Batch, read_batch
 
 __all__ = ["Parts", "Seen", "Student", "Weights", "divergence", "look", "next_token_loss", "state_error"]
@@ -166,7 +167,7 @@ class Student(nn.Module):
     def _run(self, inputs: dict[str, Any]) -> tuple[dict[int, Tensor], Tensor | None]:
         decoder, states = self._decoder, {}
         device = next(decoder.model.parameters()).device
-        moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+        moved = {key: copied(value, device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
 
         def keep(index: int, found: BlockStates) -> None:
             states[index] = found.y

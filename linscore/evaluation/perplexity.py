@@ -18,8 +18,10 @@ from linscore.decoder.call import check_ids, evaluating
 from linscore.decoder.find import token_embedding
 from linscore.errors import LinscoreError
 from linscore.evaluation.windows import Reader
+from linscore.machine.device import copied
 from linscore.machine.memory import Fitting
 from linscore.machine.processes import ALONE, Processes
+from linscore.text.ahead import Ahead
 from linscore.text.batch import Batch, Tokens, read_batch
 from linscore.text.documents import Document
 
@@ -77,6 +79,7 @@ def text_loss(
     tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
+    ahead: Ahead | None = None,
 ) -> TextLoss:
     """Predict every token of the documents once, streamed: memory does not grow with the text.
 
@@ -91,14 +94,16 @@ def text_loss(
         tokens: stop after so many predicted tokens.
         progress: called with the number of tokens that each batch predicts.
         processes: share the batches; each gets the whole loss, and the seconds of the slowest.
+        ahead: has the batches made while the model runs; by default they are made when they are wanted.
 
     Raises:
         LinscoreError: an option is out of range, or the text has no token to predict.
     """
     reader, fitting = Reader(tokenizer, tokens), Fitting()
+    batches = (ahead or Ahead(None)).read(reader.batches(documents, window, stride, batch_size))
     nll, predicted, seconds = 0.0, 0, 0.0
     with torch.no_grad(), evaluating(model):
-        for number, batch in enumerate(reader.batches(documents, window, stride, batch_size)):
+        for number, batch in enumerate(batches):
             if processes.takes(number):
                 start = time.perf_counter()
                 loss, count = batch_loss(model, batch, fitting)
@@ -157,7 +162,7 @@ def next_token_losses(model: PreTrainedModel, input_ids: Tensor, last: int | Non
     Returns:
         [batch, last] float32 (`last` = seq − 1 by default) on the model's device.
     """
-    input_ids = input_ids.to(model.device)
+    input_ids = copied(input_ids, model.device)
     last = input_ids.shape[1] - 1 if last is None else last
     accepted = inspect.signature(model.forward).parameters
     options = {"use_cache": False, "logits_to_keep": last}

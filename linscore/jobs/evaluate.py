@@ -152,15 +152,17 @@ def _evaluate(name: str, form: str, job: _Job) -> Evaluation:
 def _text_loss(loaded: Pretrained, text: Text, cut: Windows, processes: Processes) -> TextLoss:
     with torch.no_grad():
         next_token_losses(loaded.model, torch.zeros(1, min(cut["window"], WARM_UP) + 1, dtype=torch.long))
+    documents, ahead = text.documents(loaded.model.device)
     with TokenProgress(text.expected_tokens(loaded.tokenizer), "evaluating") as progress:
         return text_loss(
             loaded.model,
             loaded.tokenizer,
-            text.source.documents(),
+            documents,
             **cut,
             tokens=text.tokens,
             progress=progress.advance,
             processes=processes,
+            ahead=ahead,
         )
 
 

@@ -64,11 +64,12 @@ class Passes:
             LinscoreError: for options of the text that cannot be used.
         """
         self.tokens = 0
-        text, tokenizer = self.text, self.loaded.tokenizer
+        text, tokenizer, device = self.text, self.loaded.tokenizer, self.loaded.model.device
         if self.cut is None:
-            batches = text.batches(tokenizer, self.loaded.context, self.loaded.model.device)
+            batches = text.batches(tokenizer, self.loaded.context, device)
         else:
-            batches = window_batches(tokenizer, text.source.documents(), tokens=text.tokens, **self.cut)
+            documents, ahead = text.documents(device)
+            batches = ahead.read(window_batches(tokenizer, documents, tokens=text.tokens, **self.cut))
         return watched(batches, text.expected_tokens(tokenizer), "measuring", self._count)
 
     def _count(self, batch: dict[str, Tensor]) -> int:

@@ -1,8 +1,9 @@
-"""The device that a user names."""
+"""The device that a user names, and what is copied there."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from linscore.errors import LinscoreError
 
@@ -21,3 +22,8 @@ def choose_device(device: str) -> torch.device:
     if where.type not in KINDS:
         raise LinscoreError(f"`device` is {device}: linscore computes on {' and '.join(KINDS)}, give one of them")
     return where
+
+
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; what lies in pinned memory is copied when the device comes to it, and not waited for."""
+    return tensor.to(device, non_blocking=tensor.is_pinned())

@@ -11,6 +11,7 @@ from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError, at_least
 from linscore.machine.extras import need
 from linscore.options import LabelledOptions, TextOptions
+from linscore.text.ahead import Ahead
 from linscore.text.compressed import is_compressed
 from linscore.text.documents import Document, Say, read_documents, warn
 from linscore.text.hub import read_dataset
@@ -120,6 +121,14 @@ class Text:
     def __str__(self) -> str:
         return str(self.source)
 
+    def documents(self, device: torch.device, say: Say = warn) -> tuple[Iterator[Document], Ahead]:
+        """Its documents, and how batches of them are made for a model on `device`; `say` takes doubts in their place.
+
+        Standard input is not read ahead: a thread that waits for it holds it, and Python cannot end.
+        """
+        ahead = Ahead(None if self.options.text == "-" else device)
+        return self.source.documents(ahead.in_place(say)), ahead
+
     def batches(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -134,7 +143,7 @@ class Text:
         Args:
             tokenizer: of the model.
             context: the longest sequence that the model was made for; 0 where it does not say.
-            device: where the model runs: more tokens make a batch on a GPU.
+            device: where the model runs: on a GPU more tokens make a batch, and batches are made ahead (see `Ahead`).
             folds: cross-validation folds.
             say: takes doubts about the text (see `read_documents`).
 
@@ -143,8 +152,9 @@ class Text:
         """
         at_least("batch_size", self.options.batch_size, 1)
         seq_len = within_context("seq_len", self.options.seq_len, context)
-        sequences = pack(self.source.documents(say), tokenizer, seq_len=seq_len, folds=folds, tokens=self.tokens)
-        return batches(sequences, self.options.batch_size or batch_of(seq_len, device))
+        documents, ahead = self.documents(device, say)
+        sequences = pack(documents, tokenizer, seq_len=seq_len, folds=folds, tokens=self.tokens)
+        return ahead.read(batches(sequences, self.options.batch_size or batch_of(seq_len, device)))
 
     def expected_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """About how many tokens there are: of a local text its size, times the rate of its first document."""
