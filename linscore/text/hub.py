@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+import itertools
+import time
+from collections.abc import Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from linscore.errors import LinscoreError, reason
 from linscore.machine.extras import need
 from linscore.text.documents import Document, text_of
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+WAITS = (1.0, 4.0, 16.0)  # seconds before a shard that broke off is read again
+LASTING = (ValueError, FileNotFoundError, PermissionError)  # what a file is and says stays so
 
 
 def read_dataset(name: str) -> Iterator[Document]:
@@ -50,11 +58,38 @@ def _open_dataset(name: str) -> Any:
         raise _unloadable(name, error) from error
 
 
-def _streamed(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
+def _streamed(rows: IterableDataset, name: str) -> Iterator[dict[str, Any]]:
+    """The rows, shard by shard, so that a shard that breaks off is gone on with without those before it."""
+    for number in range(rows.num_shards):
+        yield from _shard(rows.shard(rows.num_shards, number), name)
+
+
+def _shard(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a shard, which is read anew where it broke off; given up where that brings no row, time after time.
+
+    `datasets` itself asks again for bytes that do not come, but not for a file that cannot be opened or decoded.
+    """
+    done, waits = 0, list(WAITS)
+    while True:
+        more, error = yield from _up_to_error(itertools.islice(rows, done, None))
+        if error is None:
+            return
+        done, waits = done + more, list(WAITS) if more else waits
+        if not waits or isinstance(error, LASTING):
+            raise _unloadable(name, error) from error
+        time.sleep(waits.pop(0))
+
+
+def _up_to_error(rows: Iterable[dict[str, Any]]) -> Generator[dict[str, Any], None, tuple[int, Exception | None]]:
+    """The rows; returns how many came, and what broke them off: a connection may at any row."""
+    number = 0
     try:
-        yield from rows
-    except Exception as error:  # the connection may break at any row
-        raise _unloadable(name, error) from error
+        for row in rows:
+            number += 1
+            yield row
+    except Exception as error:
+        return number, error
+    return number, None
 
 
 def _unloadable(name: str, error: Exception) -> LinscoreError:
