@@ -14,6 +14,7 @@ from linscore.errors import Interrupted, LinscoreWarning
 from linscore.files.full_disk import FullDiskError
 from linscore.scoring import kept, ways
 from linscore.scoring.kept import KEPT
+from linscore.text.ahead import Ahead
 
 SPOILT = 63  # a token whose row turns NaN in the last block
 LAST = ("run", "seconds", "moments", "moments_digest")  # what two runs differ in, and what is compared apart
@@ -90,6 +91,19 @@ def test_a_run_that_is_gone_on_with_is_the_unbroken_one(model, tmp_path, folds):
     assert again.tokens_digest == whole.tokens_digest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moments.safetensors", "report.json"]
     assert linscore.Report.load(tmp_path) == again
+
+
+@pytest.mark.slow
+def test_a_run_that_is_read_ahead_is_gone_on_with_at_the_same_batch(model, tmp_path):
+    def ahead():
+        return Ahead(torch.device("cuda")).read(iter(batches()))
+
+    whole = linscore.score(model, batches(), folds=3)
+    with pytest.raises(Interrupted):
+        linscore.score(model, ahead(), out=tmp_path, folds=3, progress=interrupt(4))
+    again = linscore.score(model, ahead(), out=tmp_path, resume=True, folds=3)
+    same(again, whole)
+    assert again.tokens_digest == whole.tokens_digest
 
 
 def test_what_was_read_is_not_run_again(model, tmp_path, monkeypatch):

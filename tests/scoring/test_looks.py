@@ -9,6 +9,7 @@ from tiny_models import tiny
 import linscore
 from linscore import LinscoreError
 from linscore.errors import Interrupted
+from linscore.text.ahead import AHEAD, Ahead
 
 WIDTH = 32
 
@@ -58,6 +59,17 @@ def test_a_run_ends_once_two_looks_in_a_row_are_stable():
     [doubt] = [doubt for doubt in short.warnings if doubt.kind == "not_stable"]
     assert f"{short.curve[-1].spread:.2g} at the largest" in doubt.message
     assert (short.tokens, short.stable_tokens) == (80 * 32, None)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_read_ahead_ends_at_the_same_batch():
+    model, read = tiny("llama"), []
+    given = (read.append(batch) or batch for batch in batches())
+    report = linscore.score(model, Ahead(torch.device("cuda")).read(given), until_stable=0.5)
+    plain = linscore.score(model, batches(), until_stable=0.5)
+    assert 8 <= len(read) <= 8 + AHEAD + 1
+    for what in ("tokens", "tokens_digest", "curve", "stable_tokens", "loss", "blocks"):
+        assert getattr(report, what) == getattr(plain, what)
 
 
 @pytest.mark.slow
