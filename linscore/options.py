@@ -126,6 +126,7 @@ class SelectOptions:
     """Which blocks, spans and tokens are meant, in words: a model says what they are."""
 
     skip_special: bool = option(False, "Leave out the positions of special tokens.")
+    skip_shards: bool = option(False, "Leave out shards of the dataset that stay broken, and say so.")
     blocks: str | None = option(None, "Blocks to score, such as 0-5,7 [default: all].", "LIST")
     collect_for: str | None = option(None, "Collect more moments: spans, fuse, fuse-output.", "LIST", "for")
     span_lengths: str = option("2", "Blocks in a span, such as 2-4.", "LIST")

@@ -71,8 +71,8 @@ def run_score(
             another model or text, or an interrupted run, and `saving.overwrite` is not set; what was there stays.
         Interrupted: by Ctrl-C, where there is a run to go on with.
     """
-    place, scoring, read = place or PlaceOptions(), scoring or ScoreOptions(), Text(text or TextOptions())
-    selected, overwrite = selected or SelectOptions(), saving is not None and saving.overwrite
+    place, scoring, selected = place or PlaceOptions(), scoring or ScoreOptions(), selected or SelectOptions()
+    read, overwrite = Text(text or TextOptions(), "text", selected.skip_shards), saving is not None and saving.overwrite
     chosen, large = Selection(selected), large or LargeOptions()
     read.source.check()
     processes = share(place, read.source)

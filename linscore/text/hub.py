@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from linscore.errors import LinscoreError, reason
 from linscore.machine.extras import need
-from linscore.text.documents import Document, text_of
+from linscore.text.documents import Document, Say, text_of
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -18,12 +18,14 @@ WAITS = (1.0, 4.0, 16.0)  # seconds before a shard that broke off is read again
 LASTING = (ValueError, FileNotFoundError, PermissionError)  # what a file is and says stays so
 
 
-def read_dataset(name: str) -> Iterator[Document]:
+def read_dataset(name: str, skipped: Say | None = None) -> Iterator[Document]:
     """The column "text" of a dataset, streamed.
 
     Args:
         name: `NAME`, `NAME:CONFIG` or `NAME:CONFIG:SPLIT` on the Hugging Face Hub, or a local folder of jsonl or
             parquet files in place of NAME. CONFIG may be empty; SPLIT is "train" when left out.
+        skipped: takes a line for a shard that stays broken, whose other rows are left out; None: that is an error, and
+            so are two such shards in a row, which are a network that is gone.
 
     Raises:
         LinscoreError: the dataset cannot be reached or loaded, or has no text.
@@ -32,7 +34,9 @@ def read_dataset(name: str) -> Iterator[Document]:
     if rows.column_names is not None and "text" not in rows.column_names:
         columns = ", ".join(rows.column_names)
         raise LinscoreError(f'dataset {name} has no column "text" but {columns}: rename one to "text" in a local copy')
-    return (text_of(row, f"dataset {name}, row {number}") for number, row in enumerate(_streamed(rows, name), 1))
+    return (
+        text_of(row, f"dataset {name}, row {number}") for number, row in enumerate(_streamed(rows, name, skipped), 1)
+    )
 
 
 def load_dataset_rows(name: str) -> Iterator[dict[str, Any]]:
@@ -41,7 +45,7 @@ def load_dataset_rows(name: str) -> Iterator[dict[str, Any]]:
     Raises:
         LinscoreError: the dataset cannot be reached or loaded.
     """
-    return _streamed(_open_dataset(name), name)
+    return _streamed(_open_dataset(name), name, None)
 
 
 def _open_dataset(name: str) -> Any:
@@ -58,25 +62,31 @@ def _open_dataset(name: str) -> Any:
         raise _unloadable(name, error) from error
 
 
-def _streamed(rows: IterableDataset, name: str) -> Iterator[dict[str, Any]]:
+def _streamed(rows: IterableDataset, name: str, skipped: Say | None) -> Iterator[dict[str, Any]]:
     """The rows, shard by shard, so that a shard that breaks off is gone on with without those before it."""
+    broken = False
     for number in range(rows.num_shards):
-        yield from _shard(rows.shard(rows.num_shards, number), name)
+        error, before = (yield from _shard(rows.shard(rows.num_shards, number))), broken
+        broken = error is not None
+        if error is not None and (skipped is None or before):
+            raise _unloadable(name, error) from error
+        if error is not None and skipped is not None:
+            skipped(
+                f"dataset {name}: the rest of shard {number + 1} of {rows.num_shards} is left out ({reason(error)})"
+            )
 
 
-def _shard(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
-    """The rows of a shard, which is read anew where it broke off; given up where that brings no row, time after time.
+def _shard(rows: Iterable[dict[str, Any]]) -> Generator[dict[str, Any], None, Exception | None]:
+    """The rows of a shard, which is read anew where it broke off; returns what broke it, time after time, at one row.
 
     `datasets` itself asks again for bytes that do not come, but not for a file that cannot be opened or decoded.
     """
     done, waits = 0, list(WAITS)
     while True:
         more, error = yield from _up_to_error(itertools.islice(rows, done, None))
-        if error is None:
-            return
         done, waits = done + more, list(WAITS) if more else waits
-        if not waits or isinstance(error, LASTING):
-            raise _unloadable(name, error) from error
+        if error is None or not waits or isinstance(error, LASTING):
+            return error
         time.sleep(waits.pop(0))
 
 

@@ -37,11 +37,13 @@ class Source:
         path: file or folder, or "-" for standard input.
         dataset: a name of `datasets`, see `read_dataset`.
         argument: what the path is called in errors.
+        skip_shards: whether a shard of the dataset that stays broken is left out as far as it is, and said to be.
     """
 
     path: str | None = None
     dataset: str | None = None
     argument: str = "text"
+    skip_shards: bool = False
 
     def __str__(self) -> str:
         return self.dataset or self.path or "Python standard-library files that ship with linscore"
@@ -54,6 +56,8 @@ class Source:
         """
         if self.path is not None and self.dataset is not None:
             raise LinscoreError(f"`{self.argument}` and `dataset` are both given: give one")
+        if self.skip_shards and self.dataset is None:
+            raise LinscoreError("`skip_shards` belongs to `dataset`: give one, or leave it out")
         self._check_path()
         if self.dataset is not None:
             need("datasets", "`dataset`", "datasets")
@@ -72,7 +76,7 @@ class Source:
             LinscoreError: where they cannot be read.
         """
         if self.dataset is not None:
-            return read_dataset(self.dataset)
+            return read_dataset(self.dataset, say if self.skip_shards else None)
         return read_documents(EMBEDDED_TEXT if self.path is None else self.path, say)
 
     def rows(self) -> list[Row]:
@@ -106,11 +110,12 @@ class Text:
 
     options: TextOptions = field(default_factory=TextOptions)
     argument: str = "text"  # what its path is called in errors
+    skip_shards: bool = False  # see `Source`
 
     @property
     def source(self) -> Source:
         """Where it comes from."""
-        return Source(self.options.text, self.options.dataset, self.argument)
+        return Source(self.options.text, self.options.dataset, self.argument, self.skip_shards)
 
     @property
     def tokens(self) -> int | None:

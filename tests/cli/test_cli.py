@@ -66,6 +66,27 @@ def test_a_local_dataset_is_streamed(run, model_folder, tmp_path):
     assert json.loads(printed)["tokens"] > 500
 
 
+def test_a_broken_shard_ends_a_score_unless_it_may_be_left_out(run, model_folder, tmp_path):
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    for shard in "ac":
+        lines = (json.dumps({"text": words(60, seed)}) + "\n" for seed in range(10))
+        (folder / f"train-{shard}.jsonl").write_text("".join(lines))
+    (folder / "train-b.jsonl").write_text('{"text"')
+    score = ["score", model_folder, "--dataset", str(folder), "--seq-len", "16", "--out", str(tmp_path / "o"), "--json"]
+    code, _, error = run(*score)
+    assert code == 2
+    assert "cannot be loaded" in error
+    code, printed, error = run(*score, "--skip-shards", "--overwrite")
+    assert code == 0, error
+    said = [warning["message"] for warning in json.loads(printed)["warnings"] if warning["kind"] == "text"]
+    assert len(said) == 1
+    assert "the rest of shard 2 of 3 is left out (" in said[0]
+    code, _, error = run("score", model_folder, "--skip-shards", "--out", str(tmp_path / "p"))
+    assert code == 2
+    assert "--skip-shards belongs to --dataset" in error
+
+
 def test_rank_orders_blocks_by_any_metric(run, scored):
     code, printed, _ = run("rank", scored, "--by", "block_influence", "--json")
     assert code == 0

@@ -193,46 +193,6 @@ def test_a_dataset_that_cannot_be_reached_is_refused_in_one_line(monkeypatch):
         read_dataset("owner/name")
 
 
-def test_a_dataset_that_breaks_off_is_refused_in_one_line(monkeypatch):
-    def rows():
-        yield {"text": "x"}
-        raise TimeoutError
-
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.IterableDataset.from_generator(rows))
-    waited = []
-    monkeypatch.setattr("time.sleep", waited.append)
-    found = read_dataset("owner/name")
-    assert next(found) == "x"
-    with pytest.raises(LinscoreError, match=r"^dataset owner/name cannot be loaded \(TimeoutError\): check"):
-        next(found)
-    assert waited == [1, 4, 16]
-
-
-def test_a_shard_that_breaks_off_is_read_again_behind_its_last_row(monkeypatch):
-    begun, fails = [], iter([True, True, False, True, False, False])
-
-    def rows(shard):
-        begun.extend(shard)
-        yield from ({"text": f"{shard[0]} {row}"} for row in range(3))
-        if next(fails):
-            raise ConnectionError("reset by peer")
-        yield {"text": f"{shard[0]} last"}
-
-    shards = datasets.IterableDataset.from_generator(rows, gen_kwargs={"shard": [0, 1, 2]})
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: shards)
-    monkeypatch.setattr("time.sleep", lambda _seconds: None)
-    found = list(read_dataset("owner/name"))
-    assert found == [f"{shard} {row}" for shard in range(3) for row in (0, 1, 2, "last")]
-    assert begun == [0, 0, 0, 1, 1, 2]  # none before the one that broke off
-
-
-def test_a_shard_that_is_damaged_is_not_waited_for(monkeypatch, tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"text": "x"}\n{"text"')
-    monkeypatch.setattr("time.sleep", pytest.fail)
-    with pytest.raises(LinscoreError, match=r"^dataset .* cannot be loaded"):
-        list(read_dataset(str(tmp_path)))
-
-
 def test_a_dataset_without_text_names_its_columns(monkeypatch):
     rows = datasets.Dataset.from_dict({"body": ["x"]}).to_iterable_dataset()
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
