@@ -26,4 +26,4 @@ def choose_device(device: str) -> torch.device:
 
 def copied(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on a device; what lies in pinned memory is copied when the device comes to it, and not waited for."""
-    return tensor.to(device, non_blocking=tensor.is_pinned())
+    return tensor.to(device, non_blocking=device.type != "cpu" and tensor.is_pinned())
