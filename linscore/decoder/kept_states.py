@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,6 +32,12 @@ class KeptStates:
         if kept is None or (kept.shape, kept.dtype) != (state.shape, state.dtype):
             kept = self._kept[batch] = self._room(batch, state)
         kept.copy_(state, non_blocking=True)  # in order with all that this device does after it
+
+    def items(self) -> Iterator[tuple[int, Tensor]]:
+        """Batches and their states, where they are kept; what the device still copies is waited for."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return iter(self._kept.items())
 
     def _room(self, batch: int, state: Tensor) -> Tensor:
         if self._folder is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,16 +22,16 @@ from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
 from linscore.machine.memory import is_out_of_memory
 from linscore.options import ScoreOptions
+from linscore.scoring.midway import Between, Midway
 from linscore.scoring.names import MomentsName
 from linscore.scoring.parts import Part, Reader
-from linscore.scoring.settle import Marked, Positions, Rows, Taken, rows_by_fold, settle
+from linscore.scoring.settle import Marked, Positions, rows_by_fold
 from linscore.scoring.span_states import Pair, SpanStates
+from linscore.scoring.sweep import RowsOf, Sweep, of_every, of_some
 from linscore.scoring.ways import Ran, Watcher, Way, Whole, quiet_ran
 from linscore.statistics.moments import Moments
 from linscore.statistics.update import Update
 from linscore.text.batch import Batch, Tokens
-
-RowsOf = Callable[[str], Rows]  # by the name of a pair of states
 
 
 class Collector:
@@ -95,6 +96,7 @@ class Collector:
             if name not in self.moments:
                 self.moments[name] = self.new_moments(one.d, one.width_delta, self.device)
             self.moments[name].merge(one)
+            self.way.put_by(name, self.moments[name])
 
     @property
     def device(self) -> torch.device:
@@ -111,9 +113,25 @@ class Collector:
             for rows, ids, mask in run
         ]
 
-    def add_parts(self, parts: Sequence[Part], progress: Callable[[int], None] | None = None) -> int:
-        """Run parts of batches, and add their rows; how many tokens counted, which `progress` is told meanwhile."""
-        lost = self._take_in(parts, progress)
+    def add_parts(
+        self,
+        parts: Sequence[Part],
+        progress: Callable[[int], None] | None = None,
+        between: Between | None = None,
+        begun: Midway | None = None,
+    ) -> int:
+        """Run parts of batches, and add their rows.
+
+        Args:
+            parts: as `parts` gives them.
+            progress: told meanwhile how many tokens have counted.
+            between: called between two blocks, where the way of running has all parts there.
+            begun: what `between` was called with, whose moments these are: the parts are gone on with there.
+
+        Returns:
+            How many tokens counted.
+        """
+        lost = self._take_in(parts, progress, between, begun)
         back: dict[int, RowsOf] = {}
         for number, part in enumerate(parts):
             spoilt = self._spoilt(part, lost[number])
@@ -141,19 +159,26 @@ class Collector:
         back = {name: rows_by_fold(spoilt & ~lost.get(name, none), part.folds) for name in self.moments}
         return back.__getitem__
 
-    def _take_in(self, parts: Sequence[Part], progress: Callable[[int], None] | None) -> list[Marked]:
+    def _take_in(
+        self,
+        parts: Sequence[Part],
+        progress: Callable[[int], None] | None,
+        between: Between | None,
+        begun: Midway | None,
+    ) -> list[Marked]:
         """Add the rows to every pair of states; those that a pair lost because they are not finite."""
-        lost: list[Marked] = [{} for _ in parts]
+        lost: list[Marked] = [{} for _ in parts] if begun is None else list(begun.lost)
 
         def ran(number: int, blocks: int, of: int) -> None:
             tokens = int(parts[number].counting.sum())
             if progress is not None:
                 progress(tokens * blocks // of - tokens * (blocks - 1) // of)
 
-        left = self._sweep(parts, {n: _of_every(part.rows) for n, part in enumerate(parts)}, lost, ran=ran)
+        every = {n: of_every(part.rows) for n, part in enumerate(parts)}
+        left = self._sweep(parts, every, lost, ran=ran, between=between, begun=begun)
         if any(left):  # more heavy rows than are held come in a second run, and their pairs no longer hold any
             self.crowded.update(*left)
-            more = {n: _of_some(marked, parts[n].folds) for n, marked in enumerate(left) if marked}
+            more = {n: of_some(marked, parts[n].folds) for n, marked in enumerate(left) if marked}
             self._sweep(parts, more, lost)
         return lost
 
@@ -166,52 +191,36 @@ class Collector:
         *,
         hold: bool = True,
         ran: Ran = quiet_ran,
+        between: Between | None = None,
+        begun: Midway | None = None,
     ) -> list[Marked]:
         """Run the decoder on those parts that `rows_of` has, and add their rows to every pair of states.
 
         What a pair of a part loses is marked in `lost`. Only pairs that do not hold heavy rows wait for them. Returns
         heavy rows that are not added yet, by part.
         """
-        left: list[Marked] = [{} for _ in parts]
-        taken: list[tuple[int, Taken]] = []
-        done: dict[tuple[int, str, int], int] = {}  # up to which position the rows of a part were taken
-        added: dict[str, Moments] = {}
-
-        def take(number: int, first: int, index: int, states: BlockStates) -> None:
-            start, size = first * states.x.shape[1], states.x.shape[:2].numel()
-            for pair in self._pairs(index, states):
-                name = str(pair.name)
-                held = hold and name not in self.crowded
-                for fold, positions in rows_of[number](name).items():
-                    if done.get((number, name, fold), 0) >= start + size:
-                        continue
-                    done[number, name, fold] = start + size
-                    if size < parts[number].counting.numel():
-                        positions = positions.within(start, start + size)
-                    update = self._begin(pair, positions, fold=fold, sign=sign, hold=held)
-                    added[name] = self.moments[name]
-                    taken.append((number, Taken(name, positions, update)))
-
-        def settle_all(but: int | None = None) -> None:
-            for number in dict.fromkeys(number for number, _ in taken if number != but):
-                of_part = [one for n, one in taken if n == number]
-                left[number].update(settle(of_part, parts[number].counting.shape, lost[number]))
-            taken[:] = [one for one in taken if one[0] == but]
-
-        def added_since() -> dict[str, Moments]:
-            found = dict(added)
-            added.clear()
-            return found
-
-        watcher = Watcher(take, settle_all, self._watched, self.sub_blocks, self.spans, added_since, ran)
+        left: list[Marked] = [{} for _ in parts] if begun is None else list(begun.left)
+        sweep = Sweep(parts, rows_of, lost, left, self._pairs, partial(self._begin, sign=sign, hold=hold))
+        watcher = Watcher(
+            take=sweep.take,
+            settle=sweep.settle,
+            blocks=self._watched,
+            sub_blocks=self.sub_blocks,
+            spans=self.spans,
+            added=lambda: {name: self.moments[name] for name in sweep.added()},
+            ran=ran,
+            between=None if between is None else lambda block, states: between(Midway(block, states, lost, left)),
+            begun=None if begun is None else (begun.block, begun.states),
+        )
         self.way.run({number: parts[number].tokens for number in rows_of}, watcher)
         return left
 
-    def _begin(self, pair: Pair, positions: Positions, **how: Any) -> Update:
+    def _begin(self, pair: Pair, positions: Positions, *, fold: int, sign: int, hold: bool) -> Update:
         """Add rows of a pair of states. Sums are not half taken: where there is no memory for it, that is the end."""
-        rows = positions.on(pair.x.device)
+        rows, hold = positions.on(pair.x.device), hold and str(pair.name) not in self.crowded
         try:
-            return self._moments(pair).begin(pair.x, pair.y, delta=pair.delta, rows=rows, **how)
+            moments = self._moments(pair)
+            return moments.begin(pair.x, pair.y, delta=pair.delta, fold=fold, rows=rows, sign=sign, hold=hold)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -261,14 +270,3 @@ class Collector:
             backend=options.backend,
             device=device,
         )
-
-
-def _of_every(rows: Rows) -> RowsOf:
-    """The same rows of every pair."""
-    return lambda _name: rows
-
-
-def _of_some(marked: Marked, folds: Tensor) -> RowsOf:
-    """The rows that are marked."""
-    rows = {name: rows_by_fold(where, folds) for name, where in marked.items()}
-    return lambda name: rows.get(name, {})

@@ -1,7 +1,8 @@
 """What a score keeps while it runs, so that it can be gone on with: the moments, and how far they have come.
 
 position.json           how far: the last to be written, and what makes the files that it names a whole
-moments-B.safetensors   the moments after B batches
+moments-B.safetensors   the moments after B batches; moments-B.I, states-B.I: where the next batches, run one block at a
+                        time, have come to block I
 settings.json, .lock    see `linscore.files.run_folder`
 
 Several processes add up what they have, and the first keeps that: any number of them can go on with it.
@@ -27,8 +28,9 @@ from linscore.options import KeepOptions, ScoreOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.first_loss import FirstLoss
 from linscore.scoring.looks import Look
+from linscore.scoring.midway import Midway
 from linscore.statistics.moments import Moments
-from linscore.statistics.moments_file import load_moments, save_moments
+from linscore.statistics.moments_file import load_moments, save_moments, stored_names
 
 __all__ = ["KEPT", "Kept", "Position", "Settings", "begin", "check_begin", "keeping"]
 
@@ -78,6 +80,10 @@ class Position:
     guessing: float | None
     curve: list[Look]
     crowded: list[str]  # of a collector
+    block: int | None = None  # the next one of batches that run through one block after the other
+    group: int = 0  # how many batches these are
+    group_parts: int = 0
+    group_read: str = ""  # SHA-256 of everything in them
 
     @property
     def first_loss(self) -> FirstLoss | None:
@@ -87,7 +93,7 @@ class Position:
     def __post_init__(self) -> None:
         if (self.loss is None) != (self.guessing is None):
             raise ValueError("loss and guessing are not there together")
-        if min(self.batches, self.tokens, self.nonfinite_rows) < 0:
+        if min(self.batches, self.tokens, self.nonfinite_rows, self.group, self.group_parts, self.block or 0) < 0:
             raise ValueError(f"{self.batches} batches and {self.tokens} tokens cannot be")
 
 
@@ -121,11 +127,22 @@ class Kept:
         self.check_weights(found, collector)
         if found.device != collector.device.type:
             raise LinscoreError(f"{self.folder} was begun on {found.device}: give that `device`, or another `out`")
-        collector.merge(load_moments(self._moments(found.batches))[0])
+        path = self._file("moments", found)
+        for name in sorted(stored_names(path)):  # one after the other: all of them may be more than there is memory
+            collector.merge(load_moments(path, [name])[0])
         collector.tokens, collector.nonfinite_rows = found.tokens, found.nonfinite_rows
         collector.crowded = set(found.crowded)
+        collector.way.go_on(found.weight_sample)
         self._tokens = found.tokens
         return found
+
+    def midway(self, found: Position) -> Midway | None:
+        """Where batches were that ran through one block after the other; None where none did.
+
+        Raises:
+            LinscoreError: for a file that is damaged.
+        """
+        return None if found.block is None else Midway.load(self._file("states", found), found.block, found.group_parts)
 
     def check_weights(self, found: Position, collector: Collector) -> None:
         """Compare the weights with those that were saved, where both are known: of some models, once they have run.
@@ -145,34 +162,39 @@ class Kept:
             return True
         return time.monotonic() - self._saved >= 60 * self._options.save_minutes
 
-    def save(self, position: Position, moments: dict[str, Moments]) -> None:
+    def save(self, position: Position, moments: dict[str, Moments], midway: Midway | None = None) -> None:
         """Save; what was saved before goes once this is whole.
 
         Raises:
             FullDiskError: what was saved before is still there.
         """
         self._saved, self._tokens = time.monotonic(), position.tokens  # where it fails, too: not at every batch then
-        path = self._moments(position.batches)
+        files = {self._file("moments", position)}
         try:
-            save_moments(path, moments)
+            save_moments(self._file("moments", position), moments)
+            if midway is not None:
+                files.add(self._file("states", position))
+                with whole_file(self._file("states", position)) as new:
+                    midway.save(new)
             with whole_file(self.folder / POSITION) as new:
                 new.write_text(json_text(asdict(position), self.folder), encoding="utf-8")
         except BaseException:
-            path.unlink(missing_ok=True)
+            for file in files:
+                file.unlink(missing_ok=True)
             raise
-        for other in self.folder.glob("moments-*"):
-            if other != path:
-                other.unlink(missing_ok=True)
+        for other in {*self.folder.glob("moments-*"), *self.folder.glob("states-*")} - files:
+            other.unlink(missing_ok=True)
 
-    def try_to_save(self, position: Position, moments: dict[str, Moments]) -> None:
+    def try_to_save(self, position: Position, moments: dict[str, Moments], midway: Midway | None = None) -> None:
         """Save; where there is no room, that is warned of and what is saved already stays."""
         try:
-            self.save(position, moments)
+            self.save(position, moments, midway)
         except FullDiskError as error:
             warnings.warn(f"{error}; scoring goes on, with what was saved before", LinscoreWarning, stacklevel=2)
 
-    def _moments(self, batches: int) -> Path:
-        return self.folder / f"moments-{batches}.safetensors"
+    def _file(self, kind: str, position: Position) -> Path:
+        block = "" if position.block is None else f".{position.block}"
+        return self.folder / f"{kind}-{position.batches}{block}.safetensors"
 
 
 def check_begin(run: RunFolder, *, anew: bool = False) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 
 from linscore.errors import LinscoreError
 from linscore.machine.processes import ALONE, Processes
@@ -12,6 +13,7 @@ from linscore.machine.signals import held_back
 from linscore.scoring.collect import Collector
 from linscore.scoring.kept import Kept, Position
 from linscore.scoring.looks import Looks
+from linscore.scoring.midway import Midway
 from linscore.scoring.shared import Shared
 from linscore.statistics.moments import Moments
 from linscore.text.batch import Batch, TokenDigest, read_batch
@@ -68,7 +70,8 @@ class OnePass:
         """
         given = iter(batches)
         self._pass_over(given, progress)
-        groups = iter(()) if self.looks.stable else self._collector.way.groups(given)
+        first = 0 if self._former is None else self._former.group
+        groups = iter(()) if self.looks.stable else self._collector.way.groups(given, first)
         if self._processes.count == 1:
             self._run_alone(groups, progress)
         else:
@@ -127,7 +130,10 @@ class OnePass:
             self._count(batch)
             if progress is not None:
                 progress(tokens)
-        if str(self._read) != self._former.read:
+        self._check_text(str(self._read), self._former.read)
+
+    def _check_text(self, found: str, expected: str) -> None:
+        if found != expected:
             begun = "the run" if self._kept is None else self._kept.folder
             raise LinscoreError(
                 f"the first {self._begun:,} batches are not those that {begun} was begun with: the text has changed, "
@@ -138,7 +144,10 @@ class OnePass:
         """Collect a group of batches, or leave it to another process; how many tokens counted."""
         collector = self._collector
         if self._shared.mine:
-            tokens = collector.add_parts([part for batch in group for part in collector.parts(batch)], progress)
+            begun = self._begun_midway(group)
+            between = None if self._kept is None else partial(self._save_midway, group)
+            parts = [part for batch in group for part in collector.parts(batch)]
+            tokens = collector.add_parts(parts, progress, between, begun)
         else:
             tokens = sum(map(collector.pass_over, group))
         if not self._batches and self._processes.first:
@@ -151,6 +160,22 @@ class OnePass:
             self._kept.check_weights(self._former, collector)
             self._former = None
         return tokens
+
+    def _begun_midway(self, group: list[Batch]) -> Midway | None:
+        """Where the run before has come with these batches.
+
+        Raises:
+            LinscoreError: where it had others.
+        """
+        former = self._former
+        if self._kept is None or former is None or former.block is None:
+            return None
+        self._check_text(_digest(group), former.group_read)
+        return self._kept.midway(former)
+
+    def _save_midway(self, group: list[Batch], midway: Midway) -> None:
+        if self._kept is not None and self._kept.is_due(self._counted):
+            self._save(self._kept.try_to_save, group, midway)
 
     def _do_what_is_due(self, *, ends: bool) -> bool:
         """Look and save, where it is time; whether a signal has ended this process, which `ends` says, or another."""
@@ -186,7 +211,12 @@ class OnePass:
         self._read.add_batch(batch)
         self._batches += 1
 
-    def _save(self, how: Callable[[Position, dict[str, Moments]], None]) -> None:
+    def _save(
+        self,
+        how: Callable[[Position, dict[str, Moments], Midway | None], None],
+        group: Sequence[Batch] = (),
+        midway: Midway | None = None,
+    ) -> None:
         collector, first = self._collector, self.first_loss
         position = Position(
             batches=self._batches,
@@ -200,6 +230,17 @@ class OnePass:
             guessing=first and first.guessing,
             curve=self.looks.curve,
             crowded=sorted(collector.crowded),
+            block=None if midway is None else midway.block,
+            group=len(group),
+            group_parts=0 if midway is None else len(midway.lost),
+            group_read=_digest(group),
         )
-        how(position, collector.moments)
+        how(position, collector.moments, midway)
         self._saved = self._batches
+
+
+def _digest(group: Sequence[Batch]) -> str:
+    digest = TokenDigest()
+    for batch in group:
+        digest.add_batch(batch)
+    return str(digest)

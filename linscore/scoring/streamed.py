@@ -17,6 +17,7 @@ from linscore.decoder.kept_states import KeptStates
 from linscore.scoring.first_loss import FirstLoss, first_loss, first_rows
 from linscore.scoring.span_states import Held
 from linscore.scoring.ways import AsRun, Watcher
+from linscore.spans import Span
 from linscore.statistics.moments import Moments
 from linscore.statistics.put_by import PutBy
 from linscore.text.batch import Batch, Tokens, read_batch
@@ -46,33 +47,43 @@ class Streamed:
         self._rows: Tensor | None = None  # of the first batch: their loss is measured
         self._left: Tensor | None = None  # what leaves the last block on them
         self._samples: dict[int, list[float] | None] = {}
+        self._former: list[float] | None = None
 
     @property
     def weight_sample(self) -> list[float] | None:
         """As `linscore.decoder.find.weight_sample` has it, of blocks that have run."""
         samples = [self._samples.get(index) for index in range(len(self._decoder.blocks))]
-        return None if None in samples else [weight for sample in samples for weight in sample or ()]
+        return self._former if None in samples else [weight for sample in samples for weight in sample or ()]
+
+    def go_on(self, weight_sample: list[float] | None) -> None:
+        """A run that had these weights is gone on with: blocks may have nothing left to do."""
+        self._former = weight_sample
 
     def trying(self) -> AbstractContextManager[Decoder]:
         """One block of each kind, with its weights."""
         return self._one.shallow()
 
-    def groups(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-        """As many batches as there is room for their states, one at least."""
+    def groups(self, batches: Iterable[Batch], first: int = 0) -> Iterator[list[Batch]]:
+        """As many batches as there is room for their states, one at least, or as many as there were."""
         group: list[Batch] = []
         kept = 0
         for batch in batches:
             tokens = read_batch(batch)
             size = tokens.input_ids.numel() * self._decoder.width * self._embedding.element_size()
-            if group and kept + size > self._room:
+            full = kept + size > self._room if first == 0 else len(group) == first
+            if group and full:
                 yield group
-                group, kept = [], 0
+                group, kept, first = [], 0, 0
             if self._rows is None:
                 self._rows = first_rows(tokens)
             group.append(batch)
             kept += size
         if group:
             yield group
+
+    def put_by(self, name: str, moments: Moments) -> None:
+        """They come to the device when their block does."""
+        self._put_by.put(name, moments)
 
     def parts(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> AsRun:
         """A batch as it can be run."""
@@ -82,11 +93,13 @@ class Streamed:
         """Run a group; what was taken of a batch is settled once the device has its next one to work on."""
         kept = KeptStates(self._embedding.device, self._folder)
         held: dict[int, Held] = {number: {} for number in batches}
-        depth, last = len(self._decoder.blocks), max(watcher.blocks)
+        last = max(watcher.blocks)
         also = self._rows if self._left is None else None
-        for index in range(depth):
-            if index > last and also is None:
-                break
+        start = 0 if watcher.begun is None else self._go_on(watcher.begun, kept, held)
+        for number in batches:
+            for index in range(start):
+                watcher.ran(number, index + 1, last + 1)
+        for index in range(start, last + 1 if also is None else len(self._decoder.blocks)):
             with self._one.at(index):
                 self._see(index)
                 if also is not None:
@@ -98,8 +111,31 @@ class Streamed:
                 watcher.settle(None)
                 for name, moments in watcher.added().items():  # to make room for those of the next block
                     self._put_by.put(name, moments)
+            if watcher.between is not None and index < last:
+                watcher.between(index + 1, self._so_far(kept, held))
         if also is not None:
             self._left = kept[ALSO].clone()
+
+    def _so_far(self, kept: KeptStates, held: Mapping[int, Held]) -> dict[str, Tensor]:
+        """What a run is gone on from: states, what spans hold, and weights that were looked at."""
+        found = {f"kept/{number}": state for number, state in kept.items()}
+        for number, one in held.items():
+            found |= {f"held/{number}/{kind}/{span}": tensor for (kind, span), tensor in one.items()}
+        found |= {f"sample/{index}": torch.tensor(one).double() for index, one in self._samples.items() if one}
+        return found
+
+    def _go_on(self, begun: tuple[int, Mapping[str, Tensor]], kept: KeptStates, held: Mapping[int, Held]) -> int:
+        """Take over what `_so_far` gave; the next block."""
+        for name, tensor in begun[1].items():
+            kind, _, which = name.partition("/")
+            if kind == "kept":
+                kept[int(which)] = tensor
+            elif kind == "sample":
+                self._samples[int(which)] = tensor.tolist()
+            else:
+                number, form, span = which.split("/")
+                held[int(number)][form, Span.parse(span)] = tensor
+        return begun[0]
 
     def first_loss(self, _batch: Tokens) -> FirstLoss | None:
         """The loss on the first batch, whose longest rows were run beside it."""

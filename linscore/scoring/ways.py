@@ -39,6 +39,8 @@ class Watcher(NamedTuple):
         spans: what they need is held as they say.
         added: the moments that were added to since the last call, by name.
         ran: called as a batch gets on, see `Ran`.
+        between: called, with the next block and what the run can be gone on from there, where it is worth saving.
+        begun: what `between` was called with, of a run that is gone on with.
     """
 
     take: Callable[[int, int, int, BlockStates], None]
@@ -48,6 +50,8 @@ class Watcher(NamedTuple):
     spans: SpanStates
     added: Callable[[], dict[str, Moments]]
     ran: Ran = quiet_ran
+    between: Callable[[int, dict[str, Tensor]], None] | None = None
+    begun: tuple[int, Mapping[str, Tensor]] | None = None
 
 
 class Way(Protocol):
@@ -66,8 +70,14 @@ class Way(Protocol):
     def trying(self) -> AbstractContextManager[Decoder]:
         """A decoder, with the weights of its blocks, for what is tried on a few tokens."""
 
-    def groups(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-        """The batches in groups, each run as one."""
+    def groups(self, batches: Iterable[Batch], first: int = 0) -> Iterator[list[Batch]]:
+        """The batches in groups, each run as one; `first`: so many in the first one, as a run before had it."""
+
+    def go_on(self, weight_sample: list[float] | None) -> None:
+        """A run that had these weights is gone on with."""
+
+    def put_by(self, name: str, moments: Moments) -> None:
+        """These moments have come from a file."""
 
     def parts(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> AsRun:
         """A batch as it can be run."""
@@ -99,7 +109,13 @@ class Whole:
         """The decoder itself."""
         return nullcontext(self._decoder)
 
-    def groups(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    def go_on(self, weight_sample: list[float] | None) -> None:
+        """Nothing is needed of it: the weights are here."""
+
+    def put_by(self, name: str, moments: Moments) -> None:
+        """They stay where they are."""
+
+    def groups(self, batches: Iterable[Batch], first: int = 0) -> Iterator[list[Batch]]:  # noqa: ARG002
         """Each batch by itself."""
         return ([batch] for batch in batches)
 

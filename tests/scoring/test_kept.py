@@ -112,7 +112,7 @@ def test_what_was_read_is_not_run_again(model, tmp_path, monkeypatch):
     added = []
     add = linscore.Collector.add_parts
     monkeypatch.setattr(
-        linscore.Collector, "add_parts", lambda self, parts, _progress: added.append(parts) or add(self, parts)
+        linscore.Collector, "add_parts", lambda self, parts, *_: added.append(parts) or add(self, parts)
     )
     linscore.score(model, batches(), out=tmp_path, resume=True, folds=3)
     assert len(added) == 3
@@ -208,7 +208,7 @@ def test_a_signal_waits_for_a_batch_but_not_for_a_group_of_many(model, tmp_path,
         linscore.score(model, batches(), out=tmp_path / "single", folds=3)
     saved = json.loads((tmp_path / "single" / KEPT / "position.json").read_text())["batches"]
     ran.clear()
-    monkeypatch.setattr(ways.Whole, "groups", lambda _self, given: iter([list(given)]))
+    monkeypatch.setattr(ways.Whole, "groups", lambda _self, given, _first: iter([list(given)]))
     with pytest.raises(KeyboardInterrupt):
         linscore.score(model, batches(), out=tmp_path / "group", folds=3)
     signal.signal(signal.SIGINT, before)

@@ -1,6 +1,7 @@
 """A score whose blocks came one at a time is that of the whole decoder, to the last bit."""
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,10 @@ from torch import nn
 
 from linscore import Span, score
 from linscore.decoder.find import find_decoder
-from linscore.options import ScoreOptions
+from linscore.errors import Interrupted, LinscoreError
+from linscore.files.run_folder import RunFolder
+from linscore.options import KeepOptions, ScoreOptions
+from linscore.scoring.kept import KEPT, Kept, Settings, begin, keeping
 from linscore.scoring.report import Report
 from linscore.scoring.score import score_decoder
 from linscore.scoring.streamed import Streamed
@@ -106,3 +110,65 @@ def test_progress_counts_every_token_once() -> None:
     score_decoder(decoder, batches(), ScoreOptions(), streamed=way, progress=counted.append)
     assert sum(counted) == sum(batch.numel() for batch in batches())
     assert len(counted) == DEPTH * len(batches())
+
+
+def stopped(after: int):
+    """A save that ends the run once it was made so many times."""
+    saves = []
+
+    def save(kept: Kept, *given: object) -> None:
+        SAVE(kept, *given)
+        saves.append(given)
+        if len(saves) == after:
+            raise KeyboardInterrupt
+
+    return save
+
+
+SAVE = Kept.save
+
+
+@pytest.mark.parametrize("room", [PLENTY, 13_000])  # all batches in one group, and two in each
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_group_is_gone_on_with_between_two_blocks(after: int, room: int, tmp_path, monkeypatch) -> None:
+    mask = torch.ones(2, 24, dtype=torch.long)
+    mask[0, -4:] = 0
+    texts = [*batches(), {"input_ids": batches()[0], "attention_mask": mask}]
+    model = copy.deepcopy(shared("llama"))
+    spoil(model)
+    expected = streamed_to(tmp_path / "whole", model, texts, room)
+    monkeypatch.setattr(Kept, "save", stopped(after))
+    with pytest.raises((KeyboardInterrupt, Interrupted)):
+        streamed_to(tmp_path / "run", model, texts, room)
+    monkeypatch.setattr(Kept, "save", SAVE)
+    position = json.loads((tmp_path / "run/scoring/position.json").read_text())
+    assert (position["block"], position["batches"]) == (
+        (after, 0) if after < DEPTH else (None, 4 if room == PLENTY else 2)
+    )
+    found = streamed_to(tmp_path / "run", model, texts, room, resume=True)
+    assert_same(found, expected)
+    assert not (tmp_path / "run/scoring").exists()
+
+
+def test_other_batches_than_those_that_were_under_way_are_refused(tmp_path, monkeypatch) -> None:
+    model = copy.deepcopy(shared("llama"))
+    monkeypatch.setattr(Kept, "save", stopped(1))
+    with pytest.raises((KeyboardInterrupt, Interrupted)):
+        streamed_to(tmp_path, model, batches(), PLENTY)
+    with pytest.raises(LinscoreError, match="are not those that"):
+        streamed_to(tmp_path, model, [*batches()[:2], batches()[0]], PLENTY, resume=True)
+
+
+def streamed_to(out, model: nn.Module, texts: list, room: int, *, resume: bool = False) -> Report:
+    """A streamed score that is saved after every block."""
+    decoder = find_decoder(model)
+    settings = Settings.of("model", WITH_ALL)
+    out.mkdir(exist_ok=True)
+    with RunFolder(out / KEPT, settings, places=("model",)) as run:
+        if resume:
+            run.resume(Settings)
+        else:
+            begin(run)
+        with PutAside(decoder.blocks).put_back() as weights, keeping(run, KeepOptions(save_minutes=1e-9)) as kept:
+            way = Streamed(decoder, weights, room=room)
+            return score_decoder(decoder, texts, WITH_ALL, streamed=way, kept=kept)

@@ -47,7 +47,7 @@ def heard(folder: str, killed: int | None, *options: str) -> None:
     heartbeat.BEAT, heartbeat.HUSH = 0.05, 0.3
     add, ran = Collector.add_parts, []
 
-    def add_parts(self: Collector, parts: Any, _progress: Any) -> int:
+    def add_parts(self: Collector, parts: Any, *_: Any) -> int:
         ran.append(parts)
         if os.environ["RANK"] == str(killed) and len(ran) == 4:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -27,6 +27,15 @@ class PutAside:
         self._here.remove(index)
         self._put(index, there=False)
 
+    @contextmanager
+    def put_back(self) -> Iterator["PutAside"]:
+        """Every block has its weights again once the context is left."""
+        try:
+            yield self
+        finally:
+            for index in range(len(self._blocks)):
+                self._put(index, there=True)
+
     def _put(self, index: int, *, there: bool) -> None:
         for name, parameter in self._blocks[index].named_parameters():
             kept = self._kept[index][name]

@@ -67,7 +67,7 @@ def shared_reports() -> tuple[list[dict[str, Any]], int]:
     torch.set_num_threads(1)
     ran = []
     add = Collector.add_parts
-    Collector.add_parts = lambda self, parts, _: ran.append(parts) or add(self, parts)  # type: ignore[method-assign]
+    Collector.add_parts = lambda self, parts, *_: ran.append(parts) or add(self, parts)  # type: ignore[method-assign]
     return reports(join()), len(ran)
 
 
