@@ -4,7 +4,8 @@
     python -m benchmarks.studies.streamed --small         # the same at a twentieth of the size
 
 `linscore score` runs in a process of its own, whole and by `--placement stream`; of its memory what is its own counts
-(anonymous pages), sampled ten times a second. Once more it runs under a limit that the weights alone exceed.
+(anonymous pages), sampled ten times a second. Where control groups can be made, it runs once more within less memory
+than the weights take.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,15 +39,15 @@ SHAPE = {
 }
 LENGTH, BATCH = 512, 8
 MIB = 1 << 20
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Run(NamedTuple):
-    """One score: seconds in all and of collecting, MiB of its own memory at the peak (and mapped), and its report."""
+    """One score: seconds in all and of collecting, MiB of its own memory at the peak, and its report."""
 
     seconds: float
     collect: float
     peak: float
-    mapped: float
     report: dict[str, Any]
 
 
@@ -63,32 +65,50 @@ def build(folder: Path, sizes: dict[str, int]) -> dict[str, float]:
     return {"weights": weights, "block": block, "outside": weights - block * len(model.model.layers)}
 
 
-def scored(folder: Path, out: Path, tokens: int, *options: str, limit: float | None = None) -> Run:
-    """`linscore score` of the folder; with a limit of so many MiB on memory of its own."""
+def scored(folder: Path, out: Path, tokens: int, *options: str, group: Path | None = None) -> Run:
+    """`linscore score` of the folder, in a control group where one is given."""
     command = [sys.executable, "-m", "linscore", "score", str(folder), "--out", str(out), "--device", "cpu"]
     text = ["--tokens", str(tokens), "--seq-len", str(LENGTH), "--batch-size", str(BATCH)]
-    bounds = None if limit is None else partial(_limit, int(limit * MIB))
-    started, peak, mapped = time.perf_counter(), 0.0, 0.0
-    process = subprocess.Popen([*command, *text, *options], preexec_fn=bounds, stdout=subprocess.DEVNULL)
+    enter = None if group is None else partial(_enter, group)
+    started, peak = time.perf_counter(), 0.0
+    process = subprocess.Popen([*command, *text, *options], preexec_fn=enter, stdout=subprocess.DEVNULL)
     while process.poll() is None:
-        peak, mapped = max(peak, _memory(process.pid, "RssAnon")), max(mapped, _memory(process.pid, "VmData"))
+        peak = max(peak, _own_memory(process.pid))
         time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"score {' '.join(options)} ended with {process.returncode}")
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    return Run(time.perf_counter() - started, report["seconds"]["collect"], peak, mapped, report)
+    return Run(time.perf_counter() - started, report["seconds"]["collect"], peak, report)
 
 
-def _limit(size: int) -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+@contextmanager
+def bounded(size: float) -> Iterator[Path | None]:
+    """A control group of at most so many MiB, the page cache included; None where none can be made."""
+    for root, limit in ((CGROUPS / "memory", "memory.limit_in_bytes"), (CGROUPS, "memory.max")):
+        group = root / f"linscore-{os.getpid()}"
+        try:
+            group.mkdir()
+            (group / limit).write_text(str(int(size * MIB)), encoding="ascii")
+        except OSError:
+            continue
+        try:
+            yield group
+        finally:
+            group.rmdir()
+        return
+    yield None
 
 
-def _memory(pid: int, kind: str) -> float:
+def _enter(group: Path) -> None:
+    (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
+
+
+def _own_memory(pid: int) -> float:
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     except OSError:
         return 0.0
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(kind)), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0.0)
 
 
 def same(one: Run, other: Run) -> bool:
@@ -109,28 +129,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")
         found = build(folder, sizes)
-        tiny = scored(Path(EMBEDDED), Path(scratch, "base"), 2048)
-        base = tiny.peak
+        base = scored(Path(EMBEDDED), Path(scratch, "base"), 2048).peak
         states = asked.tokens * sizes["hidden_size"] * 2 / MIB
         moments = (sizes["num_hidden_layers"] + 1) * 2 * 16 * sizes["hidden_size"] ** 2 / MIB
         sizes_of = (
             f"weights {found['weights']:,.0f} MiB, a block {found['block']:,.0f}, outside {found['outside']:,.0f}"
         )
-        beside = f"states {states:,.0f}, moments {moments:,.0f}; the built-in decoder takes {base:,.0f}"
-        print(f"{sizes_of}; {beside}", flush=True)
+        print(f"{sizes_of}; states {states:,.0f}, moments {moments:,.0f}; the built-in decoder {base:,.0f}", flush=True)
         stream = ("--placement", "stream", "--scratch", scratch)
-        whole = scored(folder, Path(scratch, "whole"), asked.tokens)
+        whole = scored(folder, Path(scratch, "whole"), asked.tokens, "--placement", "whole")
+        tell("whole", whole, whole, base, found)
         ours = scored(folder, Path(scratch, "stream"), asked.tokens, *stream)
-        limit = ours.mapped + found["block"]
-        bounded = scored(folder, Path(scratch, "bounded"), asked.tokens, *stream, limit=limit)
-        for name, run in {"whole": whole, "stream": ours, f"stream within {limit:,.0f} MiB": bounded}.items():
-            over = run.peak - base - found["outside"]
-            print(
-                f"{name}: {run.seconds:.1f} s, collecting {run.collect:.1f}; {run.peak:,.0f} MiB, {over:,.0f} above "
-                f"base and embedding = {over / found['block']:.2f} blocks; same report: {same(run, whole)}",
-                flush=True,
-            )
+        tell("stream", ours, whole, base, found)
+        limit = base + found["outside"] + 0.25 * found["weights"]
+        with bounded(limit) as group:
+            if group is not None:
+                within = scored(folder, Path(scratch, "bounded"), asked.tokens, *stream, group=group)
+                tell(f"stream within {limit:,.0f} MiB", within, whole, base, found)
         print(f"stream / whole: {ours.collect / whole.collect:.2f} in time of collecting; {os.cpu_count()} cores")
+
+
+def tell(name: str, run: Run, whole: Run, base: float, sizes: dict[str, float]) -> None:
+    """Print one run, beside the whole one."""
+    over = run.peak - base
+    print(
+        f"{name}: {run.seconds:.1f} s, collecting {run.collect:.1f}; {run.peak:,.0f} MiB, {over:,.0f} more than the "
+        f"built-in decoder takes, of which {over / sizes['block']:.2f} blocks; same report: {same(run, whole)}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,12 @@ def keep_freed_memory() -> None:
     _keeps = _thresholds(mmap=2**30, trim=MOST)
 
 
+def give_back() -> None:
+    """What is free goes back to the system once, of which a process that keeps it would keep too much."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def giving_back() -> Iterator[None]:
     """What is free goes back to the system, and large blocks do once they are freed, until the context is left.
@@ -34,8 +40,7 @@ def giving_back() -> Iterator[None]:
         yield
         return
     _thresholds(mmap=LARGE, trim=LARGE)
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from linscore.decoder.block_by_block import BlockByBlock, Weights
 from linscore.decoder.find import Decoder, token_embedding, weight_sample
 from linscore.decoder.kept_states import KeptStates
+from linscore.machine.allocator import give_back
 from linscore.scoring.first_loss import FirstLoss, first_loss, first_rows
 from linscore.scoring.span_states import Held
 from linscore.scoring.ways import AsRun, Watcher
@@ -111,6 +112,7 @@ class Streamed:
                 watcher.settle(None)
                 for name, moments in watcher.added().items():  # to make room for those of the next block
                     self._put_by.put(name, moments)
+            give_back()
             if watcher.between is not None and index < last:
                 watcher.between(index + 1, self._so_far(kept, held))
         if also is not None:
