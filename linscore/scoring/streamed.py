@@ -95,8 +95,9 @@ class Streamed:
         kept = KeptStates(self._embedding.device, self._folder)
         held: dict[int, Held] = {number: {} for number in batches}
         last = max(watcher.blocks)
-        also = self._rows if self._left is None else None
         start = 0 if watcher.begun is None else self._go_on(watcher.begun, kept, held)
+        wanted = self._left is None and (start == 0 or ALSO in dict(kept.items()))  # not where they were run before
+        also = self._rows if wanted else None
         for number in batches:
             for index in range(start):
                 watcher.ran(number, index + 1, last + 1)

@@ -128,9 +128,18 @@ def stopped(after: int):
 SAVE = Kept.save
 
 
-@pytest.mark.parametrize("room", [PLENTY, 13_000])  # all batches in one group, and two in each
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_group_is_gone_on_with_between_two_blocks(after: int, room: int, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("after", "room", "block", "batches_before"),
+    [
+        (1, PLENTY, 1, 0),
+        (2, PLENTY, 2, 0),
+        (3, PLENTY, None, 4),
+        (2, 13_000, 2, 0),
+        (3, 13_000, None, 2),
+        (4, 13_000, 1, 2),
+    ],
+)  # all batches in one group, or two in each; DEPTH is 3
+def test_a_group_is_gone_on_with_between_two_blocks(after, room, block, batches_before, tmp_path, monkeypatch) -> None:
     mask = torch.ones(2, 24, dtype=torch.long)
     mask[0, -4:] = 0
     texts = [*batches(), {"input_ids": batches()[0], "attention_mask": mask}]
@@ -142,9 +151,7 @@ def test_a_group_is_gone_on_with_between_two_blocks(after: int, room: int, tmp_p
         streamed_to(tmp_path / "run", model, texts, room)
     monkeypatch.setattr(Kept, "save", SAVE)
     position = json.loads((tmp_path / "run/scoring/position.json").read_text())
-    assert (position["block"], position["batches"]) == (
-        (after, 0) if after < DEPTH else (None, 4 if room == PLENTY else 2)
-    )
+    assert (position["block"], position["batches"]) == (block, batches_before)
     found = streamed_to(tmp_path / "run", model, texts, room, resume=True)
     assert_same(found, expected)
     assert not (tmp_path / "run/scoring").exists()
