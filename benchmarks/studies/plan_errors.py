@@ -70,7 +70,7 @@ CASES = [
 
 def save(case: Case, folder: Path) -> None:
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(case.config(), dtype=case.dtype).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(case.config(), dtype=case.dtype, trust_remote_code=False).save_pretrained(folder)
     for file in SHIPPED[EMBEDDED].glob("tokenizer*"):
         shutil.copy(file, folder)
 

@@ -141,7 +141,7 @@ def main() -> None:
         tell("whole", whole, whole, base, found)
         ours = scored(folder, Path(scratch, "stream"), asked.tokens, *stream)
         tell("stream", ours, whole, base, found)
-        limit = base + found["outside"] + 0.25 * found["weights"]
+        limit = base + found["outside"] + max(0.25 * found["weights"], 128)  # a batch takes some, too
         with bounded(limit) as group:
             if group is not None:
                 within = scored(folder, Path(scratch, "bounded"), asked.tokens, *stream, group=group)

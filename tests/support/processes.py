@@ -27,7 +27,14 @@ def together(processes: int, work: Callable[..., Any], *args: Any) -> list[Any]:
     """What `work` gives in each of several processes of one machine, by torchrun's own agent."""
     config = LaunchConfig(1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method=FORKED)
     config.run_id, config.max_restarts = "test", 0
-    found = elastic_launch(config, work)(*args)
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    }
+    try:
+        found = elastic_launch(config, work)(*args)
+    finally:
+        for number, handler in before.items():  # the agent leaves its own in this process
+            signal.signal(number, handler)
     return [found[number] for number in range(processes)]
 
 
