@@ -17,19 +17,28 @@ from linscore.decoder.run import states_on
 
 
 class PutAside:
-    """The weights of blocks, NaN while the blocks do not run; those that several blocks share stay."""
+    """The weights of blocks, NaN while the blocks do not run; those that several blocks share stay.
+
+    Attributes:
+        most: how many blocks have had theirs at once.
+    """
 
     def __init__(self, blocks: nn.ModuleList) -> None:
         owners = Counter(id(parameter) for block in blocks for parameter in block.parameters())
         self._own = [[(p, p.data) for p in block.parameters() if owners[id(p)] == 1] for block in blocks]
+        self._here: set[int] = set()
+        self.most = 0
         self._put_all(there=False)
 
     @contextmanager
     def loaded(self, index: int, ahead: int | None = None) -> Any:  # noqa: ARG002
         self._put(index, there=True)
+        self._here.add(index)
+        self.most = max(self.most, len(self._here))
         try:
             yield
         finally:
+            self._here.remove(index)
             self._put(index, there=False)
 
     @contextmanager

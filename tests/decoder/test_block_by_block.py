@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from decoders import decoder_of, states_of
-from put_aside import PutAside
 from tiny_models import DEPTH, FAMILIES, VOCABULARY, WIDTH
 from torch import Tensor, nn
 
+from benchmarks.studies.sweep_stream import PutAside
 from linscore.decoder.block_by_block import BlockByBlock
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.kept_states import KeptStates

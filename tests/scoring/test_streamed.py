@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from put_aside import PutAside
 from tiny_models import DEPTH, VOCABULARY, shared
 from torch import nn
 
+from benchmarks.studies.sweep_stream import PutAside
 from linscore import Span, score
 from linscore.decoder.find import find_decoder
 from linscore.errors import Interrupted, LinscoreError
