@@ -33,6 +33,9 @@ class KeptStates:
             kept = self._kept[batch] = self._room(batch, state)
         kept.copy_(state, non_blocking=True)  # in order with all that this device does after it
 
+    def __contains__(self, batch: int) -> bool:
+        return batch in self._kept
+
     def items(self) -> Iterator[tuple[int, Tensor]]:
         """Batches and their states, where they are kept; what the device still copies is waited for."""
         if self._device.type == "cuda":

@@ -15,12 +15,12 @@ from linscore.files.parts import remove_leftovers
 from linscore.files.places import within
 from linscore.files.run_folder import SETTINGS, RunFolder
 from linscore.jobs.plan import run_plan
-from linscore.jobs.score_large import check_large, load_placed, stream_of
+from linscore.jobs.score_large import PlacedModel, check_large, load_placed
 from linscore.jobs.score_place import Former, default_folder
 from linscore.jobs.score_settings import Selection, Settings
 from linscore.jobs.together import share
 from linscore.machine.processes import Processes, check_single
-from linscore.models.load import Pretrained, load_pretrained
+from linscore.models.load import load_pretrained
 from linscore.models.release import release
 from linscore.options import (
     KeepOptions,
@@ -77,7 +77,7 @@ def run_score(
     read.source.check()
     processes = share(place, read.source)
     if not processes.first:
-        _scored(load_pretrained(model, **asdict(place)), read, scoring, chosen, large, None, processes)
+        _scored(PlacedModel(load_pretrained(model, **asdict(place))), read, scoring, chosen, None, processes)
         return None
     settings = Settings.of(model, read.options, place, scoring, selected)
     with (
@@ -85,9 +85,9 @@ def run_score(
         RunFolder(folder / KEPT, settings, places=("model", "text")) as run,
     ):
         load = partial(_load, model, read.options, place, scoring, selected, large, processes)
-        loaded = _begun(run, model, str(read), load, resume=resume, overwrite=overwrite)
+        placed = _begun(run, model, str(read), load, resume=resume, overwrite=overwrite)
         with keeping(run, keep) as kept:
-            report = _scored(loaded, read, scoring, chosen, large, kept, processes)
+            report = _scored(placed, read, scoring, chosen, kept, processes)
             paths = report.save(folder)
         remove_leftovers(folder, REPORT, MOMENTS)
     return report, paths
@@ -142,8 +142,8 @@ def run_scores(
 
 
 def _begun(
-    run: RunFolder, model: str, text: str, load: Callable[[], Pretrained], *, resume: bool, overwrite: bool
-) -> Pretrained:
+    run: RunFolder, model: str, text: str, load: Callable[[], PlacedModel], *, resume: bool, overwrite: bool
+) -> PlacedModel:
     """The model, once nothing stands in the way of a run that is begun, or gone on with, in its folder."""
     former = None if overwrite else Former(run.path.parent)
     if former is not None:
@@ -152,12 +152,12 @@ def _begun(
         run.resume(Settings)
     else:
         check_begin(run, anew=overwrite)
-    loaded = load()
+    placed = load()
     if former is not None:
-        former.check_weights(loaded.decoder, model)
+        former.check_weights(placed.loaded.decoder, model)
     if not resume:
         begin(run)
-    return loaded
+    return placed
 
 
 def _load(
@@ -168,7 +168,7 @@ def _load(
     selected: SelectOptions,
     large: LargeOptions,
     processes: Processes,
-) -> Pretrained:
+) -> PlacedModel:
     """The model, where it fits."""
     check_large(large)
     asked: dict[str, Any] = {"text": text, "place": place, "scoring": scoring, "selected": selected, "large": large}
@@ -177,15 +177,15 @@ def _load(
 
 
 def _scored(
-    loaded: Pretrained,
+    placed: PlacedModel,
     read: Text,
     scoring: ScoreOptions,
     chosen: Selection,
-    large: LargeOptions,
     kept: Kept | None,
     processes: Processes,
 ) -> Report:
     """The report, with the doubts about the text among its warnings."""
+    loaded, streamed = placed
     doubts: list[str] = []
     odd = OddTokens(loaded.tokenizer)
     reader = (loaded.tokenizer, loaded.context, loaded.model.device)
@@ -194,8 +194,8 @@ def _scored(
     options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
     with TokenProgress(read.expected_tokens(loaded.tokenizer), "scoring") as progress:
         about: dict[str, Any] = {"name": loaded.name, "text": str(read), "progress": progress.advance}
-        about["streamed"] = stream_of(loaded, large)
-        report = score_decoder(loaded.decoder, batches, options, kept=kept, processes=processes, **about)
+        about |= {"kept": kept, "processes": processes, "streamed": streamed}
+        report = score_decoder(loaded.decoder, batches, options, **about)
     doubts = [within(line, str(read)) for line in doubts]  # they go where others see them
     if odd.share > MOST:
         doubts.append(f"{odd.share:.0%} of the tokens are unknown or single bytes: another model's text or tokenizer")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from linscore.decoder.block_by_block import INSTEAD
 from linscore.errors import LinscoreError
@@ -20,6 +21,13 @@ from linscore.scoring.streamed import Streamed
 
 QUIET = 10**9  # bytes of weights: of where a smaller model is, nothing is said
 SMALL = 64  # times the weights are less than what is free: then all of it fits, and nothing is planned
+
+
+class PlacedModel(NamedTuple):
+    """A model, and the way to run it where it came without the weights of its blocks."""
+
+    loaded: Pretrained
+    streamed: Streamed | None = None
 
 
 def check_large(large: LargeOptions) -> None:
@@ -46,7 +54,7 @@ def load_placed(
     *,
     folds: int = 2,
     processes: Processes = ALONE,
-) -> Pretrained:
+) -> PlacedModel:
     """Load `model` where `large.placement` says, or for "auto" where a score of it fits; for several processes whole.
 
     A line on standard error says where that is, of a large model.
@@ -60,7 +68,7 @@ def load_placed(
         processes: that score together.
 
     Raises:
-        LinscoreError: as `load_pretrained`, or where the score cannot fit.
+        LinscoreError: as `load_pretrained`, where the score cannot fit, or for a family that cannot be placed as asked.
     """
     plan, options = None, asdict(place)
     placement = "whole" if large.placement == AUTO else large.placement
@@ -72,13 +80,13 @@ def load_placed(
         if placement != "whole" or plan.needs.sizes.weights >= QUIET:
             say(plan.line())
     loaded = load_pretrained(model, placement=placement, **options)
-    if large.placement == AUTO and placement == "stream":
-        try:
-            stream_of(loaded, large)
-        except LinscoreError as error:  # a family whose blocks need more
-            say(f"{str(error).removesuffix(INSTEAD)}; placement map")
-            return load_pretrained(model, placement="map", **options)
-    return loaded
+    try:
+        return PlacedModel(loaded, _stream_of(loaded, large))
+    except LinscoreError as error:  # a family whose blocks need more
+        if large.placement != AUTO:
+            raise
+        say(f"{str(error).removesuffix(INSTEAD)}; placement map")
+        return PlacedModel(load_pretrained(model, placement="map", **options))
 
 
 def _is_small(model: str, folds: int) -> bool:
@@ -87,7 +95,7 @@ def _is_small(model: str, folds: int) -> bool:
     return size is not None and free is not None and SMALL * folds * size < free
 
 
-def stream_of(loaded: Pretrained, large: LargeOptions) -> Streamed | None:
+def _stream_of(loaded: Pretrained, large: LargeOptions) -> Streamed | None:
     """The way to run a model that came without its blocks; None for one that has them.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from linscore.errors import LinscoreError, reason
@@ -60,7 +60,7 @@ class Midway:
         try:
             with safe_open(path, framework="pt") as file:
                 same = parse_json(file.metadata()[SAME])
-            tensors = load_file(path)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             states: dict[str, Tensor] = {}
             lost: list[Marked] = [{} for _ in range(parts)]
             left: list[Marked] = [{} for _ in range(parts)]

@@ -96,7 +96,7 @@ class Streamed:
         held: dict[int, Held] = {number: {} for number in batches}
         last = max(watcher.blocks)
         start = 0 if watcher.begun is None else self._go_on(watcher.begun, kept, held)
-        wanted = self._left is None and (start == 0 or ALSO in dict(kept.items()))  # not where they were run before
+        wanted = self._left is None and (start == 0 or ALSO in kept)  # not where they were run before
         also = self._rows if wanted else None
         for number in batches:
             for index in range(start):

@@ -49,7 +49,7 @@ def tight(monkeypatch):
 
 def test_of_a_small_model_nothing_is_planned_or_said(model, capsys):
     plan = Planned(None)
-    loaded = load_placed(model, PLACE, LargeOptions(), plan)
+    loaded, _ = load_placed(model, PLACE, LargeOptions(), plan)
     assert loaded.weights is None
     assert plan.made == 0
     assert capsys.readouterr().err == ""
@@ -57,8 +57,9 @@ def test_of_a_small_model_nothing_is_planned_or_said(model, capsys):
 
 @pytest.mark.usefixtures("tight")
 def test_a_model_goes_where_its_plan_says_and_that_is_said(model, capsys):
-    loaded = load_placed(model, PLACE, LargeOptions(), Planned("stream"))
+    loaded, streamed = load_placed(model, PLACE, LargeOptions(), Planned("stream"))
     assert loaded.weights is not None
+    assert streamed is not None
     assert capsys.readouterr().err == "placement stream: why\n"
 
 
@@ -81,14 +82,14 @@ def test_what_cannot_be_planned_is_loaded_as_it_is_asked_for(model):
     def plan():
         raise LinscoreError("it does not run without its weights")
 
-    assert load_placed(model, PLACE, LargeOptions(), plan).weights is None
-    assert load_placed(model, PLACE, LargeOptions(placement="stream"), plan).weights is not None
+    assert load_placed(model, PLACE, LargeOptions(), plan).loaded.weights is None
+    assert load_placed(model, PLACE, LargeOptions(placement="stream"), plan).loaded.weights is not None
 
 
 @pytest.mark.usefixtures("tight")
 def test_several_processes_have_the_model_whole(model):
     plan = Planned("stream")
-    assert load_placed(model, PLACE, LargeOptions(), plan, processes=Processes(0, 2)).weights is None
+    assert load_placed(model, PLACE, LargeOptions(), plan, processes=Processes(0, 2)).loaded.weights is None
     assert plan.made == 0
 
 
@@ -104,7 +105,7 @@ def test_a_family_that_cannot_stream_is_spread_with_its_reason(model, monkeypatc
         raise LinscoreError("m: blocks share memory, so it cannot run one block at a time: give `placement=map`")
 
     monkeypatch.setattr(score_large, "load_pretrained", load)
-    monkeypatch.setattr(score_large, "stream_of", refuse)
+    monkeypatch.setattr(score_large, "_stream_of", refuse)
     load_placed(model, PLACE, LargeOptions(), Planned("stream"))
     assert asked == ["stream", "map"]
     assert capsys.readouterr().err.splitlines()[1].endswith("one block at a time; placement map")
