@@ -99,13 +99,18 @@ def _hold(x: Tensor, y: Tensor | None, delta: Tensor | None, status: Tensor, **a
     return hold(x, other, status, delta_given=given, **about)
 
 
+def add_products(second: Tensor, x_hat: Tensor, delta_hat: Tensor, sign: int) -> None:
+    """Add `sign` times the products of float64 operands `[k, d]` to `second` `[d, d + e]`, in place."""
+    d = second.shape[0]
+    second[:, :d].addmm_(x_hat.T, x_hat, alpha=sign)
+    second[:, d:].addmm_(x_hat.T, delta_hat[:, : second.shape[1] - d], alpha=sign)
+
+
 def _few(
     x: Tensor, y: Tensor | None, delta: Tensor | None, second: Tensor, pilot: Pilot, rows: Tensor, sign: int
 ) -> Sums:
     """The same as `accumulate`, exactly, in two products that are added in place: no buffer of the size of `second`."""
     stats = token_stats(x, y, delta, pilot=pilot, rows=rows, precision="exact", backend="eager")
     x_hat, delta_hat = stats.operands
-    d, e = len(second), pilot.width_delta
-    second[:, :d].addmm_(x_hat.T, x_hat, alpha=sign)
-    second[:, d:].addmm_(x_hat.T, delta_hat[:, :e], alpha=sign)
-    return reduce(stats, e)
+    add_products(second, x_hat, delta_hat, sign)
+    return reduce(stats, pilot.width_delta)

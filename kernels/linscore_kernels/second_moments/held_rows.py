@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from linscore_kernels.pilot import Pilot
+from linscore_kernels.second_moments.heavy_rows import add_products
 from linscore_kernels.second_moments.heavy_rows_kernel import launch_heavy_rows
 from linscore_kernels.second_moments.totals_kernel import launch_totals
 from linscore_kernels.sums import Sums
@@ -32,10 +33,9 @@ class HeldRows:
     def add_to(self, second: Tensor, count: int) -> Sums:
         """Add their second moments to `second` `[d, d + e]` float64; their other sums. There are `count` ≤ room."""
         x_hat, delta_hat = self.operands[:, :count]
-        d = second.shape[0]
-        second[:, :d].addmm_(x_hat.T, x_hat, alpha=self.sign)
-        second[:, d:].addmm_(x_hat.T, delta_hat[:, : self.width_delta], alpha=self.sign)
-        return launch_totals(self.figures, self.found, self.operands.transpose(0, 1), d, self.width_delta)
+        add_products(second, x_hat, delta_hat, self.sign)
+        operands = self.operands.transpose(0, 1)
+        return launch_totals(self.figures, self.found, operands, second.shape[0], self.width_delta)
 
 
 def hold(
