@@ -152,6 +152,15 @@ def test_an_error_of_who_takes_them_leaves_no_thread_while_it_is_looked_at():
     del kept
 
 
+@pytest.fixture
+def heeded():
+    """Ctrl-C is heeded, also by tests that a shell has put into the background, where it is not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_ctrl_c_does_not_wait_for_a_text_that_hangs(monkeypatch):
     monkeypatch.setattr("linscore.text.ahead.PATIENCE", 0.01)
     waits, hangs = threading.Event(), threading.Event()
