@@ -2,12 +2,14 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+KERNELS = ROOT / "kernels/linscore_kernels"
 FORMER = {"former"}  # modules that only say where their names are now, for one release
 
 
@@ -28,17 +30,18 @@ def room_of(module: str) -> str | None:
 
 def imports_of(path: Path) -> Iterator[str]:
     """Every module of the project that a file names in an import, in functions and for types too."""
+    alone = KERNELS in path.parents  # what may be loaded under another name than its folder's names itself by dots
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert bool(node.level) <= alone, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if not node.level)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
 def rooms() -> dict[str, list[Path]]:
     """Every room with its files, as they are on disk."""
-    found: dict[str, list[Path]] = {"kernels": sorted((ROOT / "kernels/linscore_kernels").rglob("*.py"))}
+    found: dict[str, list[Path]] = {"kernels": sorted(KERNELS.rglob("*.py"))}
     for path in sorted((ROOT / "linscore").rglob("*.py")):
         room = path.relative_to(ROOT / "linscore").parts[0].removesuffix(".py")
         if room not in ("__init__", "__main__", *FORMER):
@@ -59,6 +62,16 @@ def test_a_room_imports_only_what_stands_left_of_it(room):
         for module in imports_of(path):
             found = room_of(module)
             assert found is None or found in allowed, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_kernels_import_torch_and_triton_alone_and_themselves_by_dots():
+    allowed = sys.stdlib_module_names | {
+        "torch",
+        "triton",
+        "numpy",
+    }  # NumPy where it is there: tests/kernels/test_alone
+    for path in KERNELS.rglob("*.py"):
+        assert {module.split(".")[0] for module in imports_of(path)} <= allowed, path
 
 
 def test_packages_say_one_line_and_nothing_else():

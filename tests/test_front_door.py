@@ -20,7 +20,7 @@ def for_type_checkers(package):
     """Public names and their modules, as the block that only type checkers read imports them."""
     tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    return {alias.name: node.module for node in block.body for alias in node.names}
+    return {alias.name: "." * node.level + node.module for node in block.body for alias in node.names}
 
 
 @each_package
@@ -29,7 +29,7 @@ def test_type_checkers_and_python_see_the_same(package):
     assert package.__all__ == sorted(wanted)
     assert set(package.__all__) <= set(dir(package))
     for name, module in wanted.items():
-        assert getattr(package, name) is getattr(import_module(module), name)
+        assert getattr(package, name) is getattr(import_module(module, package.__name__), name)
 
 
 @each_package

@@ -1,6 +1,7 @@
 """Fused second moments of token features: Triton on CUDA, plain torch elsewhere, the same operators.
 
-Names are imported when they are first used, so that `linscore_kernels.errors` comes without torch.
+Names are imported when they are first used, so that `linscore_kernels.errors` comes without torch. Imports in here are
+relative: a build for the Hub is loaded under a name of its own (decisions: Kernels that load alone).
 """
 
 from __future__ import annotations
@@ -9,56 +10,57 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from linscore_kernels.backend import BACKENDS as BACKENDS
-    from linscore_kernels.backend import choose_backend as choose_backend
-    from linscore_kernels.backend import has_triton as has_triton
-    from linscore_kernels.errors import LinscoreError as LinscoreError
-    from linscore_kernels.layer_loss.op import layer_distances as layer_distances
-    from linscore_kernels.layer_loss.op import layer_gradient as layer_gradient
-    from linscore_kernels.pilot import Pilot as Pilot
-    from linscore_kernels.residuals.op import residual_norms as residual_norms
-    from linscore_kernels.second_moments.centered_gram import CenteredGram as CenteredGram
-    from linscore_kernels.second_moments.centered_gram import centered_gram as centered_gram
-    from linscore_kernels.second_moments.op import accumulate as accumulate
-    from linscore_kernels.second_moments.op import gram as gram
-    from linscore_kernels.second_moments.op import token_stats as token_stats
-    from linscore_kernels.sums import FIGURES as FIGURES
-    from linscore_kernels.sums import HEAVY as HEAVY
-    from linscore_kernels.sums import LIGHT as LIGHT
-    from linscore_kernels.sums import NONFINITE as NONFINITE
-    from linscore_kernels.sums import SCALARS as SCALARS
-    from linscore_kernels.sums import Sums as Sums
-    from linscore_kernels.sums import TokenStats as TokenStats
+    from .backend import BACKENDS as BACKENDS
+    from .backend import choose_backend as choose_backend
+    from .backend import has_triton as has_triton
+    from .errors import LinscoreError as LinscoreError
+    from .layer_loss.op import layer_distances as layer_distances
+    from .layer_loss.op import layer_gradient as layer_gradient
+    from .pilot import Pilot as Pilot
+    from .residuals.op import residual_norms as residual_norms
+    from .second_moments.centered_gram import CenteredGram as CenteredGram
+    from .second_moments.centered_gram import centered_gram as centered_gram
+    from .second_moments.op import accumulate as accumulate
+    from .second_moments.op import gram as gram
+    from .second_moments.op import token_stats as token_stats
+    from .sums import FIGURES as FIGURES
+    from .sums import HEAVY as HEAVY
+    from .sums import LIGHT as LIGHT
+    from .sums import NONFINITE as NONFINITE
+    from .sums import SCALARS as SCALARS
+    from .sums import Sums as Sums
+    from .sums import TokenStats as TokenStats
 
 _HOMES = {
-    "BACKENDS": "linscore_kernels.backend",
-    "CenteredGram": "linscore_kernels.second_moments.centered_gram",
-    "FIGURES": "linscore_kernels.sums",
-    "HEAVY": "linscore_kernels.sums",
-    "LIGHT": "linscore_kernels.sums",
-    "LinscoreError": "linscore_kernels.errors",
-    "NONFINITE": "linscore_kernels.sums",
-    "Pilot": "linscore_kernels.pilot",
-    "SCALARS": "linscore_kernels.sums",
-    "Sums": "linscore_kernels.sums",
-    "TokenStats": "linscore_kernels.sums",
-    "accumulate": "linscore_kernels.second_moments.op",
-    "centered_gram": "linscore_kernels.second_moments.centered_gram",
-    "choose_backend": "linscore_kernels.backend",
-    "gram": "linscore_kernels.second_moments.op",
-    "has_triton": "linscore_kernels.backend",
-    "layer_distances": "linscore_kernels.layer_loss.op",
-    "layer_gradient": "linscore_kernels.layer_loss.op",
-    "residual_norms": "linscore_kernels.residuals.op",
-    "token_stats": "linscore_kernels.second_moments.op",
+    "BACKENDS": ".backend",
+    "CenteredGram": ".second_moments.centered_gram",
+    "FIGURES": ".sums",
+    "HEAVY": ".sums",
+    "LIGHT": ".sums",
+    "LinscoreError": ".errors",
+    "NONFINITE": ".sums",
+    "Pilot": ".pilot",
+    "SCALARS": ".sums",
+    "Sums": ".sums",
+    "TokenStats": ".sums",
+    "accumulate": ".second_moments.op",
+    "centered_gram": ".second_moments.centered_gram",
+    "choose_backend": ".backend",
+    "gram": ".second_moments.op",
+    "has_triton": ".backend",
+    "layer_distances": ".layer_loss.op",
+    "layer_gradient": ".layer_loss.op",
+    "residual_norms": ".residuals.op",
+    "token_stats": ".second_moments.op",
 }
 __all__ = sorted(_HOMES)
+__version__ = "0.1.0"  # of the names above and what they do, apart from linscore's (kernels/README.md)
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
-        raise AttributeError(f"module 'linscore_kernels' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
     return value
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from linscore_kernels.errors import LinscoreError
-from linscore_kernels.pilot import Pilot
+from .errors import LinscoreError
+from .pilot import Pilot
 
 
 def y_or_delta(y: Tensor | None, delta: Tensor | None) -> tuple[Tensor, bool]:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import torch
 
-from linscore_kernels.errors import LinscoreError
+from .errors import LinscoreError
 
 BACKENDS = ("triton", "eager")
 VARIABLE = "LINSCORE_BACKEND"
@@ -40,4 +40,4 @@ def has_triton() -> bool:
 
 def load_backend(operation: str, device: torch.device, wanted: str) -> ModuleType:
     """The module that computes an operation, the folder of that name, for tensors on `device`; "" is no wish."""
-    return importlib.import_module(f"linscore_kernels.{operation}.{choose_backend(device, wanted or None)}")
+    return importlib.import_module(f".{operation}.{choose_backend(device, wanted or None)}", __package__)

@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from linscore_kernels.errors import LinscoreError
+from .errors import LinscoreError
 
 # Passed explicitly because FP fusion's default changes in Triton 3.10.
 OPTIONS = {"enable_fp_fusion": True}

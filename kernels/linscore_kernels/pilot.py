@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from linscore_kernels.errors import LinscoreError
+from .errors import LinscoreError
+
+try:
+    import numpy as np
+except ImportError:  # torch does without, and so do the kernels
+    np = None  # type: ignore[assignment]
 
 # A row is heavy when it lies further than this from the centre, in medians of that distance: attention sinks,
 # a few tokens up to a thousand times longer than the rest, which no 16- or 32-bit product survives.
@@ -131,7 +135,7 @@ def _center_scale_limit(rows: Tensor, *, only_large: bool = False) -> tuple[Tens
 
 def _median(rows: Tensor) -> Tensor:
     """The lower median of each column of finite `rows`."""
-    if rows.device.type != "cpu":
+    if rows.device.type != "cpu" or np is None:
         return rows.median(0).values
     # NumPy finds it in a quarter of the time: it goes through the columns beside each other.
     middle = (len(rows) - 1) // 2

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from linscore_kernels.launching import OPTIONS, next_power_of_2, on_device, pieces, rounds_by_hand, whole_rows
-from linscore_kernels.tiles import store_rounded
+from ..launching import OPTIONS, next_power_of_2, on_device, pieces, rounds_by_hand, whole_rows
+from ..tiles import store_rounded
 
 WIDEST = 4096  # columns that a program holds at once, of one row
 TILE = 2048  # elements of several rows: rows that are not aligned would spill with more

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linscore_kernels.backend import choose_backend
-from linscore_kernels.errors import LinscoreError
-from linscore_kernels.layer_loss import eager
-from linscore_kernels.layer_loss.eager import SHORTEST
+from .._ops import add_op_namespace_prefix
+from ..backend import choose_backend
+from ..errors import LinscoreError
+from . import eager
+from .eager import SHORTEST
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -78,14 +79,14 @@ def layer_gradient(
     return gradient
 
 
-@torch.library.custom_op("linscore::layer_distances", mutates_args=())
+@torch.library.custom_op(add_op_namespace_prefix("layer_distances"), mutates_args=())
 def _layer_distances(states: list[Tensor], weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     if len(states) < 2:
         raise LinscoreError(f"{len(states)} states: distances need at least two")
     _check(states, weight)
     figures = weight.new_empty(len(states) - 1, 3, len(weight))
     if _by_triton(states[0], backend):
-        from linscore_kernels.layer_loss.kernel import launch_distances
+        from .kernel import launch_distances
 
         pairs = zip(states, states[1:], figures, strict=False)
         return torch.stack([launch_distances(*pair, weight, SHORTEST) for pair in pairs]).sum(0), figures
@@ -121,7 +122,7 @@ def _gradients(ctx: Any, upstream: Tensor | None, _figures: Tensor | None) -> tu
 _layer_distances.register_autograd(_gradients, setup_context=_keep)
 
 
-@torch.library.custom_op("linscore::layer_gradient", mutates_args=())
+@torch.library.custom_op(add_op_namespace_prefix("layer_gradient"), mutates_args=())
 def _layer_gradient(
     state: Tensor,
     weight: Tensor,
@@ -137,7 +138,7 @@ def _layer_gradient(
     out = torch.empty_like(state, memory_format=torch.contiguous_format)
     neighbours = ((previous, previous_figures), (following, following_figures))
     if _by_triton(state, backend):
-        from linscore_kernels.layer_loss.kernel import launch_gradient
+        from .kernel import launch_gradient
 
         launch_gradient(state, weight, upstream, grad, neighbours, out, SHORTEST)
         return out

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from linscore_kernels.arguments import check_arguments
-from linscore_kernels.second_moments.eager import CHUNK, DTYPES, pick, spans
-from linscore_kernels.second_moments.eager_products import matmul
+from ..arguments import check_arguments
+from ..second_moments.eager import CHUNK, DTYPES, pick, spans
+from ..second_moments.eager_products import matmul
 
 
 def residual_norms(

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from linscore_kernels.launching import (
+from ..launching import (
     COLUMN_ALIGN,
     OPTIONS,
     aligned,
@@ -33,9 +33,9 @@ from linscore_kernels.launching import (
     pieces,
     whole_rows,
 )
-from linscore_kernels.second_moments.torch_products import float32_product
-from linscore_kernels.tiles import halves
-from linscore_kernels.tuning.parameters import Launch, launch_for, torch_is_faster
+from ..second_moments.torch_products import float32_product
+from ..tiles import halves
+from ..tuning.parameters import Launch, launch_for, torch_is_faster
 
 GROUP = 8  # rows of tiles that run together, so that their operands meet in L2
 MAP_ALIGN = 256  # the rounded B is padded with zeros to a multiple of every block, so that no loop masks it

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linscore_kernels.arguments import check_map, check_tensors, y_or_delta
-from linscore_kernels.backend import load_backend
-from linscore_kernels.full_precision import full_precision
-from linscore_kernels.pilot import ORDINARY
-from linscore_kernels.residuals import eager
+from .._ops import add_op_namespace_prefix
+from ..arguments import check_map, check_tensors, y_or_delta
+from ..backend import load_backend
+from ..full_precision import full_precision
+from ..pilot import ORDINARY
+from . import eager
 
 
 def residual_norms(
@@ -50,7 +51,7 @@ def residual_norms(
     return _residual_norms(x, other, rows, b, mean_x, mean_delta, given, precision, backend or "")
 
 
-@torch.library.custom_op("linscore::residual_norms", mutates_args=())
+@torch.library.custom_op(add_op_namespace_prefix("residual_norms"), mutates_args=())
 def _residual_norms(
     x: Tensor,
     other: Tensor,

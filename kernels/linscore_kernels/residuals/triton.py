@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from linscore_kernels.residuals import eager
-from linscore_kernels.residuals.kernel import launch_residual_norms, round_map
-from linscore_kernels.second_moments.triton import check, is_split
+from ..second_moments.triton import check, is_split
+from . import eager
+from .kernel import launch_residual_norms, round_map
 
 
 def residual_norms(

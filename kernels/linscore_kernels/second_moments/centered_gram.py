@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from linscore_kernels.arguments import check_tensors
-from linscore_kernels.errors import LinscoreError
-from linscore_kernels.pilot import Pilot
-from linscore_kernels.second_moments.heavy_rows import accumulate_apart
-from linscore_kernels.sums import NONFINITE, SCALARS, Sums, add_up, centre
+from .._ops import add_op_namespace_prefix
+from ..arguments import check_tensors
+from ..errors import LinscoreError
+from ..pilot import Pilot
+from ..sums import NONFINITE, SCALARS, Sums, add_up, centre
+from .heavy_rows import accumulate_apart
 
 
 class CenteredGram(NamedTuple):
@@ -44,7 +45,7 @@ def centered_gram(
     return CenteredGram(c_xx, c_xy, t_x, t_y, x.shape[0])
 
 
-@torch.library.custom_op("linscore::centered_gram", mutates_args=())
+@torch.library.custom_op(add_op_namespace_prefix("centered_gram"), mutates_args=())
 def _centered_gram(
     x: Tensor, y: Tensor, normalize: bool, precision: str, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from linscore_kernels.arguments import check_arguments
-from linscore_kernels.pilot import Pilot
-from linscore_kernels.second_moments.eager_products import products
-from linscore_kernels.second_moments.eager_workspace import workspace
-from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Sums, TokenStats, reduce
+from ..arguments import check_arguments
+from ..pilot import Pilot
+from ..sums import HEAVY, LIGHT, NONFINITE, Sums, TokenStats, reduce
+from .eager_products import products
+from .eager_workspace import workspace
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CHUNK = 2048  # rows: operands of one chunk stay in the last-level cache (decisions: CPU products)

@@ -19,7 +19,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from linscore_kernels.second_moments.eager_workspace import Workspace
+from .eager_workspace import Workspace
 
 NARROWEST = 64  # columns of a block: narrower ones save less than they cost (decisions: CPU products)
 STRIP = 256  # rows of a strip at most: more multiply more of the lower triangle, fewer read the rest more often

@@ -20,10 +20,10 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from linscore_kernels.launching import OPTIONS, interpreted, multiprocessors, on_device, pieces
-from linscore_kernels.second_moments.merge_kernel import add_sums, launch_merge
-from linscore_kernels.tiles import halves
-from linscore_kernels.tuning.parameters import Launch
+from ..launching import OPTIONS, interpreted, multiprocessors, on_device, pieces
+from ..tiles import halves
+from ..tuning.parameters import Launch
+from .merge_kernel import add_sums, launch_merge
 
 # What a partial tile costs to write and merge, in tokens of its own product: 16 B per entry at 3.3 TB/s against
 # 2 FLOP per entry and token at 600 TFLOP/s (H100), rounded up.

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from linscore_kernels.arguments import y_or_delta
-from linscore_kernels.backend import choose_backend
-from linscore_kernels.pilot import Pilot
-from linscore_kernels.second_moments.op import accumulate, token_stats
-from linscore_kernels.sums import HEAVY, LIGHT, NONFINITE, Sums, reduce
+from ..arguments import y_or_delta
+from ..backend import choose_backend
+from ..pilot import Pilot
+from ..sums import HEAVY, LIGHT, NONFINITE, Sums, reduce
+from .op import accumulate, token_stats
 
 if TYPE_CHECKING:
-    from linscore_kernels.second_moments.held_rows import HeldRows
+    from .held_rows import HeldRows
 
 FEW = 1024  # rows: float64 operands of so many are smaller than the sums
 
@@ -83,7 +83,7 @@ def accumulate_holding(
     sign: int = 1,
 ) -> tuple[Sums, HeldRows]:
     """`accumulate` by Triton, and the first of the rows that it left out as heavy: nothing waits for the device."""
-    from linscore_kernels.second_moments import triton
+    from . import triton
 
     other, given = y_or_delta(y, delta)
     about: dict[str, Any] = {"pilot": pilot, "rows": rows, "sign": sign}
@@ -93,7 +93,7 @@ def accumulate_holding(
 
 
 def _hold(x: Tensor, y: Tensor | None, delta: Tensor | None, status: Tensor, **about: Any) -> HeldRows:
-    from linscore_kernels.second_moments.held_rows import hold
+    from .held_rows import hold
 
     other, given = y_or_delta(y, delta)
     return hold(x, other, status, delta_given=given, **about)

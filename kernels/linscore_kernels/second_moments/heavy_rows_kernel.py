@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from linscore_kernels.launching import OPTIONS, next_power_of_2, on_device
-from linscore_kernels.pilot import Pilot
-from linscore_kernels.sums import FIGURES
+from ..launching import OPTIONS, next_power_of_2, on_device
+from ..pilot import Pilot
+from ..sums import FIGURES
 
 SCAN = 1024  # statuses read at once
 WIDEST = 1024  # columns: float64 takes two registers each

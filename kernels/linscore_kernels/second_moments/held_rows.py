@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from linscore_kernels.pilot import Pilot
-from linscore_kernels.second_moments.heavy_rows import add_products
-from linscore_kernels.second_moments.heavy_rows_kernel import launch_heavy_rows
-from linscore_kernels.second_moments.totals_kernel import launch_totals
-from linscore_kernels.sums import Sums
+from ..pilot import Pilot
+from ..sums import Sums
+from .heavy_rows import add_products
+from .heavy_rows_kernel import launch_heavy_rows
+from .totals_kernel import launch_totals
 
 LEAST, SHARE = 64, 64  # so many rows are held, or one in so many: two sinks a sequence of 128 tokens
 

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from linscore_kernels.launching import OPTIONS, on_device, pieces
-from linscore_kernels.tiles import halves
+from ..launching import OPTIONS, on_device, pieces
+from ..tiles import halves
 
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 128  # float64: 4 entries per thread at 8 warps
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linscore_kernels.arguments import check_pilot, check_second, check_sign, y_or_delta
-from linscore_kernels.backend import load_backend
-from linscore_kernels.full_precision import full_precision
-from linscore_kernels.pilot import Pilot
-from linscore_kernels.sums import FIGURES, SCALARS, Sums, TokenStats
+from .._ops import add_op_namespace_prefix
+from ..arguments import check_pilot, check_second, check_sign, y_or_delta
+from ..backend import load_backend
+from ..full_precision import full_precision
+from ..pilot import Pilot
+from ..sums import FIGURES, SCALARS, Sums, TokenStats
 
 
 def token_stats(
@@ -86,7 +87,7 @@ def _backend(device: torch.device, wanted: str) -> ModuleType:
     return load_backend("second_moments", device, wanted)
 
 
-@torch.library.custom_op("linscore::token_stats", mutates_args=())
+@torch.library.custom_op(add_op_namespace_prefix("token_stats"), mutates_args=())
 def _token_stats(
     x: Tensor,
     other: Tensor,
@@ -122,13 +123,13 @@ def _(x: Tensor, _other: Tensor, rows: Tensor | None, *rest: Any) -> tuple[Tenso
     )
 
 
-@torch.library.custom_op("linscore::gram", mutates_args=("out",))
+@torch.library.custom_op(add_op_namespace_prefix("gram"), mutates_args=("out",))
 def _gram(operands: Tensor, out: Tensor, backend: str) -> None:
     with full_precision(out.device):
         _backend(out.device, backend).gram(operands, out)
 
 
-@torch.library.custom_op("linscore::accumulate", mutates_args=("second",))
+@torch.library.custom_op(add_op_namespace_prefix("accumulate"), mutates_args=("second",))
 def _accumulate(
     x: Tensor,
     other: Tensor,

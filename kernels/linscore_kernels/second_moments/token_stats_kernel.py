@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from linscore_kernels.launching import (
+from ..launching import (
     COLUMN_ALIGN,
     OPTIONS,
     aligned,
@@ -27,9 +27,9 @@ from linscore_kernels.launching import (
     pieces,
     rounds_by_hand,
 )
-from linscore_kernels.pilot import Pilot
-from linscore_kernels.sums import FIGURES, TokenStats
-from linscore_kernels.tiles import store_rounded
+from ..pilot import Pilot
+from ..sums import FIGURES, TokenStats
+from ..tiles import store_rounded
 
 ROW_ALIGN = 128  # operand rows are padded with zeros to a multiple of every BLOCK_K, so that no loop masks tokens
 TILE = 4096  # elements that a program holds at once: 16 per thread at 8 warps

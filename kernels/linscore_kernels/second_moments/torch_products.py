@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from linscore_kernels.full_precision import full_precision
-from linscore_kernels.launching import multiprocessors, pieces
-from linscore_kernels.second_moments.gram_kernel import LONGEST, splits_for
-from linscore_kernels.second_moments.token_stats_kernel import ROW_ALIGN
+from ..full_precision import full_precision
+from ..launching import multiprocessors, pieces
+from .gram_kernel import LONGEST, splits_for
+from .token_stats_kernel import ROW_ALIGN
 
 TILE = 128  # rows and columns of a common tile of cuBLAS: how many programs a product keeps busy
 

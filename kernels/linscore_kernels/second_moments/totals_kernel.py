@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from linscore_kernels.launching import OPTIONS, on_device, pieces
-from linscore_kernels.sums import SCALARS, Sums
+from ..launching import OPTIONS, on_device, pieces
+from ..sums import SCALARS, Sums
 
 ROWS = 8192  # of one program: ten microseconds, and a common batch needs no second pass
 BLOCK = 1024

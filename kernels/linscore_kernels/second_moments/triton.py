@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from linscore_kernels.arguments import check_arguments
-from linscore_kernels.launching import capability, check_device
-from linscore_kernels.pilot import Pilot
-from linscore_kernels.second_moments import token_stats_kernel
-from linscore_kernels.second_moments.gram_kernel import LONGEST, launch_gram
-from linscore_kernels.second_moments.merge_kernel import launch_merge
-from linscore_kernels.second_moments.token_stats_kernel import ROW_ALIGN, launch_token_stats
-from linscore_kernels.second_moments.torch_products import torch_partials
-from linscore_kernels.second_moments.totals_kernel import launch_totals
-from linscore_kernels.sums import Sums, TokenStats, add_up
-from linscore_kernels.tuning.parameters import Launch, launch_for, torch_is_faster
+from ..arguments import check_arguments
+from ..launching import capability, check_device
+from ..pilot import Pilot
+from ..sums import Sums, TokenStats, add_up
+from ..tuning.parameters import Launch, launch_for, torch_is_faster
+from . import token_stats_kernel
+from .gram_kernel import LONGEST, launch_gram
+from .merge_kernel import launch_merge
+from .token_stats_kernel import ROW_ALIGN, launch_token_stats
+from .torch_products import torch_partials
+from .totals_kernel import launch_totals
 
 OPERAND_BYTES = 1 << 30  # of one chunk
 LEAST_CHUNK = 8192  # rows: a shorter chunk spends its time on merging

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from linscore_kernels.residuals.kernel import launch_residual_norms, round_map, torch_norms
-from linscore_kernels.second_moments.gram_kernel import LONGEST, launch_gram
-from linscore_kernels.second_moments.merge_kernel import launch_merge
-from linscore_kernels.second_moments.token_stats_kernel import operand_shape
-from linscore_kernels.second_moments.torch_products import torch_partials
-from linscore_kernels.tuning.parameters import Launch, narrowed
+from ..residuals.kernel import launch_residual_norms, round_map, torch_norms
+from ..second_moments.gram_kernel import LONGEST, launch_gram
+from ..second_moments.merge_kernel import launch_merge
+from ..second_moments.token_stats_kernel import operand_shape
+from ..second_moments.torch_products import torch_partials
+from .parameters import Launch, narrowed
 
 DTYPE = torch.bfloat16  # of single operands and of x; float16 takes the same instructions
 SAMPLED = 128  # features of a Gram matrix, or tokens of the residual norms, that are held against float64

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 import triton
 
-from linscore_kernels.errors import LinscoreError
-from linscore_kernels.launching import capability
-from linscore_kernels.tuning.cases import Case, Product, product_of
-from linscore_kernels.tuning.parameters import LADDER, PATHS, TABLE, Entry, Launch, launch_table, nearest_entry
+from ..errors import LinscoreError
+from ..launching import capability
+from .cases import Case, Product, product_of
+from .parameters import LADDER, PATHS, TABLE, Entry, Launch, launch_table, nearest_entry
 
 TOKENS = 16384  # as many as one accumulator takes
 WIDE = 1024  # features: from here on a launch is chosen
