@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .second_moments.op import accumulate as accumulate
     from .second_moments.op import gram as gram
     from .second_moments.op import token_stats as token_stats
+    from .second_moments.symmetric_gram import symmetric_gram as symmetric_gram
     from .sums import FIGURES as FIGURES
     from .sums import HEAVY as HEAVY
     from .sums import LIGHT as LIGHT
@@ -51,6 +52,7 @@ _HOMES = {
     "layer_distances": ".layer_loss.op",
     "layer_gradient": ".layer_loss.op",
     "residual_norms": ".residuals.op",
+    "symmetric_gram": ".second_moments.symmetric_gram",
     "token_stats": ".second_moments.op",
 }
 __all__ = sorted(_HOMES)

@@ -53,6 +53,20 @@ def gram(operands: Tensor, out: Tensor) -> None:
         sums.finish()
 
 
+def symmetric_gram(x: Tensor, out: Tensor) -> None:
+    """Add xᵀx of `x` `[n, d]` to `out` `[d, d]`; below the diagonal nothing is promised."""
+    n, d = x.shape
+    dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
+    with workspace(x.device) as work:
+        buffer = work.take(dtype, 1, min(CHUNK, n), d)
+        running = products(out, buffer, work)
+        for start, stop in spans(0, n, CHUNK):
+            rows = buffer[0, : stop - start].copy_(x[start:stop])
+            running.add(rows, rows)
+            if stop % FLUSH == 0 or stop == n:
+                running.finish()
+
+
 def accumulate(
     x: Tensor,
     other: Tensor,

@@ -160,7 +160,11 @@ def _gram_kernel(
 @lru_cache(maxsize=64)
 def tile_list(d: int, block_m: int, block_n: int, device: torch.device, width_delta: int | None = None) -> Tensor:
     """Tiles `[tiles, 2]` (row, column) of [x̂x̂ᵀ | x̂δ̂ᵀ] that reach the diagonal or lie right of it, in L2 order."""
-    rows, of_x, of_delta = pieces(d, block_m), pieces(d, block_n), pieces(width_delta or d, block_n)
+    rows, of_x, of_delta = (
+        pieces(d, block_m),
+        pieces(d, block_n),
+        pieces(d if width_delta is None else width_delta, block_n),
+    )
     tiles = [
         (i, j)
         for group in range(0, rows, GROUP)

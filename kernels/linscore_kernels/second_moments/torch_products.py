@@ -26,7 +26,7 @@ def torch_partials(operands: Tensor, d: int, longest: int = LONGEST, *, width_de
 
     None takes more than `longest` tokens.
     """
-    rows, e = operands.shape[1], width_delta or d
+    rows, e = operands.shape[1], d if width_delta is None else width_delta
     tiles = pieces(d, TILE) * (pieces(d, TILE) + pieces(e, TILE))
     splits = splits_for(rows, tiles, multiprocessors(operands))
     tokens = min(pieces(rows, splits * ROW_ALIGN) * ROW_ALIGN, longest)
@@ -37,7 +37,9 @@ def torch_partials(operands: Tensor, d: int, longest: int = LONGEST, *, width_de
 
 
 def _batch(parts: Tensor, e: int) -> Tensor:
-    """[Σx̂x̂ᵀ | Σx̂δ̂ᵀ] `[batch, d, d + e]` of operands `[2 or 4, batch, tokens, d]`."""
+    """[Σx̂x̂ᵀ | Σx̂δ̂ᵀ] `[batch, d, d + e]` of operands `[2 or 4, batch, tokens, d]`; of x̂ `[1, …]` alone where e is 0."""
+    if not e:
+        return _product(parts, parts)
     x, delta = parts.split(len(parts) // 2)
     return torch.cat([_product(x, x), _product(x, delta[..., :e])], 2)
 

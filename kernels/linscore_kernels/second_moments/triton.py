@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..arguments import check_arguments
-from ..launching import capability, check_device
+from ..launching import COLUMN_ALIGN, capability, check_device, whole_rows
 from ..pilot import Pilot
 from ..sums import Sums, TokenStats, add_up
 from ..tuning.parameters import Launch, launch_for, torch_is_faster
@@ -58,6 +58,15 @@ def gram(operands: Tensor, out: Tensor) -> None:
     lacking = -operands.shape[1] % ROW_ALIGN  # none in what token_stats made
     operands = pad(operands, (0, 0, 0, lacking)) if lacking else operands
     _add_products(operands, out)
+
+
+def symmetric_gram(x: Tensor, out: Tensor) -> None:
+    """Add xᵀx of `x` `[n, d]` to `out` `[d, d]`; below the diagonal nothing is promised."""
+    check_device(x)
+    if is_split(x.dtype, "fast") or x.dtype is torch.float64:
+        out += x.T @ x  # split operands would have to be made first, for sums that wait for nothing else
+    else:
+        gram(whole_rows(x, COLUMN_ALIGN).contiguous()[None], out)
 
 
 def accumulate(
