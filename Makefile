@@ -43,7 +43,7 @@ HAS_VENV := $(wildcard $(BIN)/python)
 install: $(DEV)
 
 score: $(RUNTIME)
-	$(BIN)/linscore score $(ARGS)
+	$(BIN)/linscore score --html $(ARGS)
 
 test: $(DEV)
 	$(PYTEST) $(ARGS)
@@ -74,7 +74,7 @@ $(RUNTIME): pyproject.toml constraints.txt
 	@echo "installing linscore into $(VENV), a few minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[html]'
 	@touch $@
 
 $(DEV): $(RUNTIME)

@@ -57,6 +57,19 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def full():
+    """A report with everything in it that a page draws."""
+    from tiny_models import tiny
+
+    import linscore
+
+    model = tiny("llama")
+    ids = torch.randint(3, model.config.vocab_size, (24, 32), generator=torch.Generator().manual_seed(0))
+    spans = [linscore.Span(0, 1), linscore.Span(1, 2)]
+    return linscore.score(model, ids.split(4), name="tiny", spans=spans, sub_blocks=True, folds=3)
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Call the command line as `linscore ARGS`: (exit code, standard output, standard error)."""

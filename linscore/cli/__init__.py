@@ -24,6 +24,7 @@ from linscore.cli.plan import plan
 from linscore.cli.probe import probe
 from linscore.cli.prune import prune
 from linscore.cli.rank import rank
+from linscore.cli.report import report
 from linscore.cli.score import score
 from linscore.cli.several import check_shared, one_voice
 from linscore.cli.takes import in_options
@@ -34,6 +35,7 @@ COMMANDS = (
     score,
     plan,
     rank,
+    report,
     prune,
     linearize,
     fuse,

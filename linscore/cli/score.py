@@ -39,8 +39,9 @@ Paths = tuple[Path, Path]
 @takes(SaveOptions(), "saving")
 @takes(KeepOptions(), "keep")
 @resume
+@click.option("--html", is_flag=True, help="Write a page to look at, too: report.html beside the report.")
 @as_json
-def score(models: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+def score(models: tuple[str, ...], html: bool, as_json: bool, **asked: Any) -> None:
     """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore.
 
     Several are scored one after the other. One that cannot be is said at the end, and the others keep their results.
@@ -52,13 +53,18 @@ def score(models: tuple[str, ...], as_json: bool, **asked: Any) -> None:
     from linscore.machine.allocator import keep_freed_memory
 
     keep_freed_memory()
+    if html:
+        from linscore.scoring.on_page import check_page
+
+        check_page()
     if len(models) > 1:
-        _show_several(run_scores(models, **asked), as_json)
+        _show_several(run_scores(models, **asked), html, as_json)
         return
     found = run_score(models[0], **asked)
     if found is None:
         return
     report, paths = found
+    page = _page(paths) if html else None
     if as_json:
         click.echo(_text(paths), nl=False)
         return
@@ -69,17 +75,28 @@ def score(models: tuple[str, ...], as_json: bool, **asked: Any) -> None:
         click.echo(f"         {next_command('rank', folder, keep=(*TEXT, TRUST))}")
     if models[0] == EMBEDDED:
         click.echo("         linscore score MODEL --text FILE   (MODEL: a Hub name or a folder)")
+    if page is not None:
+        click.echo(f"page     {page}")
 
 
-def _show_several(scored: Iterable[tuple[Report, Paths]], as_json: bool) -> None:
+def _page(paths: Paths) -> Path:
+    from linscore.jobs.report import write_page
+
+    return write_page([paths[0].parent])
+
+
+def _show_several(scored: Iterable[tuple[Report, Paths]], html: bool, as_json: bool) -> None:
     """Each as it comes, or all as one list: also those before an error."""
     texts = []
     try:
         for report, paths in scored:
+            page = _page(paths) if html else None
             if as_json:
                 texts.append(_text(paths).rstrip())
-            else:
-                _show(report, paths)
+                continue
+            _show(report, paths)
+            if page is not None:
+                click.echo(f"page     {page}")
     finally:
         if as_json:
             click.echo(f"[{', '.join(texts)}]")

@@ -15,9 +15,14 @@ EXTRAS = {
     "train": ("accelerate", "sklearn", "matplotlib"),
     "tasks": ("lm_eval", "accelerate"),
     "large": ("accelerate",),
+    "html": ("altair", "vl_convert", "jinja2", "pandas"),
     "triton": ("triton",),
 }
-_PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval"}  # that are not called as their module
+_PACKAGES = {
+    "sklearn": "scikit-learn",
+    "lm_eval": "lm-eval",
+    "vl_convert": "vl-convert-python",
+}  # that are not called as their module
 
 
 def need(extra: str, what: str, *modules: str) -> None:

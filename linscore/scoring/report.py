@@ -113,6 +113,27 @@ class Report:
         """The text of `report.json` in `folder`, absolute paths as they lie from there; None: as typed."""
         return json_text(self.to_dict(), folder)
 
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame: a row for each block, a column for each figure.
+
+        Raises:
+            LinscoreError: without pandas (`pip install 'linscore[html]'`).
+        """
+        from linscore.machine.extras import need
+        from linscore.pages.rows import datasets
+
+        need("html", "Report.to_dataframe", "pandas")
+        import pandas
+
+        return pandas.DataFrame(datasets([self.to_dict()], {})["blocks"])
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the page of `linscore report`, or nothing where the extra `html` is not installed."""
+        from linscore.machine.extras import EXTRAS, missing
+        from linscore.scoring.on_page import frame_of
+
+        return None if missing(EXTRAS["html"]) else frame_of(self)
+
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write `report.json` and `moments.safetensors`; an older result is replaced only once both are whole.
 

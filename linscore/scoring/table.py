@@ -36,7 +36,7 @@ def score_table(report: Report) -> RenderableType:
     table.add_section()
     for span in report.spans:
         table.add_row(*_row(str(span.span), span, heldout))
-    doubts = [warning(_concerning(doubt)) for doubt in report.warnings]
+    doubts = [warning(concerning(doubt)) for doubt in report.warnings]
     return Group(table, Text("bars: linearity without residual", style="dim"), *doubts)
 
 
@@ -56,7 +56,7 @@ def _row(label: str, block: BlockMetrics, heldout: bool) -> Sequence[str]:
     )
 
 
-def _concerning(doubt: ScoreWarning) -> str:
+def concerning(doubt: ScoreWarning) -> str:
     """A doubt, behind the blocks and spans that it concerns."""
     blocks, spans = doubt.blocks or [], doubt.spans or []
     where = [f"block{'s' * (len(blocks) > 1)} {ranges(blocks)}"] if blocks else []

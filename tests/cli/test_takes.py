@@ -17,9 +17,10 @@ CLASSES = [kind for kind in vars(options).values() if is_dataclass(kind) and isi
 PROMISED = {
     "score": "text dataset tokens seq-len batch-size dtype device trust-remote-code folds skip-first skip-special "
     "precision blocks sub-blocks for span-lengths out overwrite json until-stable save-minutes save-tokens resume "
-    "placement scratch skip-shards",
+    "placement scratch skip-shards html",
     "plan": "tokens seq-len batch-size devices placement scratch dtype device trust-remote-code folds precision "
     "sub-blocks blocks for span-lengths json",
+    "report": "html out",
     "rank": "by span text dataset tokens trust-remote-code json",
     "prune": "drop moments by span sequential text dataset tokens seq-len out dtype device trust-remote-code",
     "linearize": "replace moments by span sequential text dataset tokens seq-len rank diagonal mean ridge out dtype "

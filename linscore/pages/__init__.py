@@ -1,0 +1,1 @@
+"""One HTML file of what was measured, to look at: no network, no other file."""

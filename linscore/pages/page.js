@@ -1,0 +1,67 @@
+// Draws the charts of a page from the data in it, and saves what it holds.
+const read = (id) => JSON.parse(document.getElementById(id).textContent);
+const data = read("data"), specs = read("specs");
+// Columns, as they are stored, to rows, as charts and CSV files take them.
+const rowsOf = (columns) => {
+  const names = Object.keys(columns);
+  return columns[names[0]].map((_, place) => Object.fromEntries(names.map((name) => [name, columns[name][place]])));
+};
+const rows = Object.fromEntries(Object.entries(data.columns).map(([name, columns]) => [name, rowsOf(columns)]));
+const config = {
+  background: "transparent",
+  font: "system-ui, sans-serif",
+  axis: { labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, domain: false, ticks: false, labelPadding: 6 },
+  legend: { labelFontSize: 12, orient: "top", columns: 3, symbolStrokeWidth: 2.5, labelLimit: 0, rowPadding: 4 },
+  view: { stroke: null },
+};
+const drawn = Object.entries(specs).map(async ([id, spec]) => {
+  const options = { renderer: "svg", actions: false, config, tooltip: { theme: "custom", disableDefaultStyle: false } };
+  const made = await vegaEmbed(document.getElementById(id), { ...spec, datasets: rows }, options);
+  made.view.resize();
+  return [id, made.view];
+});
+// For whoever looks at a page by a program: every chart's view, once all are drawn.
+window.linscoreViews = Promise.all(drawn).then(Object.fromEntries);
+
+const save = (name, kind, text) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: kind }));
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(link.href);
+};
+const cell = (value) => {
+  const text = value === null || value === undefined ? "" : String(value);
+  const quoted = /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  return /^[=+@]|^-(?![\d.])/.test(text) ? `'${quoted}` : quoted; // a spreadsheet would run it
+};
+const table = (rows) => {
+  const names = [...new Set(rows.flatMap(Object.keys))];
+  return [names, ...rows.map((row) => names.map((name) => row[name]))].map((row) => row.map(cell).join(",")).join("\n");
+};
+const element = (name, text, more = {}) => Object.assign(document.createElement(name), { textContent: text, ...more });
+const number = new Intl.NumberFormat("en", { maximumSignificantDigits: 5 });
+const shown = (value) => (value === null || value === undefined ? "–" : typeof value === "number" ? number.format(value) : value);
+const filled = (name) => {
+  const box = element("div", "", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: name });
+  const made = document.createElement("table"), columns = data.columns[name];
+  const names = Object.keys(columns).filter((key) => key !== "depth" && columns[key].some((value) => value !== null));
+  const head = made.createTHead().insertRow();
+  for (const key of names) {
+    const [word, meaning] = data.words[key] ?? [key.replaceAll("_", " "), ""];
+    head.append(element("th", word, { scope: "col", title: meaning }));
+  }
+  const body = made.createTBody();
+  for (const row of rows[name]) {
+    const line = body.insertRow();
+    for (const key of names) line.append(element("td", shown(row[key]), typeof row[key] === "string" ? { className: "name" } : {}));
+  }
+  box.append(made);
+  return box;
+};
+for (const folded of document.querySelectorAll("details[data-table]"))
+  folded.addEventListener("toggle", () => folded.querySelector("table") ?? folded.append(filled(folded.dataset.table)));
+for (const button of document.querySelectorAll("button[data-csv]"))
+  button.addEventListener("click", () => save(`${button.dataset.csv}.csv`, "text/csv", table(rows[button.dataset.csv])));
+for (const button of document.querySelectorAll("button[data-json]"))
+  button.addEventListener("click", () => save("reports.json", "application/json", JSON.stringify(data.sources, null, 1)));

@@ -1,0 +1,140 @@
+"""A page: what stands on it as data, and the one file that comes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from linscore.pages.drawing import Spec
+from linscore.pages.rows import Datasets
+from linscore.pages.words import FIGURES, TABLES
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart; the caption says how to read it."""
+
+    spec: Spec
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: of figures, or of bars (0 to 1)."""
+
+    heading: str
+    meaning: str = ""
+    bar: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table."""
+
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Text to copy, as it stands."""
+
+    heading: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page with a heading of its own."""
+
+    id: str
+    heading: str
+    note: str
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    lines: Sequence[Line] = ()
+    saves: bool = False  # whether it shows all rows as tables, with buttons that save them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Everything that stands on a page."""
+
+    title: str
+    about: str
+    verdict: Sequence[str] = ()
+    doubts: Sequence[str] = ()
+    sections: Sequence[Section] = field(default_factory=list)
+    rows: Datasets
+    sources: Sequence[Mapping[str, Any]]  # the JSON forms of what is shown, to be saved
+
+
+def html(page: Page) -> str:
+    """The page as one HTML file, about a megabyte, which asks the network for nothing."""
+    charts = [chart for section in page.sections for chart in section.charts]
+    names = {id(chart): f"chart-{place}" for place, chart in enumerate(charts)}
+    sections = [
+        vars(section) | {"charts": [{"id": names[id(chart)], "caption": chart.caption} for chart in section.charts]}
+        for section in page.sections
+    ]
+    return _template().render(
+        vars(page) | {"sections": sections},
+        version=version("linscore"),
+        saves={name: TABLES[name] for name in page.rows},
+        data=_in_script({"columns": _columns(page.rows), "words": FIGURES, "sources": page.sources}),
+        specs=_in_script({names[id(chart)]: chart.spec for chart in charts}),
+        **_assets(),
+    )
+
+
+def _columns(rows: Datasets) -> dict[str, dict[str, list[Any]]]:
+    """Each dataset by columns, which names every column once: a third of the size."""
+    return {
+        name: {key: [row.get(key) for row in found] for key in dict.fromkeys(key for row in found for key in row)}
+        for name, found in rows.items()
+    }
+
+
+def _in_script(value: Any) -> str:
+    """JSON that cannot end the script element that it stands in."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("linscore.pages", "."), autoescape=True, undefined=StrictUndefined)
+    environment.filters["figure"] = figure
+    return environment.get_template("page.html.j2")
+
+
+@cache
+def _assets() -> dict[str, str]:
+    """Style and scripts; vl-convert holds Vega, Vega-Lite and what draws them in a browser."""
+    import altair
+    import vl_convert
+
+    own = {name: (files("linscore.pages") / f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    vega = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _vegalite(altair.SCHEMA_VERSION))
+    return {**own, "vega": vega}
+
+
+def _vegalite(schema: str) -> str:
+    """What vl-convert calls the version of a schema: 6.4 for v6.4.1."""
+    return ".".join(schema.removeprefix("v").split(".")[:2])
+
+
+def figure(value: Any) -> str:
+    """A cell of a table: five digits, or a dash where there is nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,73 @@
+"""The JSON forms of reports and series as flat rows, one a block, which is what charts and tables are drawn from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+Datasets = dict[str, list[Row]]
+
+LABEL = 48  # characters of a name, in legends and headings
+
+
+def datasets(reports: Sequence[Mapping[str, Any]], series: Mapping[str, Mapping[str, Any]]) -> Datasets:
+    """Everything that is drawn: `blocks`, `parts`, `spans` and `looks` of reports, `steps` of series of checkpoints.
+
+    Args:
+        reports: as `Report.to_dict` gives them.
+        series: by their names, as `Dynamics.to_dict`.
+    """
+    found: Datasets = {"blocks": [], "parts": [], "spans": [], "looks": [], "steps": []}
+    for name, report in zip(labels([report["model"] for report in reports]), reports, strict=True):
+        for block in report["blocks"]:
+            row = {"model": name} | _place(block["index"], report["depth"])
+            found["blocks"].append(row | _flat(block))
+            found["parts"] += [row | {"part": part} | _flat(of) for part, of in (block["sub_blocks"] or {}).items()]
+        found["spans"] += [{"model": name} | _flat(span) for span in report["spans"]]
+        found["looks"] += _looks(name, report)
+    for name, one in zip(labels(list(series)), series.values(), strict=True):
+        found["steps"] += list(_steps(name, one))
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """A name for each that a legend has room for; two of one name are numbered."""
+    short = [name if len(name) <= LABEL else f"{name[: LABEL // 2]}…{name[-LABEL // 2 :]}" for name in names]
+    times, seen = Counter(short), Counter[str]()
+    found = []
+    for name in short:
+        seen[name] += 1
+        found.append(f"{name} ({seen[name]})" if times[name] > 1 else name)
+    return found
+
+
+def _place(index: int, depth: int) -> Row:
+    """Where a block stands: its index, and the share of the depth, 0 the first block and 1 the last."""
+    return {"block": index, "depth": index / max(depth - 1, 1)}
+
+
+def _flat(block: Mapping[str, Any]) -> Row:
+    """The figures of a block; those without heavy rows are named so."""
+    apart = {"index", "sub_blocks", "without_heavy"}
+    light = block["without_heavy"] or {}
+    return {key: value for key, value in block.items() if key not in apart} | {
+        f"{key}_without_heavy": value for key, value in light.items()
+    }
+
+
+def _looks(name: str, report: Mapping[str, Any]) -> Iterator[Row]:
+    """Held-out scores along the way, of every block."""
+    for look in report.get("curve", ()):
+        scores = {key: values for key, values in look.items() if isinstance(values, list)}
+        for block, *values in zip(report["blocks"], *scores.values(), strict=False):
+            row = {"model": name, "block": block["index"], "tokens": look["tokens"]}
+            yield row | dict(zip(scores, values, strict=True))
+
+
+def _steps(name: str, series: Mapping[str, Any]) -> Iterator[Row]:
+    for place, step in enumerate(series["steps"]):
+        for block in range(series["depth"]):
+            figures = {key: values[place][block] for key, values in series["blocks"].items()}
+            yield {"model": name, "step": step} | _place(block, series["depth"]) | figures

@@ -1,0 +1,76 @@
+"""What is shown of reports and series, section by section, in the order in which one reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from linscore.pages import charts
+from linscore.pages.page import Chart, Section
+from linscore.pages.rows import Datasets
+
+TELLS = "Solid lines are held out: the map is fitted on some of the texts, the error measured on the others."
+
+
+def report_sections(data: Datasets) -> Iterator[Section]:
+    """What is drawn of the blocks of reports."""
+    yield Section(
+        "scores",
+        "How linear each block is",
+        f"{TELLS} Bands: spread over the folds; dashed: in-sample.",
+        [
+            Chart(
+                charts.scores(data, "linearity"), "Of what leaves the block, explained by an affine map of what enters."
+            ),
+            Chart(charts.scores(data, "linearity_no_residual"), "The same for what the block adds, δ = y − x."),
+        ],
+    )
+    yield Section(
+        "any", "Any other figure", "Choose one; pointing at a block tells its value.", [Chart(charts.chosen(data))]
+    )
+    drawn = [
+        (charts.lines(data, ("norm_x", "norm_delta"), "norm"), "Length of what enters, and of what is added."),
+        (charts.lines(data, ("delta_ratio",), "‖δ‖/‖x‖"), "How much the block moves the state."),
+        (charts.lines(data, ("effective_rank",), "effective rank"), "How many directions the states fill."),
+        (charts.lines(data, ("anisotropy",), "anisotropy"), "Share of the largest direction."),
+    ]
+    shape = [Chart(spec, caption) for spec, caption in drawn if spec is not None]
+    yield Section("states", "What the states look like", "Means over tokens, of what enters the block.", shape)
+    if (of_parts := charts.parts(data)) is not None:
+        yield Section("parts", "Attention and MLP", "Each against the state that it reads.", [Chart(of_parts)])
+    yield from _spans(data)
+    if (along := charts.looks(data)) is not None:
+        yield Section(
+            "text", "How much text is enough", "Once the lines are flat, more text changes little.", [Chart(along)]
+        )
+
+
+def series_sections(data: Datasets) -> Iterator[Section]:
+    """What is drawn of series of checkpoints."""
+    drawn = [
+        Chart(charts.over_steps(data, score), "Thick: mean over the blocks; thin: each block.")
+        for score in charts.SCORES
+    ]
+    drawn.append(Chart(charts.at_step(data), "Every block at one checkpoint: move the slider."))
+    yield Section(
+        "dynamics", "While it learned", "Held-out scores of a series of checkpoints on the same tokens.", drawn
+    )
+
+
+def number_section() -> Section:
+    """Every number, as tables and to save."""
+    note = "Open a table, or save it; the numbers are those of report.json, and what is not defined is a dash."
+    return Section("numbers", "Every number", note, saves=True)
+
+
+def _spans(data: Datasets) -> Iterator[Section]:
+    """A map for each model of which spans were scored."""
+    rows, name = data.get("spans", []), "angular_distance"
+    models = dict.fromkeys(row["model"] for row in rows)
+    drawn = []
+    for model in models:
+        own = [row for row in rows if row["model"] == model]
+        spec = charts.span_map(own, name) | {"transform": [{"filter": {"field": "model", "equal": model}}]}
+        drawn.append(Chart(spec, model if len(models) > 1 else ""))
+    if drawn:
+        note = "Angle between what enters a span and what leaves it: small, and the span does little."
+        yield Section("spans", "Spans of blocks", note, drawn)

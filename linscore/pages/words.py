@@ -1,0 +1,47 @@
+"""What figures are called on a page, and what they mean."""
+
+from __future__ import annotations
+
+# The key of report.json, in the order in which one reads: its name, and its meaning in half a line.
+FIGURES = {
+    "linearity_heldout": ("linearity, held out", "share of what leaves the block that an affine map explains"),
+    "linearity_no_residual_heldout": ("without residual, held out", "the same for what the block adds"),
+    "linearity": ("linearity, in-sample", "fitted and measured on the same tokens"),
+    "linearity_no_residual": ("without residual, in-sample", "the same for what the block adds"),
+    "expected_loss": ("expected loss", "nats a token that leaving the block out is expected to cost"),
+    "block_influence": ("block influence", "1 − cosine of what enters and what leaves, mean over tokens"),
+    "angular_distance": ("angular distance", "angle between what enters and what leaves, in units of π"),
+    "delta_ratio": ("‖δ‖/‖x‖", "length of what the block adds over that of what enters"),
+    "norm_x": ("‖x‖", "length of what enters, mean over tokens"),
+    "norm_y": ("‖y‖", "length of what leaves, mean over tokens"),
+    "norm_delta": ("‖δ‖", "length of what the block adds, mean over tokens"),
+    "relative_error": ("relative error", "what the affine map misses, over the spread of what leaves"),
+    "procrustes": ("Procrustes", "share explained by rotation, reflection and scale alone"),
+    "cka": ("linear CKA", "similarity of what enters and what leaves, up to rotation and scale"),
+    "cosine": ("cosine", "of what enters and what leaves, mean over tokens"),
+    "effective_rank": ("effective rank", "exp of the entropy of the eigenvalues of what enters"),
+    "participation_ratio": ("participation ratio", "(Σλ)²/Σλ² of what enters"),
+    "anisotropy": ("anisotropy", "share of the largest eigenvalue of what enters"),
+    "rounding_share": ("rounding share", "part of what the block adds that 16-bit rounding makes"),
+    "linearity_heldout_spread": ("spread of linearity", "over the folds"),
+    "linearity_no_residual_heldout_spread": ("spread without residual", "over the folds"),
+    "linearity_no_residual_unrelated": ("unrelated states", "score without residual of unrelated states"),
+    "linearity_heldout_without_heavy": ("linearity, held out, no sinks", "heavy tokens left out"),
+    "linearity_no_residual_heldout_without_heavy": ("without residual, held out, no sinks", "heavy tokens left out"),
+    "heavy_rows": ("heavy tokens", "far from all others: attention sinks"),
+    "rows": ("tokens", "that count"),
+}  # fmt: skip
+
+# The tables of a page, and the files they are saved to.
+TABLES = {
+    "blocks": "blocks",
+    "parts": "attention and MLP",
+    "spans": "spans",
+    "looks": "scores over tokens read",
+    "steps": "checkpoints",
+}
+
+
+def known(rows: list[dict[str, object]]) -> dict[str, tuple[str, str]]:
+    """Those figures of `FIGURES` that some row has."""
+    return {name: words for name, words in FIGURES.items() if any(row.get(name) is not None for row in rows)}
