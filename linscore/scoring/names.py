@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from linscore.spans import Span
+from linscore.spans import Part, Span, Unit
 
-__all__ = ["Fused", "MomentsName", "Part"]
+__all__ = ["Fused", "MomentsName"]
 
-Part = Literal["attention", "mlp"]
 Fused = Literal["intermediate", "output"]  # what the MLP before a span computes last, and what it adds
 
 
@@ -45,6 +44,11 @@ class MomentsName:
     def across(span: Span) -> MomentsName:
         """What enters the first of these blocks, and leaves the last."""
         return MomentsName("block" if span.first == span.last else "span", span)
+
+    @staticmethod
+    def of(unit: Unit) -> MomentsName:
+        """What a map in the place of a unit is fitted from."""
+        return MomentsName.block(unit.span.first, unit.part) if unit.part else MomentsName.across(unit.span)
 
     @staticmethod
     def fused(span: Span, form: Fused) -> MomentsName:

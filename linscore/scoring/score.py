@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -26,18 +26,17 @@ from linscore.machine.versions import versions
 from linscore.options import KeepOptions, ScoreOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.kept import KEPT, Kept, Settings, begin, check_begin, keeping
-from linscore.scoring.names import MomentsName, Part
+from linscore.scoring.names import MomentsName
 from linscore.scoring.one_pass import OnePass
 from linscore.scoring.report import BlockReport, Report, SpanReport
 from linscore.scoring.streamed import Streamed
 from linscore.scoring.warnings import find_warnings, misfit_warnings, unstable_warning
-from linscore.spans import Span
+from linscore.spans import PARTS, Span
 from linscore.statistics.centered import centered
 from linscore.statistics.figures import BlockMetrics, Linearity, block_metrics, state_metrics
 from linscore.statistics.moments import Moments
 from linscore.text.batch import Batch
 
-PARTS: tuple[Part, ...] = get_args(Part)
 Figures = TypeVar("Figures", bound=Linearity)
 
 

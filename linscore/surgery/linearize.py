@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from itertools import combinations
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from linscore.decoder.run import run
 from linscore.decoder.wrapped import check_no_adapters
 from linscore.errors import LinscoreError, all_of
 from linscore.models.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement
-from linscore.spans import Span, after, indices
+from linscore.spans import Span, Unit, after
 from linscore.statistics.affine import AffineMap
 from linscore.statistics.maps import FittedMap
 from linscore.surgery.drop import drop_blocks
@@ -25,7 +26,7 @@ from linscore.surgery.drop import drop_blocks
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
+def linearize(model: Model, maps: Mapping[Any, AffineMap]) -> Model:
     """A copy of a decoder in which affine maps stand in for some blocks.
 
     It generates with a cache, pads, checkpoints and moves as the model does. A span's first block becomes the linear
@@ -38,22 +39,38 @@ def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
 
     Args:
         model: stays as it is.
-        maps: index of a block, or a span of blocks, to the map that replaces it, an AffineMap or what `fit_block_map`
-            returns.
+        maps: index of a block, a span of blocks, or what else `Unit.of` takes, to the map that replaces it, an
+            AffineMap or what `fit_block_map` returns.
 
     Raises:
         LinscoreError: for an index or a width that does not fit, spans that overlap, or a model with adapters or one
             that accelerate has spread over devices; with longer spans, whatever `drop` refuses.
     """
-    all_of("maps", maps, int | Span, "blocks, each with its map")
+    all_of("maps", maps, int | str | Span | Unit, "blocks, each with its map")
     all_of("maps", maps.values(), AffineMap, "blocks, each with its map")
-    spans = {Span(key, key) if isinstance(key, int) else key: fitted for key, fitted in maps.items()}
+    return replace_units(model, maps)
+
+
+def replace_units(model: Model, stand_ins: Mapping[Any, AffineMap | None]) -> Model:
+    """A copy of a decoder in which some units are dropped, and affine maps stand in for others.
+
+    `drop` is this with nothing in the place of each unit, `linearize` with a map for each.
+
+    Args:
+        model: stays as it is.
+        stand_ins: a `Unit`, or what `Unit.of` takes, to the map that replaces it; None where it goes.
+
+    Raises:
+        LinscoreError: as `drop` and `linearize`.
+    """
+    units = {Unit.of(key): fitted for key, fitted in stand_ins.items()}
     whole = find_decoder(model)
-    _check(whole, list(maps), spans)
-    gone = [index for span in spans for index in span.blocks[1:]]
+    _check(whole, list(stand_ins), units)
+    spans = {unit.span: fitted for unit, fitted in units.items() if fitted is not None}
+    gone = [index for unit, fitted in units.items() for index in unit.span.blocks[fitted is not None :]]
     decoder = drop_blocks(whole, gone) if gone else find_decoder(copy.deepcopy(whole.model))
     linear: Any = decoder.model
-    lengths = _output_lengths(decoder)
+    lengths = _output_lengths(decoder) if spans else []
     for span, fitted in spans.items():
         index = after(span.first, gone)
         decoder.blocks[index] = replacement(
@@ -64,24 +81,25 @@ def linearize(model: Model, maps: Mapping[int | Span, AffineMap]) -> Model:
             slot=index,
             entries=lengths[index],
         )
-    if isinstance(linear, PreTrainedModel):
+    if spans and isinstance(linear, PreTrainedModel):
         _make_loadable(linear, decoder)
     return linear
 
 
-def _check(decoder: Decoder, keys: list[int | Span], spans: Mapping[Span, AffineMap]) -> None:
+def _check(decoder: Decoder, keys: list[Any], units: Mapping[Unit, AffineMap | None]) -> None:
     check_no_adapters(decoder.model, decoder.name)
     count = len(decoder.blocks)
-    missing = sorted({index for span in spans for index in (span.first, span.last) if not 0 <= index < count})
+    missing = sorted({index for unit in units for index in unit.span if not 0 <= index < count})
     if missing:
         raise LinscoreError(f"{decoder.name} has no blocks {missing}: choose from 0 to {count - 1}")
-    blocks = indices(spans)
-    if len(set(blocks)) < len(blocks) or len(spans) < len(keys):
-        raise LinscoreError(f"blocks {', '.join(map(str, keys))} overlap: give one map for each block")
-    for span, fitted in spans.items():
-        if fitted.b.shape != (decoder.width, decoder.width):
+    if any(a.overlaps(b) for a, b in combinations(units, 2)) or len(units) < len(keys):
+        raise LinscoreError(f"blocks {', '.join(map(str, keys))} overlap: name each part of a block once")
+    for unit, fitted in units.items():
+        if unit.part:
+            raise LinscoreError(f"{unit} is a part of a block, and only whole blocks can be replaced: name the block")
+        if fitted is not None and fitted.b.shape != (decoder.width, decoder.width):
             raise LinscoreError(
-                f"the map for block {span} has shape {list(fitted.b.shape)}, but {decoder.name} has width "
+                f"the map for block {unit} has shape {list(fitted.b.shape)}, but {decoder.name} has width "
                 f"{decoder.width}: take the moments from this model"
             )
     if type(decoder.model).__module__.endswith(f".{MODULE}"):

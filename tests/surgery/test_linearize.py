@@ -159,7 +159,7 @@ def test_spans_that_do_not_fit_are_refused():
             linearize(model, maps)
     with pytest.raises(LinscoreError, match=r"no blocks \[3\]"):
         linearize(model, {Span(1, 3): fitted})
-    for maps in ({"1": fitted}, {1.0: fitted}, {1: 5}, [fitted]):
+    for maps in ({(1,): fitted}, {1.0: fitted}, {1: 5}, [fitted]):
         with pytest.raises(LinscoreError, match="give a list of blocks, each with its map"):
             linearize(model, maps)
     by_index = tiny("qwen3_moe", mlp_only_layers=[1])
