@@ -28,7 +28,8 @@ from linscore.embedded.shipped import EMBEDDED, SHIPPED
 from linscore.errors import LinscoreError, one_of
 from linscore.machine.device import choose_device
 from linscore.machine.extras import need
-from linscore.models.linear_block import DamagedError, LinearizedForCausalLM
+from linscore.models.linear_block import DamagedError
+from linscore.models.linear_model import LinearizedForCausalLM
 from linscore.models.names import check_name
 from linscore.models.pretrained import Checkpoint
 from linscore.models.quiet import quiet

@@ -22,7 +22,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from linscore.errors import LinscoreError, reason
 from linscore.files.json_file import read_json
 from linscore.models.declared import Weights, check_counts, check_depth, check_files, check_size, find_weights
-from linscore.models.linear_block import MODEL_TYPE, LinearizedConfig, LinearizedForCausalLM
+from linscore.models.linear_model import MODEL_TYPE, LinearizedConfig, LinearizedForCausalLM
 
 __all__ = ["Checkpoint", "UntrustedError"]
 

@@ -17,7 +17,8 @@ from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.run import run
 from linscore.decoder.wrapped import check_no_adapters
 from linscore.errors import LinscoreError, all_of
-from linscore.models.linear_block import MODULE, LinearBlock, keep_whole, linearized_class, replacement
+from linscore.models.linear_block import LinearBlock, keep_whole, replacement
+from linscore.models.linear_model import MODULE, linearized_class
 from linscore.spans import Span, Unit, after
 from linscore.statistics.affine import AffineMap
 from linscore.statistics.maps import FittedMap

@@ -19,7 +19,7 @@ from linscore.pretraining.recipe import Recipe
 from linscore.pretraining.text import prepare
 
 ROOT = Path(__file__).parents[2]
-DOORS = {"linscore/models/pretrained.py", "linscore/models/linear_block.py"}  # the second stands alone in checkpoints
+DOORS = {"linscore/models/pretrained.py", "linscore/models/linear_model.py"}  # the second stands alone in checkpoints
 SAYS = r"brings code of its own, which does not run unasked.*`trust_remote_code`"
 pytestmark = pytest.mark.usefixtures("one_thread", "own_module_cache")
 
