@@ -11,6 +11,8 @@
 #                                   with .venv where there is one, else with PYTHON as it is
 #   make sweep                      try every class of causal language models that transformers has, tiny and random:
 #                                   docs/decoders.md, in some ten minutes
+#   make docs                       the documentation as a site: site/index.html, with every warning an error; to search
+#                                   it, .venv/bin/python -m http.server --directory site
 #   make check                      format, lint and types, changing nothing
 #   make clean                      remove .venv and everything that can be made again
 #
@@ -37,7 +39,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 HAS_VENV := $(wildcard $(BIN)/python)
 
-.PHONY: install score test test-fast fuzz bench bench-gpu sweep check clean
+.PHONY: install score test test-fast fuzz bench bench-gpu sweep docs check clean
 .DEFAULT_GOAL := install
 
 install: $(DEV)
@@ -63,6 +65,9 @@ bench-gpu: $(if $(HAS_VENV),$(DEV))
 sweep: $(DEV)
 	$(BIN)/python -m benchmarks.studies.sweep $(ARGS)
 
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
+
 check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -83,5 +88,5 @@ $(DEV): $(RUNTIME)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ import torch
 from .errors import LinscoreError
 
 BACKENDS = ("triton", "eager")
+"""The names that `backend` may have, beside "auto"."""
 VARIABLE = "LINSCORE_BACKEND"
 
 

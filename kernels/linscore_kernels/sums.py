@@ -17,13 +17,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LIGHT, HEAVY, NONFINITE = 0, 1, 2
+LIGHT = 0
+"""Status of a row near the pilot's centre, which is multiplied in 16 or 32 bits."""
+HEAVY = 1
+"""Status of a row 20 medians out in x or δ, which is summed apart."""
+NONFINITE = 2
+"""Status of a row that holds a NaN or an infinity, which is left out."""
 
-# What the pass over the tokens reads off each row: ‖x‖, ‖y‖, ‖δ‖, ‖δ − c_δ‖², and Σ ulp(y)²/12, the noise that storing
-# y in 16 bits adds to δ.
 FIGURES = ("norm_x", "norm_y", "norm_delta", "q_delta", "rounding")
+"""What the pass over the tokens reads off each row: ‖x‖, ‖y‖, ‖δ‖, ‖δ − c_δ‖², and Σ ulp(y)²/12, the noise that storing
+y in 16 bits adds to δ."""
 
-# The figures whose sums over the rows are kept, in this order.
 SCALARS = (
     "q_delta",
     "block_influence",
@@ -34,6 +38,7 @@ SCALARS = (
     "norm_delta",
     "rounding",
 )
+"""The figures whose sums over the rows are kept, in this order."""
 
 
 class TokenStats(NamedTuple):
