@@ -13,6 +13,8 @@
 #                                   docs/decoders.md, in some ten minutes
 #   make docs                       the documentation as a site: site/index.html, with every warning an error; to search
 #                                   it, .venv/bin/python -m http.server --directory site
+#   make dist                       sdist and wheel, checked as PyPI will, in dist/; REPOSITORY=https://... where it is
+#   make package                    install that wheel into empty environments by pip, uv and pipx, and score in each
 #   make check                      format, lint and types, changing nothing
 #   make clean                      remove .venv and everything that can be made again
 #
@@ -21,10 +23,12 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+REPOSITORY ?=
 ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+RELEASE := build/release
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 # Without --no-compile a third of the installation goes into bytecode of modules that are never imported.
@@ -39,7 +43,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 HAS_VENV := $(wildcard $(BIN)/python)
 
-.PHONY: install score test test-fast fuzz bench bench-gpu sweep docs check clean
+.PHONY: install score test test-fast fuzz bench bench-gpu sweep docs dist package check clean
 .DEFAULT_GOAL := install
 
 install: $(DEV)
@@ -67,6 +71,19 @@ sweep: $(DEV)
 
 docs: $(DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
+
+dist: $(RELEASE)
+	rm -rf dist
+	LINSCORE_REPOSITORY=$(REPOSITORY) $(RELEASE)/bin/python -m build --outdir dist .
+	$(RELEASE)/bin/twine check --strict dist/*
+
+package: dist
+	$(RELEASE)/bin/python -m benchmarks.studies.installs dist/*.whl $(ARGS)
+
+# Not in .venv: what uploads has dependencies of its own.
+$(RELEASE):
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check build twine uv pipx
 
 check: $(DEV)
 	$(BIN)/ruff format --check .
