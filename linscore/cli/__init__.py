@@ -28,6 +28,7 @@ from linscore.cli.report import report
 from linscore.cli.score import score
 from linscore.cli.several import check_shared, one_voice
 from linscore.cli.takes import in_options
+from linscore.cli.tokens import tokens
 from linscore.cli.train import train
 from linscore.errors import Interrupted, LinscoreError, LinscoreWarning
 
@@ -45,6 +46,7 @@ COMMANDS = (
     finetune_delta,
     dynamics,
     probe,
+    tokens,
     bench,
     doctor,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -15,18 +15,28 @@ from linscore.files.whole import whole_file
 from linscore.scoring.on_page import check_page, page_of
 from linscore.scoring.report import REPORT, Report
 from linscore.scoring.table import score_table
+from linscore.token_errors.result import TOKENS, TokenErrors
+from linscore.token_errors.table import token_table
 
 PAGE = "report.html"
+READ: dict[str, Callable[[Path], Report | Dynamics | TokenErrors]] = {
+    REPORT: Report.load,
+    SERIES: Dynamics.load,
+    TOKENS: TokenErrors.load,
+}
 
 
 def run_report(folders: Sequence[str | Path]) -> Iterator[RenderableType]:
     """The table of every result in `folders`, in their order.
 
     Raises:
-        LinscoreError: for a folder that holds neither the result of `score` nor that of `dynamics`.
+        LinscoreError: for a folder that holds no result of `score`, `dynamics` or `tokens`.
     """
-    for result in _results(folders):
-        yield score_table(result) if isinstance(result, Report) else dynamics_table(result)
+    for _, result in _results(folders):
+        if isinstance(result, Report):
+            yield score_table(result)
+        else:
+            yield dynamics_table(result) if isinstance(result, Dynamics) else token_table(result)
 
 
 def write_page(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -39,24 +49,22 @@ def write_page(folders: Sequence[str | Path], out: str | Path | None = None) -> 
     path = Path(folders[0]) / PAGE if out is None else Path(out)
     if path.is_dir():
         raise LinscoreError(f"{path} is a folder: give the name of a file as `out`")
-    results = _results(folders)
-    names = (str(folder) for folder, _ in zip(folders, results, strict=True))
-    series = {name: one.to_dict() for name, one in zip(names, results, strict=True) if isinstance(one, Dynamics)}
-    text = page_of([one for one in results if isinstance(one, Report)], series)
+    results = list(_results(folders))
+    text = page_of(
+        [one for _, one in results if isinstance(one, Report)],
+        {str(folder): one.to_dict() for folder, one in results if isinstance(one, Dynamics)},
+        [one.to_dict() for _, one in results if isinstance(one, TokenErrors)],
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
     return path
 
 
-def _results(folders: Sequence[str | Path]) -> list[Report | Dynamics]:
-    """What each folder holds: a report, or a series of checkpoints."""
-    return [_result(Path(folder)) for folder in folders]
-
-
-def _result(folder: Path) -> Report | Dynamics:
-    if (folder / SERIES).is_file():
-        return Dynamics.load(folder / SERIES)
-    if not (folder / REPORT).is_file() and not folder.is_file():
-        raise LinscoreError(f"no {REPORT} and no {SERIES} in {folder}: give what `linscore score` or `dynamics` wrote")
-    return Report.load(folder)
+def _results(folders: Sequence[str | Path]) -> Iterator[tuple[Path, Report | Dynamics | TokenErrors]]:
+    """Everything that each folder holds."""
+    for folder in map(Path, folders):
+        found = [name for name in READ if (folder / name).is_file()]
+        if not found:
+            raise LinscoreError(f"{folder} holds none of {', '.join(READ)}: give a folder that linscore has written")
+        yield from ((folder, READ[name](folder / name)) for name in found)

@@ -59,6 +59,24 @@ const filled = (name) => {
   box.append(made);
   return box;
 };
+document.querySelectorAll(".heat").forEach((place, nth) => {
+  const { tokens, rows, values } = data.heats[nth];
+  const choice = element("select"), text = element("pre", "", { className: "text", tabIndex: 0 });
+  for (const row of rows) choice.append(element("option", row));
+  const label = element("label", "block ");
+  label.append(choice);
+  const spans = tokens.map((token) => element("span", token));
+  text.append(...spans);
+  const paint = () => spans.forEach((span, at) => {
+    const value = values[choice.selectedIndex][at];
+    const part = value === null ? 0 : Math.min(1, Math.log2(1 + value) / 3.2);
+    span.style.background = `color-mix(in srgb, var(--hot) ${Math.round(100 * part)}%, transparent)`;
+    span.title = value === null ? "no figure" : `${number.format(value)} of what is added on average`;
+  });
+  choice.addEventListener("change", paint);
+  place.append(label, text);
+  paint();
+});
 for (const folded of document.querySelectorAll("details[data-table]"))
   folded.addEventListener("toggle", () => folded.querySelector("table") ?? folded.append(filled(folded.dataset.table)));
 for (const button of document.querySelectorAll("button[data-csv]"))

@@ -25,11 +25,12 @@ class Chart:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: of figures, or of bars (0 to 1)."""
+    """A column of a table: of figures, of text that begins at the `left`, or of bars (0 to 1)."""
 
     heading: str
     meaning: str = ""
     bar: bool = False
+    left: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Heat:
+    """A text coloured by a figure of its tokens, in one block after the other: `values[row][token]`."""
+
+    name: str
+    tokens: Sequence[str]
+    rows: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a page with a heading of its own."""
 
@@ -59,6 +70,7 @@ class Section:
     charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
     lines: Sequence[Line] = ()
+    heats: Sequence[Heat] = ()
     saves: bool = False  # whether it shows all rows as tables, with buttons that save them
 
 
@@ -80,14 +92,19 @@ def html(page: Page) -> str:
     charts = [chart for section in page.sections for chart in section.charts]
     names = {id(chart): f"chart-{place}" for place, chart in enumerate(charts)}
     sections = [
-        vars(section) | {"charts": [{"id": names[id(chart)], "caption": chart.caption} for chart in section.charts]}
+        vars(section)
+        | {
+            "heats": [heat.name for heat in section.heats],
+            "charts": [{"id": names[id(chart)], "caption": chart.caption} for chart in section.charts],
+        }
         for section in page.sections
     ]
+    heats = [vars(heat) for section in page.sections for heat in section.heats]
     return _template().render(
         vars(page) | {"sections": sections},
         version=version("linscore"),
         saves={name: TABLES[name] for name in page.rows},
-        data=_in_script({"columns": _columns(page.rows), "words": FIGURES, "sources": page.sources}),
+        data=_in_script({"columns": _columns(page.rows), "words": FIGURES, "heats": heats, "sources": page.sources}),
         specs=_in_script({names[id(chart)]: chart.spec for chart in charts}),
         **_assets(),
     )

@@ -6,20 +6,30 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from linscore.pages.words import TABLES
+
 Row = dict[str, Any]
 Datasets = dict[str, list[Row]]
 
+EMPTY: Mapping[str, Mapping[str, Any]] = {}
 LABEL = 48  # characters of a name, in legends and headings
 
 
-def datasets(reports: Sequence[Mapping[str, Any]], series: Mapping[str, Mapping[str, Any]]) -> Datasets:
+def datasets(
+    reports: Sequence[Mapping[str, Any]],
+    series: Mapping[str, Mapping[str, Any]] = EMPTY,
+    tokens: Sequence[Mapping[str, Any]] = (),
+) -> Datasets:
     """Everything that is drawn: `blocks`, `parts`, `spans` and `looks` of reports, `steps` of series of checkpoints.
+
+    Of the errors of single tokens `knowing`, a row for each block, `shares`, one for each bin, `worst` and `types`.
 
     Args:
         reports: as `Report.to_dict` gives them.
         series: by their names, as `Dynamics.to_dict`.
+        tokens: as `TokenErrors.to_dict`.
     """
-    found: Datasets = {"blocks": [], "parts": [], "spans": [], "looks": [], "steps": []}
+    found: Datasets = {name: [] for name in TABLES}
     for name, report in zip(labels([report["model"] for report in reports]), reports, strict=True):
         for block in report["blocks"]:
             row = {"model": name} | _place(block["index"], report["depth"])
@@ -29,6 +39,10 @@ def datasets(reports: Sequence[Mapping[str, Any]], series: Mapping[str, Mapping[
         found["looks"] += _looks(name, report)
     for name, one in zip(labels(list(series)), series.values(), strict=True):
         found["steps"] += list(_steps(name, one))
+    for name, one in zip(labels([of["model"] for of in tokens]), tokens, strict=True):
+        for block in one["blocks"]:
+            for dataset, rows in _of_tokens(name, block, one["depth"]).items():
+                found[dataset] += rows
     return {name: rows for name, rows in found.items() if rows}
 
 
@@ -71,3 +85,17 @@ def _steps(name: str, series: Mapping[str, Any]) -> Iterator[Row]:
         for block in range(series["depth"]):
             figures = {key: values[place][block] for key, values in series["blocks"].items()}
             yield {"model": name, "step": step} | _place(block, series["depth"]) | figures
+
+
+def _of_tokens(name: str, block: Mapping[str, Any], depth: int) -> Datasets:
+    """The rows of one block: its figures, the bins of its histogram, and the tokens that it misses the most."""
+    place = {"model": name} | _place(block["index"], depth)
+    figures = {key: block[key] for key in ("unexplained", "tokenwise", "linear", "tail_index", "rss")}
+    total = sum(count for _, count in block["histogram"])
+    bins = [place | {"log_share": low + 0.05, "part": count / total} for low, count in block["histogram"]]
+    return {
+        "knowing": [place | figures | {f"below {part}": value for part, value in block["quantiles"].items()}],
+        "shares": bins,
+        "worst": [place | dict(one) for one in block["worst"]],
+        "types": [place | dict(one) for one in block["types"]],
+    }

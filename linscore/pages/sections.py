@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from linscore.pages import charts
-from linscore.pages.page import Chart, Section
+from linscore.pages.page import Chart, Column, Heat, Section, Table
 from linscore.pages.rows import Datasets
 
+SHOWN = 3  # tokens of each block that are named
 TELLS = "Solid lines are held out: the map is fitted on some of the texts, the error measured on the others."
 
 
@@ -54,6 +56,33 @@ def series_sections(data: Datasets) -> Iterator[Section]:
     yield Section(
         "dynamics", "While it learned", "Held-out scores of a series of checkpoints on the same tokens.", drawn
     )
+
+
+def token_sections(data: Datasets, texts: Sequence[Heat]) -> Iterator[Section]:
+    """What is drawn of the errors of single tokens."""
+    drawn = [
+        Chart(charts.knowing(data), "What the token alone tells of a block's update, and what the state does."),
+        Chart(charts.histogram(), "1 is what the block adds to a token on average."),
+    ]
+    note = "What the held-out map of a block misses of single tokens: the higher, the less linear the block is there."
+    yield Section("tokens", "Token by token", note, drawn, [_worst(data)], heats=texts)
+
+
+def _worst(data: Datasets) -> Table:
+    """The worst tokens of each block in their context."""
+    rows, seen = [], Counter[tuple[str, int]]()
+    for row in data.get("worst", []):
+        seen[row["model"], row["block"]] += 1
+        if seen[row["model"], row["block"]] <= SHOWN:
+            rows.append([row["block"], row["share"], row["before"], row["token"], row["after"]])
+    columns = [
+        Column("block"),
+        Column("share"),
+        Column("before"),
+        Column("token", left=True),
+        Column("behind", left=True),
+    ]
+    return Table(f"The {SHOWN} tokens that each block's map misses the most", columns, rows)
 
 
 def number_section() -> Section:

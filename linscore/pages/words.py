@@ -28,6 +28,10 @@ FIGURES = {
     "linearity_no_residual_unrelated": ("unrelated states", "score without residual of unrelated states"),
     "linearity_heldout_without_heavy": ("linearity, held out, no sinks", "heavy tokens left out"),
     "linearity_no_residual_heldout_without_heavy": ("without residual, held out, no sinks", "heavy tokens left out"),
+    "unexplained": ("missed", "part of what the block adds that its map misses, held out: mean over tokens"),
+    "tokenwise": ("known by the token", "part of what the block adds that the state entering block 0 explains"),
+    "linear": ("known by the state", "part of what the block adds that the state entering it explains"),
+    "tail_index": ("tail index", "Hill's α of the errors: the smaller, the fewer tokens carry them"),
     "heavy_rows": ("heavy tokens", "far from all others: attention sinks"),
     "rows": ("tokens", "that count"),
 }  # fmt: skip
@@ -39,6 +43,10 @@ TABLES = {
     "spans": "spans",
     "looks": "scores over tokens read",
     "steps": "checkpoints",
+    "knowing": "errors of single tokens",
+    "shares": "histograms of tokens",
+    "worst": "tokens that are missed the most",
+    "types": "entries of the vocabulary that are missed the most",
 }
 
 

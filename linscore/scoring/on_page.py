@@ -9,45 +9,50 @@ from typing import Any
 from linscore.errors import LinscoreError
 from linscore.machine.extras import need
 from linscore.options import BY
-from linscore.pages.page import Column, Page, Section, Table, html
-from linscore.pages.rows import datasets, labels
-from linscore.pages.sections import number_section, report_sections, series_sections
+from linscore.pages.page import Column, Heat, Page, Section, Table, html
+from linscore.pages.rows import EMPTY, datasets, labels
+from linscore.pages.sections import number_section, report_sections, series_sections, token_sections
 from linscore.pages.words import FIGURES
 from linscore.scoring.block_figures import mean_of
 from linscore.scoring.ranking import lowest_first, ranked
 from linscore.scoring.report import Report
 from linscore.scoring.table import concerning
 
-EMPTY: Mapping[str, Mapping[str, Any]] = {}
 SCORES = ("linearity_heldout", "linearity"), ("linearity_no_residual_heldout", "linearity_no_residual")
 
 
-def page_of(reports: Sequence[Report], series: Mapping[str, Mapping[str, Any]] = EMPTY) -> str:
-    """One self-contained HTML file of reports and of series of checkpoints.
+def page_of(
+    reports: Sequence[Report],
+    series: Mapping[str, Mapping[str, Any]] = EMPTY,
+    tokens: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """One self-contained HTML file of reports, of series of checkpoints, and of the errors of single tokens.
 
     Args:
         reports: of one model or several, which are drawn over each other.
         series: by their names, as `Dynamics.to_dict` gives them.
+        tokens: as `TokenErrors.to_dict` gives them.
 
     Raises:
-        LinscoreError: for none of either, or without the packages that draw (`pip install 'linscore[html]'`).
+        LinscoreError: for none of them, or without the packages that draw (`pip install 'linscore[html]'`).
     """
     check_page()
-    if not reports and not series:
-        raise LinscoreError("there is nothing to show: give a report or a series of checkpoints")
+    if not reports and not series and not tokens:
+        raise LinscoreError("there is nothing to show: give a report, a series of checkpoints or errors of tokens")
     sources = [report.to_dict() for report in reports]
-    rows = datasets(sources, series)
+    rows = datasets(sources, series, tokens)
     sections = [*(report_sections(rows) if reports else ())]
     sections += [_ranking(reports)] * bool(reports)
-    sections += [*(series_sections(rows) if series else ()), number_section()]
+    sections += [*(series_sections(rows) if series else ())]
+    sections += [*(token_sections(rows, [_heat(one) for one in tokens]) if tokens else ()), number_section()]
     page = Page(
-        title=_title(reports, series),
-        about=_about(reports, series),
+        title=_title([*_names(reports), *series] or [one["model"] for one in tokens]),
+        about=_about(reports, series, tokens),
         verdict=_verdict(reports),
         doubts=_doubts(reports),
         sections=[section for section in sections if section.charts or section.tables or section.saves],
         rows=rows,
-        sources=[*sources, *series.values()],
+        sources=[*sources, *series.values(), *tokens],
     )
     return html(page)
 
@@ -70,18 +75,26 @@ def _names(reports: Sequence[Report]) -> list[str]:
     return labels([report.model for report in reports])
 
 
-def _title(reports: Sequence[Report], series: Mapping[str, Any]) -> str:
-    names = _names(reports) or labels(list(series))
-    return f"{names[0]}, block by block" if len(names) == 1 else f"{len(names)} models, block by block"
+def _title(names: Sequence[str]) -> str:
+    return f"{labels(names)[0]}, block by block" if len(names) == 1 else f"{len(names)} models, block by block"
 
 
-def _about(reports: Sequence[Report], series: Mapping[str, Any]) -> str:
+def _heat(tokens: Mapping[str, Any]) -> Heat:
+    """The first tokens of the text, and their shares in each block."""
+    sample, blocks = tokens["sample"], [str(block["index"]) for block in tokens["blocks"]]
+    return Heat(
+        f"The text's first tokens in {labels([tokens['model']])[0]}", sample["tokens"], blocks, sample["shares"]
+    )
+
+
+def _about(reports: Sequence[Report], series: Mapping[str, Any], tokens: Sequence[Mapping[str, Any]]) -> str:
     parts = [
         f"{name}: {report.depth} blocks of width {report.width:,}, {report.tokens:,} tokens of "
         f"{report.text or 'an unnamed text'}, {report.folds} fold{'s' * (report.folds > 1)}, {report.dtype}"
         for name, report in zip(_names(reports), reports, strict=True)
     ]
     parts += [f"{name}: {len(of['steps'])} checkpoints on {of['tokens']:,} tokens" for name, of in series.items()]
+    parts += [f"{one['model']}, token by token: {one['tokens']:,} of {one['text']}" for one in tokens]
     return "; ".join(parts) + "."
 
 

@@ -43,6 +43,16 @@ def series(depth: int) -> dict:
     return {"steps": [0, 10, 200], "depth": depth, "tokens": 100, "blocks": blocks}
 
 
+def by_token() -> dict:
+    """The form of `TokenErrors`, with text that would be markup."""
+    worst = {"share": 4.5, "before": "<b>", "token": HOSTILE, "after": "&lt;", "sequence": 0, "position": 1}
+    block = {"unexplained": 0.4, "rss": 10.0, "quantiles": {"0.5": 0.3}, "tail_index": 3.0, "tokenwise": 0.2}
+    block |= {"linear": 0.6, "histogram": [(-1.0, 30), (-0.9, 10)], "worst": [worst], "types": []}
+    sample = {"tokens": ["<i>", "b", HOSTILE], "shares": [[0.5, None, 4.5], [0.1, 0.2, 0.3]]}
+    blocks = [{"index": 0} | block, {"index": 1} | block]
+    return {"model": "tiny", "text": "t", "tokens": 40, "depth": 2, "blocks": blocks, "sample": sample}
+
+
 SCORES = ("linearity_heldout", "linearity_no_residual_heldout")
 
 
@@ -93,14 +103,16 @@ def test_eighty_blocks_fit_into_a_page_and_names_stay_names(full):
 def test_a_browser_draws_what_report_json_says_and_asks_for_nothing(full, tmp_path):
     deep = of_depth(full, 7, HOSTILE)
     drawn, said = found_in(
-        page_of([full, deep], {"run": series(3)}),
+        page_of([full, deep], {"run": series(3)}, [by_token()]),
         "{rows: symbols(views['chart-0'].scenegraph().root).filter((row) => row?.key === 'linearity_heldout'),"
         " marks: Object.keys(views).map((id) => document.querySelectorAll(`#${id} path`).length),"
+        " painted: [...document.querySelectorAll('.heat pre span')].map((one) => one.textContent),"
         " asked: performance.getEntriesByType('resource').length, broken: window.broken ?? null}",
         tmp_path,
     )
     assert said == []
     assert drawn["asked"] == 0
+    assert drawn["painted"] == by_token()["sample"]["tokens"]
     assert drawn["broken"] is None
     assert all(drawn["marks"])
     assert [row["value"] for row in drawn["rows"]] == [

@@ -1,0 +1,113 @@
+"""Errors of single tokens against maps that NumPy fits, and the figures that are kept of them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from span_moments import observe, tokens
+from tiny_models import tiny
+
+from linscore import LinscoreError
+from linscore.decoder.find import find_decoder
+from linscore.options import ScoreOptions
+from linscore.token_errors.collect import token_errors
+from linscore.token_errors.result import TokenErrors
+from linscore.token_errors.table import token_table
+from linscore.token_errors.tally import Tally
+
+SEQUENCES, LENGTH = 40, 32
+
+
+def decode(ids):
+    return " ".join(map(str, ids))
+
+
+@pytest.fixture(scope="module")
+def measured():
+    model, ids = tiny("llama"), tokens(SEQUENCES, LENGTH)
+    folds = torch.arange(SEQUENCES) % 2
+    batches = [{"input_ids": part, "folds": fold} for part, fold in zip(ids.split(16), folds.split(16), strict=True)]
+    options = ScoreOptions(folds=2, precision="exact")
+    found = token_errors(find_decoder(model), lambda: batches, decode, options, name="tiny", text="random ids")
+    states = [h.double().numpy() for h in observe(model, ids)["h"]]
+    return found, states, ids, folds.repeat_interleave(LENGTH).numpy()
+
+
+def held_out(x, delta, folds):
+    """Squared errors of every row under the affine map of the other fold, by least squares."""
+    errors = np.empty(len(x))
+    for fold in (0, 1):
+        other = folds != fold
+        design = np.column_stack((x[other], np.ones(other.sum())))
+        weights = np.linalg.lstsq(design, delta[other], rcond=None)[0]
+        missed = delta[~other] - np.column_stack((x[~other], np.ones((~other).sum()))) @ weights
+        errors[~other] = (missed**2).sum(1)
+    return errors
+
+
+def test_errors_are_those_of_maps_that_have_not_seen_the_token(measured):
+    found, states, ids, folds = measured
+    for block in found.blocks:
+        x, delta = states[block.index], states[block.index + 1] - states[block.index]
+        errors = held_out(x, delta, folds)
+        total = ((delta - delta.mean(0)) ** 2).sum()
+        shares = errors * len(x) / total
+        assert block.rss == pytest.approx(errors.sum(), rel=1e-5)
+        assert block.unexplained == pytest.approx(shares.mean(), rel=1e-5)
+        assert found.sample.shares[block.index] == pytest.approx(shares[:512].tolist(), rel=1e-4)
+        order = np.argsort(-shares)[:20]
+        assert [one.share for one in block.worst] == pytest.approx(shares[order].tolist(), rel=1e-4)
+        places = [(one.sequence, one.position) for one in block.worst]
+        assert places[:5] == [divmod(int(at), LENGTH) for at in order[:5]]
+        assert [one.token for one in block.worst][:5] == [str(int(ids.flatten()[at])) for at in order[:5]]
+        for part, value in block.quantiles.items():
+            assert value == pytest.approx(np.quantile(shares, float(part), method="inverted_cdf"), rel=0.013)
+        assert sum(count for _, count in block.histogram) == len(x)
+
+
+def test_what_the_first_state_tells_is_fitted_from_it(measured):
+    found, states, _, folds = measured
+    for block in found.blocks:
+        delta = states[block.index + 1] - states[block.index]
+        errors = held_out(states[0], delta, folds)
+        spread = sum(((part - part.mean(0)) ** 2).sum() for part in (delta[folds == 0], delta[folds == 1]))
+        assert block.tokenwise == pytest.approx(1 - errors.sum() / spread, abs=1e-6)
+        assert block.linear is not None
+
+
+def test_entries_of_the_vocabulary_have_the_mean_of_their_tokens(measured):
+    found, states, ids, folds = measured
+    block, flat = found.blocks[1], ids.flatten().numpy()
+    delta = states[2] - states[1]
+    shares = held_out(states[1], delta, folds) * len(delta) / ((delta - delta.mean(0)) ** 2).sum()
+    means = {str(one): shares[flat == one].mean() for one in np.unique(flat) if (flat == one).sum() >= 10}
+    named = {one.token: one.share for one in block.types}
+    assert named == pytest.approx({token: means[token] for token in named}, rel=1e-4)
+    assert min(named.values()) >= sorted(means.values())[-len(named)] * (1 - 1e-4)
+
+
+def test_the_tail_index_is_that_of_a_pareto_law():
+    tally = Tally(1)
+    errors = torch.from_numpy(stats.pareto(3.0).rvs(200_000, random_state=0))
+    for part in errors.square().split(50_000):
+        tally.add(part, torch.zeros(len(part), dtype=torch.long))
+    assert tally.tail_index == pytest.approx(3.0, rel=0.1)
+    assert Tally(1).tail_index is None
+
+
+def test_a_result_is_saved_and_read_again(measured, tmp_path):
+    found = measured[0]
+    path = found.save(tmp_path / "new")
+    assert TokenErrors.load(tmp_path / "new") == TokenErrors.load(path)
+    assert json.loads(path.read_text())["blocks"][0]["worst"][0]["token"] == found.blocks[0].worst[0].token
+    assert token_table(found)
+    path.write_text("{}")
+    with pytest.raises(LinscoreError, match="is damaged or was not written by"):
+        TokenErrors.load(path)
+
+
+def test_nothing_held_out_is_said():
+    with pytest.raises(LinscoreError, match="`folds=1` holds nothing out: give 2 or more"):
+        token_errors(find_decoder(tiny("llama")), list, decode, ScoreOptions(folds=1))
