@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from linscore.cli.bench import bench
+from linscore.cli.compare import compare
 from linscore.cli.distil import distil
 from linscore.cli.doctor import doctor
 from linscore.cli.dynamics import dynamics
@@ -37,6 +38,7 @@ COMMANDS = (
     plan,
     rank,
     report,
+    compare,
     prune,
     linearize,
     fuse,

@@ -21,6 +21,7 @@ PROMISED = {
     "plan": "tokens seq-len batch-size devices placement scratch dtype device trust-remote-code folds precision "
     "sub-blocks blocks for span-lengths json",
     "report": "html out",
+    "compare": "figure json",
     "rank": "by span text dataset tokens trust-remote-code json",
     "prune": "drop moments by span sequential text dataset tokens seq-len out dtype device trust-remote-code",
     "linearize": "replace moments by span sequential text dataset tokens seq-len rank diagonal mean ridge out dtype "
