@@ -38,8 +38,9 @@ class LinearityCallback(TrainerCallback):
         every: optimizer steps between two scorings.
         out: folder of a series as `linscore dynamics` writes it: `STEP/report.json` of each scoring, `dynamics.json`
             over all, and at the end `dynamics.png`. A training that is resumed goes on with its own series.
-        trainer: whose `log` is to be used, so that the figures go wherever `report_to` says: a callback is not told
-            which Trainer calls it. Without one they only go into the log history.
+        trainer: whose callbacks are told, so that the figures go wherever `report_to` says: a callback is not told
+            which Trainer calls it. Without one they only go into the log history. A `log` of the Trainer's own class is
+            passed by, since trl's empty metrics that belong to the loss.
 
     Raises:
         LinscoreError: if `every` is below 1 or `batches` can be read only once; while training, as `linscore.score`,

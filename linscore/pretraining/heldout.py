@@ -24,7 +24,7 @@ class HeldoutLossCallback(TrainerCallback):
     Args:
         batches: `[B, T]` int64 each, T the same.
         every: optimizer steps.
-        trainer: whose `log` is used.
+        trainer: whose callbacks are told.
     """
 
     def __init__(self, batches: Sequence[Tensor], every: int, trainer: Trainer) -> None:

@@ -97,10 +97,13 @@ class LinearityRegularizerMixin(_Base):
         if training and self.regularizer.model is not self.model:
             self._attach()  # `model_init` made a new one
         tokens = _real_tokens(inputs)  # the Trainer's own may take inputs out
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        # trl's runs the model once more for outputs that are asked for.
+        asked: dict[str, Any] = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
+        found: Any = super().compute_loss(model, inputs, **asked)
+        loss, *outputs = found if return_outputs else (found,)
         if training:
             loss = loss + self._added(tokens, num_items_in_batch).to(loss.device)
-        return (loss, outputs) if return_outputs else loss
+        return (loss, *outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the Trainer's own, with the penalty and its terms beside `loss`."""
@@ -166,9 +169,12 @@ class RegularizedTrainer(LinearityRegularizerMixin, Trainer):
 
 
 def log_beside(trainer: Trainer, control: TrainerControl, figures: dict[str, float]) -> None:
-    """Log figures in a step whose loss is perhaps still to be logged: logging takes the wish for it back."""
+    """Log figures in a step whose loss is perhaps still to be logged: logging takes the wish for it back.
+
+    Not by the `log` of a class of its own: trl's empty the metrics of the steps since the last log.
+    """
     wanted = control.should_log
-    trainer.log(figures)
+    Trainer.log(trainer, figures)
     control.should_log = wanted
 
 

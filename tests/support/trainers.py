@@ -27,7 +27,7 @@ class Texts(Dataset):
         return {"input_ids": ids, "attention_mask": mask, "labels": ids.where(mask.bool(), -100)}
 
 
-def arguments(folder, **options):
+def arguments(folder, kind=TrainingArguments, **options):
     defaults = {
         "max_steps": 2,
         "learning_rate": RATE,
@@ -42,4 +42,4 @@ def arguments(folder, **options):
         "dataloader_pin_memory": False,
         "per_device_train_batch_size": 8,
     }
-    return TrainingArguments(str(folder), **{**defaults, **options})
+    return kind(str(folder), **{**defaults, **options})
