@@ -1,0 +1,109 @@
+"""Other tools' models: docs/adapters.md, run with the packages themselves; the figures are those of the weights."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import VOCABULARY, shared, tiny
+from trainers import arguments
+from words import tokenizer, words
+
+import linscore
+from linscore import LinscoreError, Span, distil, drop, fuse, linearize, score
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+
+DOCS = Path(__file__).parents[1] / "docs" / "adapters.md"
+
+
+def example(heading, without=None, **given):
+    """What the code under a heading leaves behind; without the lines that hold a word."""
+    section = re.search(
+        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", DOCS.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert section is not None
+    code = "\n".join(re.findall(r"```python\n(.*?)```", section[1], re.DOTALL))
+    code = "\n".join(line for line in code.splitlines() if without is None or without not in line)
+    names = {"linscore": linscore, "torch": torch, "batches": batches(), **given}
+    exec(compile(code, f"docs/adapters.md, {heading}", "exec"), names)
+    return names
+
+
+def batches(count=8):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(3, VOCABULARY, (4, 40), generator=generator) for _ in range(count)]
+
+
+def same_figures(report, wanted):
+    """To 1e-6, whatever is a figure of a block."""
+    assert len(report.blocks) == len(wanted.blocks) > 0
+    for one, other in zip(report.blocks, wanted.blocks, strict=True):
+        for name in ("linearity", "linearity_no_residual", "linearity_no_residual_heldout", "cosine", "rows"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-6), (one.index, name)
+
+
+def adapted(family, targets):
+    """A tiny decoder with adapters of peft that do something, and one that has their products in its weights."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        model = peft.get_peft_model(tiny(family), config)
+    by_hand = tiny(family)
+    for path, layer in model.base_model.model.named_modules():
+        if hasattr(layer, "lora_A"):
+            added = (layer.lora_B["default"].weight @ layer.lora_A["default"].weight) * 6 / 4
+            weight = by_hand.get_submodule(path).weight
+            weight.data += added.T if family == "gpt2" else added  # transformers' Conv1D is transposed
+    return model, by_hand
+
+
+@pytest.mark.parametrize(("family", "targets"), [("llama", ["q_proj", "down_proj"]), ("gpt2", ["c_attn"])])
+def test_a_peft_model_scores_as_with_its_adapters_in_the_weights(family, targets):
+    model, by_hand = adapted(family, targets)
+    wanted = score(by_hand, batches())
+    names = example("peft", adapted=copy.deepcopy(model))
+    same_figures(names["report"], wanted)
+    assert abs(wanted.blocks[1].linearity - score(shared(family), batches()).blocks[1].linearity) > 1e-3
+    assert len(linscore.find_decoder(names["smaller"]).blocks) == 2
+    by_hand = drop(by_hand, [linscore.rank(wanted)[0].index])
+    torch.testing.assert_close(names["smaller"](batches()[0]).logits, by_hand(batches()[0]).logits)
+
+
+def test_cutting_a_peft_model_asks_for_merging_first():
+    model, _ = adapted("llama", ["q_proj", "down_proj"])
+    moments = score(model, batches()).moments
+    for job in (
+        lambda: drop(model, [1]),
+        lambda: linearize(model, {1: linscore.fit_block_map(moments["block.1"])}),
+        lambda: fuse(model, {1: None}),
+        lambda: score(model, batches(), spans=[Span(1, 1)], fuse=[Span(1, 1)]),
+        lambda: distil(model, shared("llama"), batches(), pairs={0: 0}, steps=1),
+    ):
+        with pytest.raises(LinscoreError, match=r"PeftModel has adapters.*merge_and_unload") as error:
+            job()
+        assert "\n" not in str(error.value)
+
+
+def test_what_trl_logs_is_the_same_beside_the_callback(tmp_path):
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"text": [words(12, seed) for seed in range(16)]})
+    reader = tokenizer()
+    reader.pad_token, reader.eos_token = "<pad>", "<eos>"
+    logs = {}
+    for without in ("add_callback", None):
+        args = arguments(tmp_path, trl.SFTConfig, max_steps=4, logging_steps=2, bf16=False, save_strategy="no")
+        given = {"trl": trl, "model": tiny("gpt2"), "args": args, "data": data, "tokenizer": reader}
+        names = example("trl", without, **given, out=tmp_path / "series")
+        logs[without] = names["trainer"].state.log_history
+    own = [one for one in logs[None] if "linearity_heldout" in one]
+    assert [one["step"] for one in own] == [0, 2, 4]
+    with_both = [timeless(one) for one in logs[None] if one not in own]
+    assert with_both == [timeless(one) for one in logs["add_callback"]]
+    assert ["mean_token_accuracy" in one for one in with_both] == [True, True, False]  # the last is of the whole run
+
+
+def timeless(logged):
+    return {name: value for name, value in logged.items() if "runtime" not in name and "per_second" not in name}
