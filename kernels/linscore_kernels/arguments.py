@@ -15,22 +15,17 @@ def y_or_delta(y: Tensor | None, delta: Tensor | None) -> tuple[Tensor, bool]:
         return y, False
     if delta is not None and y is None:
         return delta, True
-    raise LinscoreError("pass either y or delta: the other one follows from it")
-
-
-def check_tensors(**given: object) -> None:
-    """Raises LinscoreError for an argument that is no tensor; None is one that was left out."""
-    for name, value in given.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise LinscoreError(f"{name} is of type {type(value).__name__}: give a tensor (torch.as_tensor makes one)")
+    raise LinscoreError("give either `y` or `delta` beside `x`: the other one follows from it")
 
 
 def check_rows(rows: Tensor, x: Tensor) -> None:
     """Raises LinscoreError unless `rows` are indices of rows of `x`; on a GPU their range is not looked at."""
     if rows.dtype is not torch.int64 or rows.ndim != 1 or rows.device != x.device:
-        raise LinscoreError(f"rows must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}")
+        raise LinscoreError(
+            f"`rows` must be a vector of int64 indices on {x.device}, not {rows.dtype} on {rows.device}"
+        )
     if len(rows) and rows.device.type == "cpu" and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
-        raise LinscoreError(f"rows are {int(rows.min())} to {int(rows.max())}: give indices from 0 to {len(x) - 1}")
+        raise LinscoreError(f"`rows` are {int(rows.min())} to {int(rows.max())}: give indices from 0 to {len(x) - 1}")
 
 
 def check_arguments(
@@ -46,15 +41,15 @@ def check_arguments(
     `width_delta` is the width of a given δ, where it may be narrower than x.
     """
     if precision not in ("fast", "exact"):
-        raise LinscoreError(f'precision must be "fast" or "exact", not {precision!r}')
-    for name, tensor in (("x", x), ("y or delta", other)):
+        raise LinscoreError(f"`precision` is {precision!r}: choose fast or exact")
+    for name, tensor in (("`x`", x), ("`y` or `delta`", other)):
         if tensor.dtype not in dtypes:
             raise LinscoreError(f"{name} is {tensor.dtype}: convert it to {' or '.join(map(str, dtypes))}")
         if tensor.device != x.device:
-            raise LinscoreError(f"{name} is on {tensor.device} and x on {x.device}; move one of them")
+            raise LinscoreError(f"{name} is on {tensor.device} and `x` on {x.device}: move one of them")
     _check_shapes(x, other, width_delta)
     if not x.shape[0] or (rows is not None and not rows.shape[0]):
-        raise LinscoreError("no rows: skip empty batches")
+        raise LinscoreError("`x` has no row: skip empty batches")
     if rows is not None:
         check_rows(rows, x)
 
@@ -62,8 +57,8 @@ def check_arguments(
 def _check_shapes(x: Tensor, other: Tensor, width_delta: int | None) -> None:
     narrower = width_delta is not None and x.ndim == 2 and width_delta < x.shape[1]
     if x.ndim != 2 or other.shape != (x.shape[0], width_delta if narrower else x.shape[1]):
-        wanted = f"delta must be [n, {width_delta}], as wide as the pilot's" if narrower else "both must be [n, d]"
-        raise LinscoreError(f"y or delta has shape {tuple(other.shape)} beside x {tuple(x.shape)}; {wanted}")
+        wanted = f"give a `delta` [n, {width_delta}], as wide as the pilot's" if narrower else "give both [n, d]"
+        raise LinscoreError(f"`y` or `delta` is {list(other.shape)} beside `x` {list(x.shape)}: {wanted}")
 
 
 def check_pilot(x: Tensor, pilot: Pilot, delta_given: bool) -> None:
@@ -71,33 +66,37 @@ def check_pilot(x: Tensor, pilot: Pilot, delta_given: bool) -> None:
     if pilot.center_x.shape != x.shape[1:] or pilot.center_x.device != x.device:
         where = f"{tuple(pilot.center_x.shape)} on {pilot.center_x.device}"
         raise LinscoreError(
-            f"the pilot's centre is {where}; choose it from rows of x and move it with pilot.to(x.device)"
+            f"the centre of `pilot` is {where}: choose it from rows of `x` and move it with pilot.to(x.device)"
         )
     if pilot.width_delta != x.shape[1] and not (delta_given and pilot.width_delta < x.shape[1]):
         widths = f"{pilot.width_delta} columns of δ and x {x.shape[1]}"
-        raise LinscoreError(f"the pilot has {widths}: only a given delta may have fewer")
+        raise LinscoreError(f"`pilot` has {widths}: only a given `delta` may have fewer")
 
 
 def check_sign(sign: int) -> None:
     """Raises LinscoreError unless rows are added (1) or taken back (−1)."""
     if sign not in (1, -1):
-        raise LinscoreError(f"sign is {sign}: give 1 to add rows, -1 to take them back")
+        raise LinscoreError(f"`sign` is {sign}: give 1 to add rows, -1 to take them back")
 
 
 def check_map(x: Tensor, b: Tensor, mean_x: Tensor, mean_delta: Tensor) -> None:
     """Raises LinscoreError unless B and both means have the width of `x`."""
     d = x.shape[-1]
     if x.ndim != 2:
-        raise LinscoreError(f"x must be [n, d], not {list(x.shape)}: reshape states to rows of tokens")
+        raise LinscoreError(f"`x` is {list(x.shape)}: give [n, d], a row for each token")
     if b.shape != (d, d) or not mean_x.shape == mean_delta.shape == (d,):
         shapes = ", ".join(str(list(t.shape)) for t in (b, mean_x, mean_delta))
-        raise LinscoreError(f"b must be [{d}, {d}] and mean_x and mean_delta [{d}], as x is wide, not {shapes}")
+        raise LinscoreError(
+            f"`b`, `mean_x` and `mean_delta` are {shapes}: give [{d}, {d}], [{d}] and [{d}], as `x` is wide"
+        )
 
 
 def check_second(x: Tensor, second: Tensor, width_delta: int) -> None:
     """Raises LinscoreError unless `second` can take the second moments of `x` and a δ of `width_delta` columns."""
     shape = (x.shape[1], x.shape[1] + width_delta)
     if second.shape != shape or second.dtype is not torch.float64 or second.stride(1) != 1:
-        raise LinscoreError(f"second must be {list(shape)} float64 with contiguous rows, not {tuple(second.shape)}")
+        raise LinscoreError(
+            f"`second` is {list(second.shape)} {second.dtype}: give {list(shape)} float64 with contiguous rows"
+        )
     if second.device != x.device:
-        raise LinscoreError(f"second is on {second.device} and x on {x.device}; move one of them")
+        raise LinscoreError(f"`second` is on {second.device} and `x` on {x.device}: move one of them")

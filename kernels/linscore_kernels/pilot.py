@@ -41,24 +41,29 @@ class Pilot:
     limit_delta: float  # rows with ‖δ − c_δ‖ above are heavy
 
     @staticmethod
-    def choose(x: Tensor, y: Tensor | None, delta: Tensor | None = None) -> Pilot | None:
+    def choose(x: Tensor, y: Tensor | None, delta: Tensor | None = None, rows: Tensor | None = None) -> Pilot | None:
         """Read the pilot off the leading finite rows of `x` and `y` `[n, d]` or `delta` `[n, e]`; None without any.
 
-        Raises LinscoreError for states so large or small that float32 could not hold their centre.
+        `rows` (int64) picks those that count. Raises LinscoreError for states so large or small that float32 could not
+        hold their centre.
         """
         other = delta if y is None else y
         assert other is not None
+        count = len(x if rows is None else rows)
         # A few more rows than are wanted will do, unless too many of them are not finite.
-        for looked_at in (2 * PILOT_ROWS, len(x)):
-            finite = torch.isfinite(x[:looked_at]).all(1) & torch.isfinite(other[:looked_at]).all(1)
-            rows = finite.nonzero()[:PILOT_ROWS, 0]
-            if len(rows) == PILOT_ROWS:
+        for looked_at in (2 * PILOT_ROWS, count):
+            lead = slice(looked_at) if rows is None else rows[:looked_at]
+            lead_x, lead_other = x[lead], other[lead]
+            finite = torch.isfinite(lead_x).all(1) & torch.isfinite(lead_other).all(1)
+            found = finite.nonzero()[:PILOT_ROWS, 0]
+            if len(found) == PILOT_ROWS:
                 break
-        if not len(rows):
+        if not len(found):
             return None
-        _check_size(x[rows], other[rows])
+        x, other = lead_x[found], lead_other[found]
+        _check_size(x, other)
         narrow = x.element_size() < 4
-        x, other = x[rows].float(), other[rows].float()
+        x, other = x.float(), other.float()
         center_x, scale_x, limit_x = _center_scale_limit(x, only_large=narrow)
         delta = other if y is None else other - x
         center_delta, scale_delta, limit_delta = _center_scale_limit(delta, only_large=narrow)
@@ -163,6 +168,6 @@ def _check_size(x: Tensor, other: Tensor) -> None:
     largest_x, largest = x.abs().amax().item(), other.abs().amax().item()
     if not (largest_x == 0 or SMALLEST <= largest_x <= LARGEST) or largest > LARGEST:
         raise LinscoreError(
-            f"x holds values of up to {largest_x:.0e}, y or delta up to {largest:.0e}: multiply both by one power of "
-            "two that brings them near 1, which changes no score"
+            f"`x` holds values of up to {largest_x:.0e}, `y` or `delta` up to {largest:.0e}: multiply both by one "
+            "power of two that brings them near 1, which changes no score"
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from linscore_kernels import residual_norms
+from linscore_kernels.given import as_tensor
 from torch import Tensor
 
+from linscore.errors import LinscoreError
 from linscore.statistics.centered import Centered
 from linscore.statistics.solve import solve
 
@@ -23,19 +26,27 @@ class AffineMap:
     mean_x: Tensor  # [d] float64
     mean_delta: Tensor  # [e] float64
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map states `[..., d]`; returns float64."""
-        x = x.double()
-        delta = (x - self.mean_x) @ self.b + self.mean_delta
+    def __call__(self, x: Any) -> Tensor:
+        """Map states `[..., d]`, a tensor, a NumPy array or anything with `__dlpack__`; float64, where x is.
+
+        Raises LinscoreError for another width.
+        """
+        x = as_tensor("`x`", x).double()
+        b, mean_x, mean_delta = (one.to(x.device) for one in (self.b, self.mean_x, self.mean_delta))
+        if x.shape[-1:] != mean_x.shape:
+            raise LinscoreError(f"`x` is {list(x.shape)}: give [..., {len(mean_x)}] to this map")
+        delta = (x - mean_x) @ b + mean_delta
         return x + torch.nn.functional.pad(delta, (0, x.shape[-1] - delta.shape[-1]))
 
-    def residual_norms(self, x: Tensor, y: Tensor, *, precision: str = "fast") -> Tensor:
-        """‖y − map(x)‖ of each row of `x` and `y` `[n, d]`: tokens that the block treats non-linearly (Figure 9).
+    def residual_norms(self, x: Any, y: Any, mask: Any = None, *, rows: Any = None, precision: str = "fast") -> Tensor:
+        """‖y − map(x)‖ of each row of `x` and `y` `[..., d]`: tokens that the block treats non-linearly (Figure 9).
 
-        Returns `[n]` float32, or float64 at `precision` "exact". Raises LinscoreError where shapes do not fit, and for
-        a B that is not square.
+        All is given as to `Moments.update`. Returns the leading shape, or one norm of each row that is picked, float32;
+        float64 at `precision` "exact" and for float64 x. Raises LinscoreError where shapes do not fit, and for a B that
+        is not square.
         """
-        return residual_norms(x, y, b=self.b, mean_x=self.mean_x, mean_delta=self.mean_delta, precision=precision)
+        fitted: dict[str, Any] = {"b": self.b, "mean_x": self.mean_x, "mean_delta": self.mean_delta}
+        return residual_norms(x, y, **fitted, mask=mask, rows=rows, precision=precision)
 
 
 def fit_map(moments: Centered, *, precision: str = "fast") -> AffineMap:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from linscore_kernels.arguments import check_tensors
+from linscore_kernels.given import as_rows
 from torch import Tensor
 
 from linscore.errors import LinscoreError
@@ -83,7 +84,9 @@ class BlockMetrics(Linearity):
     without_heavy: Linearity | None
 
 
-def linearity(x: Tensor, y: Tensor, *, folds: int = 2, precision: str = "fast") -> BlockMetrics:
+def linearity(
+    x: Any, y: Any, mask: Any = None, *, rows: Any = None, folds: int = 2, precision: str = "fast"
+) -> BlockMetrics:
     """Every figure of two tensors in one call (paper: section 3.1): how much of `y` is an affine map of `x`.
 
         linscore.linearity(x, y).linearity_heldout
@@ -91,22 +94,31 @@ def linearity(x: Tensor, y: Tensor, *, folds: int = 2, precision: str = "fast") 
     What is too large for memory goes to `Moments` piece by piece, and its moments to `block_metrics`.
 
     Args:
-        x: `[..., d]`, any float dtype and device: states, one a row.
+        x: `[..., d]` of torch, NumPy or anything with `__dlpack__`, any float dtype and device: states, one a row.
         y: the same states one step later, of the same shape.
-        folds: the rows are held out in so many runs, in their order; 1 leaves the held-out figures empty.
+        mask: the leading shape, bool or 0 and 1: which rows count.
+        rows: in its place, indices of the flattened rows, or bool for each.
+        folds: the rows that count are held out in so many runs, in their order; 1 leaves the held-out figures empty.
         precision: "fast" or "exact" (see `Moments`); float64 is exact in any case.
 
     Raises:
         LinscoreError: for shapes that differ, or fewer than two finite rows.
     """
-    check_tensors(x=x, y=y)
-    if x.ndim < 2 or x.shape != y.shape:
-        raise LinscoreError(f"x and y must be [..., d] of one shape, not {list(x.shape)} and {list(y.shape)}")
-    moments = Moments(x.shape[-1], folds=folds, precision=precision, device=x.device)
-    runs = zip(*(states.flatten(0, -2).tensor_split(folds) for states in (x, y)), strict=True)
-    for fold, (x_run, y_run) in enumerate(runs):
-        moments.update(x_run, y_run, fold=fold)
+    x, y, _, rows, _ = given = as_rows(x, y, mask=mask, rows=rows)
+    if given.n < 2:
+        raise _too_few(given.n)
+    moments = Moments(x.shape[1], folds=folds, precision=precision, device=x.device)
+    if rows is None:
+        for fold, (x_run, y_run) in enumerate(zip(x.tensor_split(folds), y.tensor_split(folds), strict=True)):
+            moments.update(x_run, y_run, fold=fold)
+    else:
+        for fold, run in enumerate(rows.tensor_split(folds)):
+            moments.update(x, y, rows=run, fold=fold)
     return block_metrics(moments)
+
+
+def _too_few(rows: int) -> LinscoreError:
+    return LinscoreError(f"only {rows} rows were added: a score needs two at least, and 10·d to mean much")
 
 
 def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bool = True) -> BlockMetrics:
@@ -126,7 +138,7 @@ def block_metrics(moments: Moments, *, after: Moments | None = None, spectra: bo
         raise LinscoreError(f"these moments hold {widths}: maps can be fitted to them, scores need moments of (x, y)")
     rows = sum(map(moments.rows, range(moments.folds)))
     if rows < 2:  # before anything of d² is made
-        raise LinscoreError(f"only {rows} rows were added: a score needs two at least, and 10·d to mean much")
+        raise _too_few(rows)
     total = moments.total()
     whole = centered(moments, range(moments.folds))
     scores = score_folds(moments, whole)

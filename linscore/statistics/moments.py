@@ -9,23 +9,27 @@ rows by x and by δ).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from linscore_kernels import Pilot, choose_backend
-from linscore_kernels.arguments import check_rows, check_sign, check_tensors
+from linscore_kernels.arguments import check_sign
+from linscore_kernels.given import Given, as_rows
 from linscore_kernels.second_moments.heavy_rows import accumulate_apart, accumulate_holding, can_hold
 from torch import Tensor
 
 from linscore.errors import LinscoreError, at_least, one_of, whole
 from linscore.options import MOST_FOLDS
 from linscore.statistics.cell import Cell, ordinary_tensors
+from linscore.statistics.moments_state import facts_of, load, tensors_of
 from linscore.statistics.update import Update
 
 if TYPE_CHECKING:
     from linscore_kernels.second_moments.held_rows import HeldRows
+
+    from linscore.statistics.figures import BlockMetrics
 
 PRECISIONS = ("fast", "exact")
 
@@ -77,38 +81,47 @@ class Moments:
 
     def update(
         self,
-        x: Tensor,
-        y: Tensor | None = None,
+        x: Any,
+        y: Any = None,
+        mask: Any = None,
         *,
-        delta: Tensor | None = None,
+        delta: Any = None,
         fold: int = 0,
-        rows: Tensor | None = None,
+        rows: Any = None,
         sign: int = 1,
     ) -> Tensor:
-        """Add the rows of `x` and `y`, or of `x` and a given `delta`: any float dtype (float64 stays exact).
+        """Add the rows of `x` and `y`, or of `x` and a given `delta`, of which no gradient is asked.
 
-        `x` and `y` are `[n, d]`, `delta` `[n, width_delta]`; no gradient goes through, and no graph is kept alive.
-        `rows` (int64) picks some of them. Rows with a NaN or an infinity are left out. `sign=-1` takes back rows that
-        an earlier call had added.
+        Args:
+            x: `[..., d]` of torch, NumPy or anything with `__dlpack__`, any float dtype (float64 stays exact), strides
+                and device; what each costs is in docs/python.md.
+            y: the same shape.
+            mask: the leading shape, bool or 0 and 1: which rows count. Those that do not may hold anything.
+            delta: `[..., width_delta]`, in place of y.
+            fold: that the rows are added to.
+            rows: in place of a mask, indices of the flattened rows, or bool `[n]`.
+            sign: −1 takes back rows that an earlier call had added.
 
         Returns:
-            uint8, the status of each (picked) row: LIGHT, HEAVY or NONFINITE of `linscore_kernels`.
+            uint8 of the leading shape, or of each row that is picked: LIGHT, HEAVY or NONFINITE of `linscore_kernels`.
+            Rows with a NaN or an infinity are left out.
 
         Raises:
             LinscoreError: for shapes that do not fit, a fold that is not there, a sign other than 1 and −1, or values
                 that float32 cannot hold.
         """
-        return self.begin(x, y, delta=delta, fold=fold, rows=rows, sign=sign, hold=False).status
+        given = self._given(x, y, delta, fold, mask=mask, rows=rows)
+        return self._begin(given, fold, sign, hold=False).status.view(given.shape)
 
-    @ordinary_tensors()
     def begin(
         self,
-        x: Tensor,
-        y: Tensor | None = None,
+        x: Any,
+        y: Any = None,
+        mask: Any = None,
         *,
-        delta: Tensor | None = None,
+        delta: Any = None,
         fold: int = 0,
-        rows: Tensor | None = None,
+        rows: Any = None,
         sign: int = 1,
         hold: bool = True,
     ) -> Update:
@@ -117,25 +130,27 @@ class Moments:
         They are added when `settle` of what is returned is told their number, which a caller reads of many updates at
         once, or are given to `update` once more where they were too many to be held. The first rows are waited for.
         """
-        check_tensors(x=x, y=y, delta=delta, rows=rows)
-        self._check(x, y, delta, fold)
+        return self._begin(self._given(x, y, delta, fold, mask=mask, rows=rows), fold, sign, hold)
+
+    @ordinary_tensors()
+    def _begin(self, given: Given, fold: int, sign: int, hold: bool) -> Update:
         check_sign(sign)
-        x = x.detach().to(self.device)
-        y, delta, rows = (t if t is None else t.detach().to(self.device) for t in (y, delta, rows))
-        n = (x if rows is None else rows).shape[0]
-        pilot = self._settle_pilot(x, y, delta, rows) if n else None
-        if pilot is None:  # no row, or not one finite row so far
-            return Update.of_no_row(n, self.device)
+        x, y, delta, rows, _ = given
+        if self.pilot is None and given.n:
+            self.pilot = Pilot.choose(x, y, delta, rows)
+        if self.pilot is None or not given.n:  # no row, or not one finite row so far
+            return Update.of_no_row(given.n, self.device)
+        pilot = self.pilot
         double, backend = x.dtype is torch.float64, self.backend
         precision = "exact" if double else self.precision
         cell = self._cell(self.light, fold)
-        given = (x, y, delta, cell.second)
+        operands = (x, y, delta, cell.second)
         if hold and can_hold(x, pilot, backend):
-            light, held = accumulate_holding(*given, pilot=pilot, rows=rows, precision=precision, sign=sign)
+            light, held = accumulate_holding(*operands, pilot=pilot, rows=rows, precision=precision, sign=sign)
             cell.add_sums(light, sign)
             return Update(light.status, light.apart, held.room, partial(self._add_held, held, fold))
         light, heavy = accumulate_apart(
-            *given,
+            *operands,
             lambda: self._cell(self.heavy, fold).second,
             pilot=pilot,
             rows=rows,
@@ -197,6 +212,32 @@ class Moments:
         there = copy.copy(self)
         return there.to(device)
 
+    def compute(self) -> BlockMetrics:
+        """Every figure of the rows so far, as `block_metrics` gives them; what is added later adds on."""
+        from linscore.statistics.figures import block_metrics  # which begins with moments
+
+        return block_metrics(self)
+
+    def reset(self) -> None:
+        """Forget all rows, and the pilot that the first of them fixed."""
+        self.pilot = None
+        self.light, self.heavy = [None] * self.folds, [None] * self.folds
+
+    @ordinary_tensors()
+    def state_dict(self) -> dict[str, Any]:
+        """All of them for a checkpoint: copies of tensors, and numbers, strings and None."""
+        return facts_of(self) | {name: tensor.clone() for name, tensor in tensors_of(self).items()}
+
+    @ordinary_tensors()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, on this device.
+
+        Raises:
+            LinscoreError: where that is of another width, number of folds or precision, or damaged; nothing is changed
+                then.
+        """
+        load(self, state)
+
     def light_cell(self, folds: Iterable[int]) -> Cell:
         """The sums over the light rows of some folds."""
         return _pool(self.light[fold] for fold in folds) or Cell.zeros(self.d, self.width_delta, self.device)
@@ -225,30 +266,19 @@ class Moments:
             cell = cells[fold] = Cell.zeros(self.d, self.width_delta, self.device)
         return cell
 
-    def _settle_pilot(self, x: Tensor, y: Tensor | None, delta: Tensor | None, rows: Tensor | None) -> Pilot | None:
-        if rows is not None:
-            check_rows(rows, x)
-        if self.pilot is None and rows is None:
-            self.pilot = Pilot.choose(x, y, delta)
-        elif self.pilot is None:
-            self.pilot = Pilot.choose(x[rows], *(None if t is None else t[rows] for t in (y, delta)))
-        return self.pilot
-
-    def _check(self, x: Tensor, y: Tensor | None, delta: Tensor | None, fold: int) -> None:
+    def _given(self, x: Any, y: Any, delta: Any, fold: int, **picked: Any) -> Given:
+        """What is to be added to a fold, as rows on the device of the sums."""
         whole("fold", fold, 0)
         if fold >= self.folds:
             raise LinscoreError(f"fold {fold} is not there: these moments have folds 0 to {self.folds - 1}")
-        if (y is None) == (delta is None):
-            raise LinscoreError("give either y or delta beside x")
         if y is not None and self.width_delta < self.d:
-            raise LinscoreError(f"δ has {self.width_delta} columns here and x {self.d}: give delta in place of y")
-        name, other, width = ("y", y, self.d) if y is not None else ("delta", delta, self.width_delta)
-        assert other is not None
-        if x.ndim != 2 or x.shape[1] != self.d or other.shape != (x.shape[0], width):
-            wanted = f"x must be [n, {self.d}] and {name} [n, {width}]"
-            raise LinscoreError(
-                f"{wanted}, not {list(x.shape)} and {list(other.shape)}: reshape states to rows of tokens"
-            )
+            raise LinscoreError(f"δ has {self.width_delta} columns here and `x` {self.d}: give `delta` in place of `y`")
+        given = as_rows(x, y, delta, device=self.device, **picked)
+        width, width_delta = given.x.shape[1], (given.x if given.delta is None else given.delta).shape[1]
+        if width != self.d or (delta is not None and width_delta != self.width_delta):
+            wanted = f"[..., {self.d}]" + ("" if delta is None else f" and `delta` [..., {self.width_delta}]")
+            raise LinscoreError(f"`x` is [..., {width}] and δ [..., {width_delta}]: give `x` {wanted} to these moments")
+        return given
 
 
 def _pool(cells: Iterable[Cell | None]) -> Cell | None:

@@ -11,12 +11,9 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from linscore_kernels import Pilot
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,9 +22,10 @@ from linscore.errors import LinscoreError, reason
 from linscore.files.json_file import build, parse_json
 from linscore.files.places import read_places, written_places
 from linscore.files.whole import whole_file
-from linscore.statistics.cell import Cell, ordinary_tensors
+from linscore.statistics.cell import ordinary_tensors
 from linscore.statistics.moments import Moments
-from linscore.statistics.moments_head import FORMAT, PILOT, Head, Shape, Stored
+from linscore.statistics.moments_head import FORMAT, Head, Shape, Stored
+from linscore.statistics.moments_state import facts_of, fill, tensors_of
 
 DIGESTS = "digests"
 
@@ -43,10 +41,8 @@ def write_moments(path: Path, moments: Mapping[str, Moments], **facts: Any) -> s
     tensors: dict[str, Tensor] = {}
     heads, digests = {}, {}
     for name, one in moments.items():
-        found = {f"{name}.{key}": value.cpu().contiguous() for key, value in _tensors(one).items()}
-        limits = [one.pilot.limit_x, one.pilot.limit_delta] if one.pilot else None
-        heads[name] = {key: getattr(one, key) for key in ("d", "width_delta", "folds", "precision")}
-        heads[name]["limits"] = limits
+        found = {f"{name}.{key}": value.cpu().contiguous() for key, value in tensors_of(one).items()}
+        heads[name] = facts_of(one)
         tensors, digests[name] = tensors | found, _digest(found)
     head = {"format": FORMAT, "facts": written_places(facts, path.parent), "moments": heads}
     save_file(tensors, path, {"linscore": json.dumps(head), DIGESTS: json.dumps(digests)})
@@ -68,7 +64,7 @@ def load_moments(path: str | Path, names: Collection[str] | None = None) -> tupl
             tensors = {key: file.get_tensor(key) for key in keys}
             if head.digests and _digest(tensors) != head.digests.get(name):
                 raise ValueError(f"{name} is not what was written")
-            found[name] = _moments(name, one, tensors)
+            found[name] = _moments(name, one, {key.removeprefix(f"{name}."): value for key, value in tensors.items()})
         return found, head.facts
 
 
@@ -132,41 +128,11 @@ def _stored(part: Any) -> Stored:
     return Stored(part.get_dtype(), tuple(part.get_shape()))
 
 
-def _tensors(moments: Moments) -> dict[str, Tensor]:
-    found = {
-        f"{kind}.{fold}.{field.name}": getattr(cell, field.name)
-        for kind, cells in (("light", moments.light), ("heavy", moments.heavy))
-        for fold, cell in enumerate(cells)
-        if cell is not None
-        for field in fields(Cell)
-    }
-    if moments.pilot is not None:
-        found |= {f"pilot.{name}": getattr(moments.pilot, name) for name in PILOT}
-    return found
-
-
 def _moments(name: str, shape: Shape, tensors: dict[str, Tensor]) -> Moments:
-    """The moments of tensors that `Head.check` has seen."""
+    """The moments of tensors that `Head.check` has seen, by their names within these moments."""
     moments = Moments(shape.d, shape.width_delta, folds=shape.folds, precision=shape.precision)
-    cells = {"light": moments.light, "heavy": moments.heavy}
-    for kind, fold in {tuple(key.rsplit(".", 3)[1:3]) for key in tensors if key.endswith(".n")}:
-        cell = Cell(*(tensors[f"{name}.{kind}.{fold}.{field.name}"] for field in fields(Cell)))
-        _check_cell(cell, f"{name}.{kind}.{fold}")
-        cells[kind][int(fold)] = cell
-    if shape.limits is not None:
-        parts = {field: tensors[f"{name}.pilot.{field}"] for field in PILOT}
-        for field, value in parts.items():
-            if not torch.isfinite(value).all() or (field.startswith("scale") and not (value > 0).all()):
-                raise ValueError(f"{name}.pilot.{field} is not what it should be")
-        limit_x, limit_delta = (float(one) for one in shape.limits if isinstance(one, int | float))
-        moments.pilot = Pilot(**parts, limit_x=limit_x, limit_delta=limit_delta)
+    try:
+        fill(moments, tensors, shape.limits)
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from error
     return moments
-
-
-def _check_cell(cell: Cell, name: str) -> None:
-    """Whether these can be sums over rows."""
-    for field in fields(Cell):
-        if not torch.isfinite(getattr(cell, field.name)).all():
-            raise ValueError(f"{name}.{field.name} is not finite")
-    if cell.n < 0 or cell.n != cell.n.round():
-        raise ValueError(f"{name}.n is {cell.n.item()}, no number of rows")

@@ -41,7 +41,7 @@ def test_one_fold_holds_nothing_out():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.zeros(8), torch.zeros(8), "of one shape"),
+        (torch.zeros(8), torch.zeros(8), r"\[\.\.\., d\]"),
         (torch.zeros(4, 8), torch.zeros(4, 7), "of one shape"),
         (torch.full((4, 2), torch.nan), torch.zeros(4, 2), "two at least"),
         (torch.zeros(0, 2), torch.zeros(0, 2), "two at least"),

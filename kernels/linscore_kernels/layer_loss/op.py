@@ -23,10 +23,9 @@ from torch import Tensor
 from .._ops import add_op_namespace_prefix
 from ..backend import choose_backend
 from ..errors import LinscoreError
+from ..given import DTYPES
 from . import eager
 from .eager import SHORTEST
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def layer_distances(states: Sequence[Tensor], weight: Tensor, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
@@ -82,7 +81,7 @@ def layer_gradient(
 @torch.library.custom_op(add_op_namespace_prefix("layer_distances"), mutates_args=())
 def _layer_distances(states: list[Tensor], weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     if len(states) < 2:
-        raise LinscoreError(f"{len(states)} states: distances need at least two")
+        raise LinscoreError(f"`states` are {len(states)}: give two at least")
     _check(states, weight)
     figures = weight.new_empty(len(states) - 1, 3, len(weight))
     if _by_triton(states[0], backend):
@@ -158,12 +157,12 @@ def _by_triton(state: Tensor, backend: str) -> bool:
 def _check(states: list[Tensor], weight: Tensor) -> None:
     first = states[0]
     if first.ndim != 2:
-        raise LinscoreError(f"states are {tuple(first.shape)}: they must be [n, d]")
+        raise LinscoreError(f"`states` are {list(first.shape)}: give [n, d]")
     wrong = [state.dtype for state in states if state.dtype not in DTYPES]
     if wrong:
-        raise LinscoreError(f"states are {wrong[0]}: convert them to float32, float16, bfloat16 or float64")
+        raise LinscoreError(f"`states` are {wrong[0]}: convert them to {', '.join(map(str, DTYPES))}")
     if any(state.shape != first.shape for state in states):
-        raise LinscoreError(f"states differ in shape: all must be {tuple(first.shape)}, as the first")
+        raise LinscoreError(f"`states` differ in shape: give all {list(first.shape)}, as the first")
     wanted = torch.float64 if first.dtype is torch.float64 else torch.float32
     if weight.shape != first.shape[:1] or weight.dtype is not wanted:
-        raise LinscoreError(f"weight is {tuple(weight.shape)} {weight.dtype}: it must be [{len(first)}] {wanted}")
+        raise LinscoreError(f"`weight` is {list(weight.shape)} {weight.dtype}: give [{len(first)}] {wanted}")

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..second_moments.eager import CHUNK, DTYPES, pick, spans
+from ..given import DTYPES
+from ..second_moments.eager import CHUNK, pick, spans
 from ..second_moments.eager_products import matmul
 
 

@@ -8,47 +8,59 @@ import torch
 from torch import Tensor
 
 from .._ops import add_op_namespace_prefix
-from ..arguments import check_map, check_tensors, y_or_delta
+from ..arguments import check_map
 from ..backend import load_backend
 from ..full_precision import full_precision
+from ..given import as_rows, as_tensor
 from ..pilot import ORDINARY
 from . import eager
 
 
 def residual_norms(
-    x: Tensor,
-    y: Tensor | None = None,
-    delta: Tensor | None = None,
+    x: Any,
+    y: Any = None,
+    delta: Any = None,
     *,
-    b: Tensor,
-    mean_x: Tensor,
-    mean_delta: Tensor,
-    rows: Tensor | None = None,
+    b: Any,
+    mean_x: Any,
+    mean_delta: Any,
+    mask: Any = None,
+    rows: Any = None,
     precision: str = "fast",
     backend: str | None = None,
 ) -> Tensor:
     """‖δ − (x − μ_x)B − μ_δ‖ of each row: what a fitted map misses of this token (paper: Figure 9).
 
     Args:
-        x: `[n, d]`; it, y, delta, rows, precision and backend are as in `token_stats`.
-        y: `[n, d]`, or None.
-        delta: `[n, d]`, or None.
+        x: `[..., d]`; it, y, delta, mask and rows are as in `as_rows`.
+        y: the same shape, or None.
+        delta: the same shape, or None.
         b: `[d, d]`; with 16-bit x at "fast" Triton rounds it to the dtype of x.
         mean_x: `[d]`.
         mean_delta: `[d]`.
-        rows: int64 indices.
-        precision: "fast" or "exact".
+        mask: the leading shape of x, bool or 0 and 1.
+        rows: in its place, int64 indices or bool of the flattened rows.
+        precision: "fast" or "exact"; float64 x is exact in any case.
         backend: "triton" or "eager".
 
     Returns:
-        `[n]` float32, float64 at "exact"; a row that is not finite has no finite norm.
+        The leading shape of x, or `[k]` of the rows that are picked, on the device of x: float32, float64 where it is
+        exact; a row that is not finite has no finite norm.
 
     Raises:
         LinscoreError: for arguments that do not fit together.
     """
-    check_tensors(x=x, y=y, delta=delta, b=b, mean_x=mean_x, mean_delta=mean_delta, rows=rows)
-    other, given = y_or_delta(y, delta)
-    return _residual_norms(x, other, rows, b, mean_x, mean_delta, given, precision, backend or "")
+    x, y, delta, rows, shape = given = as_rows(x, y, delta, mask=mask, rows=rows)
+    named = {"`b`": b, "`mean_x`": mean_x, "`mean_delta`": mean_delta}
+    fitted = [as_tensor(what, value).to(x.device) for what, value in named.items()]
+    check_map(x, *fitted)
+    double = x.dtype is torch.float64
+    if not given.n:
+        return x.new_empty(shape, dtype=torch.float32 if precision == "fast" and not double else torch.float64)
+    asked = ("exact", "eager") if double else (precision, backend or "")
+    other, delta_given = (y, False) if delta is None else (delta, True)
+    norms: Tensor = _residual_norms(x, other, rows, *fitted, delta_given, *asked)
+    return norms.view(shape)
 
 
 @torch.library.custom_op(add_op_namespace_prefix("residual_norms"), mutates_args=())

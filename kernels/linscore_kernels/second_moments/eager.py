@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..given import DTYPES
 from ..pilot import Pilot
 from ..sums import HEAVY, LIGHT, NONFINITE, Sums, TokenStats, reduce
 from .eager_products import products
 from .eager_workspace import workspace
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CHUNK = 2048  # rows: operands of one chunk stay in the last-level cache (decisions: CPU products)
 FLUSH = 4 * CHUNK  # rows summed in float32 before float64 (decisions: What operands of 16 bits cost)
 

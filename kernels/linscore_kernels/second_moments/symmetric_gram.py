@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from .._ops import add_op_namespace_prefix
-from ..arguments import check_tensors
 from ..backend import load_backend
 from ..errors import LinscoreError
 from ..full_precision import full_precision
+from ..given import DTYPES, as_tensor
 from ..sums import mirrored
-from .eager import DTYPES
 
 
 def symmetric_gram(x: Tensor, *, backend: str | None = None) -> Tensor:
@@ -33,15 +32,14 @@ def symmetric_gram(x: Tensor, *, backend: str | None = None) -> Tensor:
     Raises:
         LinscoreError: for an `x` that is no tensor `[n, d]` of floats with n ≥ 1.
     """
-    check_tensors(x=x)
-    gram: Tensor = _symmetric_gram(x, backend or "")
+    gram: Tensor = _symmetric_gram(as_tensor("`x`", x), backend or "")
     return gram
 
 
 @torch.library.custom_op(add_op_namespace_prefix("symmetric_gram"), mutates_args=())
 def _symmetric_gram(x: Tensor, backend: str) -> Tensor:
     if x.ndim != 2 or not len(x) or x.dtype not in DTYPES:
-        raise LinscoreError(f"x must be [n, d] floats with n ≥ 1, not {list(x.shape)} {x.dtype}")
+        raise LinscoreError(f"`x` is {list(x.shape)} {x.dtype}: give [n, d] floats with n ≥ 1")
     gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     with full_precision(x.device):
         load_backend("second_moments", x.device, backend).symmetric_gram(x, gram)

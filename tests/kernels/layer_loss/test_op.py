@@ -192,11 +192,11 @@ def test_states_that_need_no_gradient_get_none():
 @pytest.mark.parametrize(
     ("states", "weight", "message"),
     [
-        ([torch.ones(4, 3)], torch.ones(4), "at least two"),
+        ([torch.ones(4, 3)], torch.ones(4), "two at least"),
         ([torch.ones(3), torch.ones(3)], torch.ones(3), r"\[n, d\]"),
         ([torch.ones(4, 3), torch.ones(4, 2)], torch.ones(4), "differ in shape"),
         ([torch.ones(4, 3), torch.ones(4, 3).int()], torch.ones(4), "convert them"),
-        ([torch.ones(4, 3)] * 2, torch.ones(3), r"must be \[4\]"),
+        ([torch.ones(4, 3)] * 2, torch.ones(3), r"give \[4\]"),
         ([torch.ones(4, 3)] * 2, torch.ones(4).double(), "float32"),
     ],
 )

@@ -40,12 +40,12 @@ X = torch.ones(8, 32)
 
 
 def test_residual_norms_need_a_map_as_wide_as_x():
-    with pytest.raises(LinscoreError, match=r"b must be \[32, 32\]"):
+    with pytest.raises(LinscoreError, match=r"give \[32, 32\]"):
         residual_norms(X, X, b=torch.zeros(32, 1), mean_x=torch.zeros(32), mean_delta=torch.zeros(1))
 
 
 def test_residual_norms_take_either_y_or_delta():
     fitted = {"b": torch.eye(32), "mean_x": torch.zeros(32), "mean_delta": torch.zeros(32)}
     for others in ({}, {"y": X, "delta": X}):
-        with pytest.raises(LinscoreError, match="either y or delta"):
+        with pytest.raises(LinscoreError, match="either `y` or `delta`"):
             residual_norms(X, **others, **fitted)

@@ -50,7 +50,7 @@ def test_schemas_and_fakes_of_products_are_what_torch_asks_for(backend, precisio
     x, y, pilot = pair()
     stats = token_stats(x, y, pilot=pilot, precision=precision, backend=backend)
     opcheck(torch.ops.linscore.gram, (stats.operands, torch.zeros(32, 64, dtype=torch.float64), backend))
-    opcheck(torch.ops.linscore.centered_gram, (x, y, True, precision, backend))
+    opcheck(torch.ops.linscore.centered_gram, (x, y, None, True, precision, backend))
 
 
 @pytest.mark.slow
@@ -99,14 +99,14 @@ X = torch.ones(8, 32)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"delta": X}, "either y or delta"),
-        ({"y": None}, "either y or delta"),
-        ({"y": torch.zeros(8, 16)}, r"both must be \[n, d\]"),
+        ({"delta": X}, "either `y` or `delta`"),
+        ({"y": None}, "either `y` or `delta`"),
+        ({"y": torch.zeros(8, 16)}, r"both \[n, d\]"),
         ({"x": X.int()}, "convert it"),
         ({"rows": torch.zeros(3, dtype=torch.int32)}, "int64 indices"),
-        ({"precision": "exakt"}, '"fast" or "exact"'),
+        ({"precision": "exakt"}, "choose fast or exact"),
         ({"second": torch.zeros(32, 64)}, "float64"),
-        ({"x": X[:0], "y": X[:0]}, "no rows"),
+        ({"x": X[:0], "y": X[:0]}, "no row"),
         ({"x": X[:, :5], "y": X[:, :5]}, "pilot"),
         ({"backend": "cudnn"}, "choose auto"),
     ],
@@ -121,10 +121,10 @@ def test_arguments_that_do_not_fit_are_refused_with_advice(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y": X, "delta": None}, "only a given delta may have fewer"),
-        ({"delta": X}, r"delta must be \[n, 5\]"),
+        ({"y": X, "delta": None}, "only a given `delta` may have fewer"),
+        ({"delta": X}, r"`delta` \[n, 5\]"),
         ({"second": torch.zeros(32, 64, dtype=torch.float64)}, r"\[32, 37\] float64"),
-        ({"x": X[:, :5]}, "choose it from rows of x"),
+        ({"x": X[:, :5]}, "choose it from rows of `x`"),
     ],
 )
 def test_a_narrower_delta_that_does_not_fit_is_refused_with_advice(change, message):
