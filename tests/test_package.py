@@ -120,6 +120,12 @@ def test_the_wheel_runs_where_it_alone_is_installed(built, tmp_path):
     run(python, "-W", "ignore", "-c", ALONE, packages, cwd=tmp_path)
 
 
+def test_the_image_for_cpus_has_every_extra_but_triton():
+    extras = re.search(r'^all = \["linscore\[(.+),triton\]"\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert extras
+    assert f"/src[{extras[1]}]" in (ROOT / "docker/cpu.Dockerfile").read_text()
+
+
 def test_links_of_the_readme_hold_on_another_page():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     inside = [target for target in LINK.findall(text) if "://" not in target]
