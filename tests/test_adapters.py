@@ -1,6 +1,7 @@
 """Other tools' models: docs/adapters.md, run with the packages themselves; the figures are those of the weights."""
 
 import copy
+import linecache
 import re
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def example(heading, without=None, **given):
     code = "\n".join(re.findall(r"```python\n(.*?)```", section[1], re.DOTALL))
     code = "\n".join(line for line in code.splitlines() if without is None or without not in line)
     names = {"linscore": linscore, "torch": torch, "batches": batches(), **given}
-    exec(compile(code, f"docs/adapters.md, {heading}", "exec"), names)
+    place = f"docs/adapters.md, {heading}"
+    linecache.cache[place] = (len(code), None, code.splitlines(keepends=True), place)  # nnsight reads source
+    exec(compile(code, place, "exec"), names)
     return names
 
 
@@ -38,10 +41,14 @@ def batches(count=8):
 
 def same_figures(report, wanted):
     """To 1e-6, whatever is a figure of a block."""
-    assert len(report.blocks) == len(wanted.blocks) > 0
-    for one, other in zip(report.blocks, wanted.blocks, strict=True):
+    assert len(report.blocks) > 0
+    same_blocks(report.blocks, wanted.blocks)
+
+
+def same_blocks(found, wanted):
+    for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
         for name in ("linearity", "linearity_no_residual", "linearity_no_residual_heldout", "cosine", "rows"):
-            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-6), (one.index, name)
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-6), (index, name)
 
 
 def adapted(family, targets):
@@ -107,3 +114,53 @@ def test_what_trl_logs_is_the_same_beside_the_callback(tmp_path):
 
 def timeless(logged):
     return {name: value for name, value in logged.items() if "runtime" not in name and "per_second" not in name}
+
+
+def language_model(given):
+    nnsight = pytest.importorskip("nnsight")
+    reader = tokenizer()
+    reader.pad_token = "<pad>"
+    return nnsight.LanguageModel(given, tokenizer=reader)
+
+
+def test_a_model_of_nnsight_scores_as_what_it_holds_and_in_a_trace():
+    names = example("nnsight", language_model=language_model(tiny("llama")))
+    wanted = score(shared("llama"), batches())
+    same_figures(names["report"], wanted)
+    dealt = [{"input_ids": ids, "folds": torch.full((4,), n % 2)} for n, ids in enumerate(batches())]
+    same_blocks(names["figures"], score(shared("llama"), dealt).blocks)
+    part = language_model(tiny("llama"))
+    same_figures(score(part.model, batches()), wanted)  # an Envoy, not the whole
+    with torch.no_grad():
+        cut = [drop(model, [1])(batches()[0]).logits for model in (part, shared("llama"))]
+    torch.testing.assert_close(*cut)
+
+
+def test_a_model_that_nnsight_has_not_loaded_yet(tmp_path):
+    tiny("llama").save_pretrained(tmp_path)
+    model = language_model(str(tmp_path))
+    with pytest.raises(LinscoreError, match=r"no weights in memory.*dispatch"):
+        score(model, batches())
+    model.dispatch()
+    same_figures(score(model, batches()), score(shared("llama"), batches()))
+
+
+def test_a_bridge_of_transformer_lens_scores_as_what_it_was_booted_from(tmp_path):
+    bridges = pytest.importorskip("transformer_lens.model_bridge")
+    reader = tokenizer()
+    reader.add_special_tokens({"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<eos>"})
+    for saved in (tiny("gpt2"), reader):
+        saved.save_pretrained(tmp_path)
+    bridge = bridges.TransformerBridge.boot_transformers(str(tmp_path), device="cpu", dtype=torch.float32)
+    names = example("TransformerLens", bridge=bridge)
+    wanted = score(shared("gpt2"), batches())
+    same_figures(names["report"], wanted)
+    assert names["report"].loss == pytest.approx(wanted.loss)
+    dealt = [{"input_ids": ids, "folds": torch.full((4,), n % 2)} for n, ids in enumerate(batches())]
+    same_blocks(names["figures"], score(shared("gpt2"), dealt).blocks)
+    losses = [linscore.losses_without(model, batches(2)) for model in (bridge, shared("gpt2"))]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    with pytest.raises(LinscoreError, match=r"has modules of TransformerLens.*load the model again"):
+        linearize(bridge, {1: linscore.fit_block_map(wanted.moments["block.1"])})
+    with pytest.raises(LinscoreError, match="has modules of TransformerLens"):
+        score(bridge, batches(), spans=[Span(1, 1)], fuse=[Span(1, 1)])

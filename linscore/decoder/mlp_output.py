@@ -20,7 +20,7 @@ from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder
 from linscore.decoder.run import run, watch
 from linscore.decoder.states import first_tensor, has_path
-from linscore.decoder.wrapped import check_no_adapters
+from linscore.decoder.wrapped import check_own_modules
 from linscore.errors import LinscoreError
 
 CANDIDATES = (
@@ -114,7 +114,7 @@ def _check_plain(decoder: Decoder, path: str) -> None:
     for index, block in enumerate(decoder.blocks):
         module = block.get_submodule(path)
         if not (isinstance(module, (nn.Linear, Conv1D)) and _is_plain(module.weight)):
-            check_no_adapters(decoder.model, decoder.name)
+            check_own_modules(decoder.model, decoder.name)
             raise LinscoreError(
                 f"{decoder.name}: {path} of block {index} ({type(module).__name__}) has no plain floating-point weight "
                 "in memory (quantized or offloaded): load the model without that, or linearize instead"

@@ -200,6 +200,11 @@ def states_on(decoder: Decoder, tokens: Tensor, sub_blocks: SubBlocks | None = N
     except (LinscoreError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if any(weight.is_meta for weight in decoder.blocks.parameters()):  # what accelerate keeps elsewhere does run
+            raise LinscoreError(
+                f"{decoder.name} has no weights in memory (they are on the device meta): load them first, in nnsight "
+                "by `dispatch()` of the model"
+            ) from error
         raise LinscoreError(
             f"{decoder.name} does not run on token ids alone ({type(error).__name__}: {reason(error)})"
         ) from error

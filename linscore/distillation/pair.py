@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from linscore.decoder.find import Decoder, find_decoder
-from linscore.decoder.wrapped import check_no_adapters
+from linscore.decoder.wrapped import check_own_modules
 from linscore.distillation.losses import Student, Weights
 from linscore.distillation.parameters import in_float32
 from linscore.errors import LinscoreError
@@ -43,7 +43,7 @@ def pair_up(
             vocabulary differ.
     """
     ours, theirs = find_decoder(student), find_decoder(teacher)
-    check_no_adapters(ours.model, ours.name)
+    check_own_modules(ours.model, ours.name)
     _check_models(ours, theirs, pairs)
     return Student(ours, pairs, weights), theirs
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.run import bypass, states_on
-from linscore.decoder.wrapped import check_no_adapters
+from linscore.decoder.wrapped import check_own_modules
 from linscore.errors import LinscoreError, all_of, reason
 from linscore.surgery.structure import check_structure, cut_config, depth_fields, original_name
 
@@ -55,7 +55,7 @@ def drop_blocks(decoder: Decoder, blocks: Collection[int]) -> Decoder:
 
 
 def _plain(model: nn.Module, name: str) -> PreTrainedModel:
-    check_no_adapters(model, name)
+    check_own_modules(model, name)
     if not isinstance(model, PreTrainedModel):
         raise LinscoreError(f"{type(model).__name__} is no transformers model: drop its blocks by hand")
     if getattr(model, "hf_quantizer", None) is not None:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.mlp_output import find_projection, in_out_weight
-from linscore.decoder.wrapped import check_no_adapters
+from linscore.decoder.wrapped import check_own_modules
 from linscore.errors import LinscoreError, all_of, one_of
 from linscore.scoring.names import Fused, MomentsName
 from linscore.spans import Span, after, indices
@@ -94,7 +94,7 @@ def fuse(model: nn.Module, fusions: Mapping[int, Fusion] | Mapping[Span, Fusion]
     spans = {Span(key, key) if isinstance(key, int) else key: fusion for key, fusion in fusions.items()}
     gone = indices(spans)
     whole = find_decoder(model)
-    check_no_adapters(whole.model, whole.name)
+    check_own_modules(whole.model, whole.name)
     for span in spans:
         if span.first - 1 in gone:
             raise LinscoreError(

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.run import run
-from linscore.decoder.wrapped import check_no_adapters
+from linscore.decoder.wrapped import check_own_modules
 from linscore.errors import LinscoreError, all_of
 from linscore.models.linear_block import LinearBlock, keep_whole, replacement
 from linscore.models.linear_model import MODULE, linearized_class
@@ -88,7 +88,7 @@ def replace_units(model: Model, stand_ins: Mapping[Any, AffineMap | None]) -> Mo
 
 
 def _check(decoder: Decoder, keys: list[Any], units: Mapping[Unit, AffineMap | None]) -> None:
-    check_no_adapters(decoder.model, decoder.name)
+    check_own_modules(decoder.model, decoder.name)
     count = len(decoder.blocks)
     missing = sorted({index for unit in units for index in unit.span if not 0 <= index < count})
     if missing:
