@@ -12,17 +12,22 @@ from linscore.dynamics.series import Dynamics
 from linscore.dynamics.table import dynamics_table
 from linscore.errors import LinscoreError
 from linscore.files.whole import whole_file
+from linscore.lens.result import LENS, Lens
+from linscore.lens.table import lens_table
 from linscore.scoring.on_page import check_page, page_of
 from linscore.scoring.report import REPORT, Report
 from linscore.scoring.table import score_table
 from linscore.token_errors.result import TOKENS, TokenErrors
 from linscore.token_errors.table import token_table
 
+Result = Report | Dynamics | TokenErrors | Lens
+
 PAGE = "report.html"
-READ: dict[str, Callable[[Path], Report | Dynamics | TokenErrors]] = {
+READ: dict[str, Callable[[Path], Result]] = {
     REPORT: Report.load,
     SERIES: Dynamics.load,
     TOKENS: TokenErrors.load,
+    LENS: Lens.load,
 }
 
 
@@ -30,13 +35,10 @@ def run_report(folders: Sequence[str | Path]) -> Iterator[RenderableType]:
     """The table of every result in `folders`, in their order.
 
     Raises:
-        LinscoreError: for a folder that holds no result of `score`, `dynamics` or `tokens`.
+        LinscoreError: for a folder that holds no result of `score`, `dynamics`, `tokens` or `lens`.
     """
     for _, result in _results(folders):
-        if isinstance(result, Report):
-            yield score_table(result)
-        else:
-            yield dynamics_table(result) if isinstance(result, Dynamics) else token_table(result)
+        yield _table(result)
 
 
 def write_page(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -54,6 +56,7 @@ def write_page(folders: Sequence[str | Path], out: str | Path | None = None) -> 
         [one for _, one in results if isinstance(one, Report)],
         {str(folder): one.to_dict() for folder, one in results if isinstance(one, Dynamics)},
         [one.to_dict() for _, one in results if isinstance(one, TokenErrors)],
+        [one.to_dict() for _, one in results if isinstance(one, Lens)],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
@@ -61,7 +64,15 @@ def write_page(folders: Sequence[str | Path], out: str | Path | None = None) -> 
     return path
 
 
-def _results(folders: Sequence[str | Path]) -> Iterator[tuple[Path, Report | Dynamics | TokenErrors]]:
+def _table(result: Result) -> RenderableType:
+    if isinstance(result, Report):
+        return score_table(result)
+    if isinstance(result, Dynamics):
+        return dynamics_table(result)
+    return token_table(result) if isinstance(result, TokenErrors) else lens_table(result)
+
+
+def _results(folders: Sequence[str | Path]) -> Iterator[tuple[Path, Result]]:
     """Everything that each folder holds."""
     for folder in map(Path, folders):
         found = [name for name in READ if (folder / name).is_file()]

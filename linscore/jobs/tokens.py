@@ -41,7 +41,7 @@ def run_tokens(
     special = loaded.tokenizer.all_special_ids if chosen.skip_special else ()
     options = chosen.among(len(loaded.decoder.blocks), replace(scoring, skip_tokens=special))
     batches = partial(_batches, loaded, read, options.folds)
-    found = token_errors(loaded.decoder, batches, partial(_text, loaded), options, name=loaded.name, text=str(read))
+    found = token_errors(loaded.decoder, batches, loaded.decode, options, name=loaded.name, text=str(read))
     if out is None:
         return found, None
     with alone_in(out) as folder:
@@ -53,7 +53,3 @@ def _batches(loaded: Pretrained, text: Text, folds: int) -> Iterator[dict[str, T
     batches = text.batches(loaded.tokenizer, loaded.context, loaded.model.device, folds=folds)
     expected = text.expected_tokens(loaded.tokenizer)
     return watched(batches, expected, "reading", lambda batch: batch["input_ids"].numel())
-
-
-def _text(loaded: Pretrained, ids: list[int]) -> str:
-    return str(loaded.tokenizer.decode(ids, clean_up_tokenization_spaces=False))

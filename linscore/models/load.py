@@ -58,6 +58,10 @@ class Pretrained(NamedTuple):
         """Where the model keeps its blocks; found anew at each call."""
         return find_decoder(self.model)
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids as it stood, no space tidied away."""
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
 
 def load_pretrained(
     name: str = EMBEDDED,

@@ -210,39 +210,3 @@ def at_step(data: Datasets) -> Spec:
     drawn = base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28))
     told = alt.Title(alt.expr(f"'step ' + format({steps}[checkpoint], ',')"), anchor="start", fontSize=13)
     return draw.spec(drawn.properties(title=told), "held-out scores at one training step")
-
-
-def histogram() -> Spec:
-    """How the tokens' shares are spread, a line for each block."""
-    import altair as alt
-
-    base = draw.chart("shares").encode(
-        x=alt.X("log_share:Q", title="log₁₀ of a token's share of what is missed"),
-        y=alt.Y("part:Q", title="part of the tokens", axis=alt.Axis(format="%")),
-        color=alt.Color("block:Q", title="block", scale=alt.Scale(scheme="viridis")),
-        detail="model:N",
-        tooltip=[*draw.where(), alt.Tooltip("log_share:Q", format=".2f"), alt.Tooltip("part:Q", format=".2%")],
-    )
-    return draw.spec(base.mark_line(strokeWidth=1.5), "how shares of single tokens are spread in each block")
-
-
-def knowing(data: Datasets) -> Spec:
-    """What of each block's update the token alone tells, and what the state does."""
-    import altair as alt
-
-    rows, names = data["knowing"], ("linear", "tokenwise")
-    base = (
-        draw.chart("knowing")
-        .transform_fold([*names], as_=["key", "value"])
-        .transform_calculate(what=f"{draw.literal({name: FIGURES[name][0] for name in names})}[datum.key]")
-        .encode(
-            x=draw.depth(rows),
-            y=alt.Y("value:Q", title="part of what the block adds, held out"),
-            color=draw.colour(rows),
-            strokeDash=draw.dash("what:N", [FIGURES[name][0] for name in names]),
-            tooltip=draw.told([*names, "unexplained"]),
-        )
-    )
-    return draw.spec(
-        base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28)), "what the token and the state tell"
-    )

@@ -149,9 +149,15 @@ def _vegalite(schema: str) -> str:
 
 
 def figure(value: Any) -> str:
-    """A cell of a table: five digits, or a dash where there is nothing."""
+    """A cell of a table: five digits, a dash where there is nothing, and of text the spaces around it, too."""
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:.5g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else _seen(str(value))
+
+
+def _seen(text: str) -> str:
+    inner = text.strip(" ")
+    before = len(text) - len(text.lstrip(" ")) if inner else len(text)
+    return ("␣" * before + inner + "␣" * (len(text) - before - len(inner))).replace("\n", "⏎").replace("\t", "⇥")

@@ -19,15 +19,18 @@ def datasets(
     reports: Sequence[Mapping[str, Any]],
     series: Mapping[str, Mapping[str, Any]] = EMPTY,
     tokens: Sequence[Mapping[str, Any]] = (),
+    lenses: Sequence[Mapping[str, Any]] = (),
 ) -> Datasets:
     """Everything that is drawn: `blocks`, `parts`, `spans` and `looks` of reports, `steps` of series of checkpoints.
 
-    Of the errors of single tokens `knowing`, a row for each block, `shares`, one for each bin, `worst` and `types`.
+    Of the errors of single tokens `knowing`, a row for each block, `shares`, one for each bin, `worst` and `types`; of
+    lenses `depths`, and of any two depths `pairs`.
 
     Args:
         reports: as `Report.to_dict` gives them.
         series: by their names, as `Dynamics.to_dict`.
         tokens: as `TokenErrors.to_dict`.
+        lenses: as `Lens.to_dict`.
     """
     found: Datasets = {name: [] for name in TABLES}
     for name, report in zip(labels([report["model"] for report in reports]), reports, strict=True):
@@ -43,6 +46,9 @@ def datasets(
         for block in one["blocks"]:
             for dataset, rows in _of_tokens(name, block, one["depth"]).items():
                 found[dataset] += rows
+    for name, one in zip(labels([of["model"] for of in lenses]), lenses, strict=True):
+        found["depths"] += [{"model": name} | dict(depth) for depth in one["depths"]]
+        found["pairs"] += list(_pairs(name, one["similarity"]))
     return {name: rows for name, rows in found.items() if rows}
 
 
@@ -99,3 +105,11 @@ def _of_tokens(name: str, block: Mapping[str, Any], depth: int) -> Datasets:
         "worst": [place | dict(one) for one in block["worst"]],
         "types": [place | dict(one) for one in block["types"]],
     }
+
+
+def _pairs(name: str, similarity: Mapping[str, Sequence[Sequence[float]]]) -> Iterator[Row]:
+    """Of any two depths, the lower first: the matrices are symmetric."""
+    for first in range(len(similarity["cka"])):
+        for second in range(first, len(similarity["cka"])):
+            values = {key: matrix[first][second] for key, matrix in similarity.items()}
+            yield {"model": name, "first": first, "second": second} | values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from linscore.pages import charts
+from linscore.pages import charts, state_charts
 from linscore.pages.page import Chart, Column, Heat, Section, Table
 from linscore.pages.rows import Datasets
 
@@ -61,8 +61,8 @@ def series_sections(data: Datasets) -> Iterator[Section]:
 def token_sections(data: Datasets, texts: Sequence[Heat]) -> Iterator[Section]:
     """What is drawn of the errors of single tokens."""
     drawn = [
-        Chart(charts.knowing(data), "What the token alone tells of a block's update, and what the state does."),
-        Chart(charts.histogram(), "1 is what the block adds to a token on average."),
+        Chart(state_charts.knowing(data), "What the token alone tells of a block's update, and what the state does."),
+        Chart(state_charts.histogram(), "1 is what the block adds to a token on average."),
     ]
     note = "What the held-out map of a block misses of single tokens: the higher, the less linear the block is there."
     yield Section("tokens", "Token by token", note, drawn, [_worst(data)], heats=texts)
@@ -83,6 +83,16 @@ def _worst(data: Datasets) -> Table:
         Column("behind", left=True),
     ]
     return Table(f"The {SHOWN} tokens that each block's map misses the most", columns, rows)
+
+
+def lens_sections(data: Datasets, grids: Sequence[Table]) -> Iterator[Section]:
+    """What is drawn of states at every depth; `grids` are the predictions of each model."""
+    drawn = [Chart(state_charts.dimension(data), "TwoNN: how many dimensions the states fill near each other.")]
+    if any(row["loss"] is not None for row in data["depths"]):
+        drawn.insert(0, Chart(state_charts.read_off(data), "The next token, read off each depth by the model's head."))
+    models = list(dict.fromkeys(row["model"] for row in data["depths"]))
+    drawn += [Chart(state_charts.alike(model), model if len(models) > 1 else "Any two depths.") for model in models]
+    yield Section("depths", "What states know at every depth", "A sample of tokens, depth by depth.", drawn, grids)
 
 
 def number_section() -> Section:

@@ -32,6 +32,11 @@ FIGURES = {
     "tokenwise": ("known by the token", "part of what the block adds that the state entering block 0 explains"),
     "linear": ("known by the state", "part of what the block adds that the state entering it explains"),
     "tail_index": ("tail index", "Hill's α of the errors: the smaller, the fewer tokens carry them"),
+    "loss": ("loss", "nats a token of the next one, read off here by the final norm and the head"),
+    "loss_without_norm": ("loss without norm", "the same without the final norm"),
+    "agrees": ("agrees", "share of tokens whose likeliest next one is already the model's"),
+    "dimension": ("intrinsic dimension", "by TwoNN"),
+    "cka_debiased": ("debiased CKA", "the same, 0 for unrelated states however few the tokens"),
     "heavy_rows": ("heavy tokens", "far from all others: attention sinks"),
     "rows": ("tokens", "that count"),
 }  # fmt: skip
@@ -46,6 +51,8 @@ TABLES = {
     "knowing": "errors of single tokens",
     "shares": "histograms of tokens",
     "worst": "tokens that are missed the most",
+    "depths": "states at every depth",
+    "pairs": "similarity of depths",
     "types": "entries of the vocabulary that are missed the most",
 }
 

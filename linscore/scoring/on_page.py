@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -11,7 +11,7 @@ from linscore.machine.extras import need
 from linscore.options import BY
 from linscore.pages.page import Column, Heat, Page, Section, Table, html
 from linscore.pages.rows import EMPTY, datasets, labels
-from linscore.pages.sections import number_section, report_sections, series_sections, token_sections
+from linscore.pages.sections import lens_sections, number_section, report_sections, series_sections, token_sections
 from linscore.pages.words import FIGURES
 from linscore.scoring.block_figures import mean_of
 from linscore.scoring.ranking import lowest_first, ranked
@@ -25,34 +25,37 @@ def page_of(
     reports: Sequence[Report],
     series: Mapping[str, Mapping[str, Any]] = EMPTY,
     tokens: Sequence[Mapping[str, Any]] = (),
+    lenses: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """One self-contained HTML file of reports, of series of checkpoints, and of the errors of single tokens.
+    """One self-contained HTML file of reports, of series of checkpoints, of errors of single tokens, and of lenses.
 
     Args:
         reports: of one model or several, which are drawn over each other.
         series: by their names, as `Dynamics.to_dict` gives them.
         tokens: as `TokenErrors.to_dict` gives them.
+        lenses: as `Lens.to_dict` gives them.
 
     Raises:
         LinscoreError: for none of them, or without the packages that draw (`pip install 'linscore[html]'`).
     """
     check_page()
-    if not reports and not series and not tokens:
-        raise LinscoreError("there is nothing to show: give a report, a series of checkpoints or errors of tokens")
+    if not (reports or series or tokens or lenses):
+        raise LinscoreError("there is nothing to show: give a report, a series, errors of tokens or a lens")
     sources = [report.to_dict() for report in reports]
-    rows = datasets(sources, series, tokens)
+    rows = datasets(sources, series, tokens, lenses)
     sections = [*(report_sections(rows) if reports else ())]
     sections += [_ranking(reports)] * bool(reports)
     sections += [*(series_sections(rows) if series else ())]
-    sections += [*(token_sections(rows, [_heat(one) for one in tokens]) if tokens else ()), number_section()]
+    sections += [*(token_sections(rows, [_heat(one) for one in tokens]) if tokens else ())]
+    sections += [*(lens_sections(rows, [*_grids(lenses)]) if lenses else ()), number_section()]
     page = Page(
-        title=_title([*_names(reports), *series] or [one["model"] for one in tokens]),
-        about=_about(reports, series, tokens),
+        title=_title([*_names(reports), *series] or [one["model"] for one in (*tokens, *lenses)]),
+        about=_about(reports, series, tokens, lenses),
         verdict=_verdict(reports),
         doubts=_doubts(reports),
         sections=[section for section in sections if section.charts or section.tables or section.saves],
         rows=rows,
-        sources=[*sources, *series.values(), *tokens],
+        sources=[*sources, *series.values(), *tokens, *lenses],
     )
     return html(page)
 
@@ -87,7 +90,21 @@ def _heat(tokens: Mapping[str, Any]) -> Heat:
     )
 
 
-def _about(reports: Sequence[Report], series: Mapping[str, Any], tokens: Sequence[Mapping[str, Any]]) -> str:
+def _grids(lenses: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """The likeliest next token at every depth, one column a token of the text."""
+    for name, lens in zip(labels([one["model"] for one in lenses]), lenses, strict=True):
+        if (found := lens["predictions"]) is not None:
+            columns = [Column("depth"), *(Column(token, left=True) for token in found["tokens"])]
+            rows = [[depth, *tops] for depth, tops in enumerate(found["tops"])]
+            yield Table(f"The likeliest next token, read off every depth of {name}", columns, rows)
+
+
+def _about(
+    reports: Sequence[Report],
+    series: Mapping[str, Any],
+    tokens: Sequence[Mapping[str, Any]],
+    lenses: Sequence[Mapping[str, Any]],
+) -> str:
     parts = [
         f"{name}: {report.depth} blocks of width {report.width:,}, {report.tokens:,} tokens of "
         f"{report.text or 'an unnamed text'}, {report.folds} fold{'s' * (report.folds > 1)}, {report.dtype}"
@@ -95,6 +112,7 @@ def _about(reports: Sequence[Report], series: Mapping[str, Any], tokens: Sequenc
     ]
     parts += [f"{name}: {len(of['steps'])} checkpoints on {of['tokens']:,} tokens" for name, of in series.items()]
     parts += [f"{one['model']}, token by token: {one['tokens']:,} of {one['text']}" for one in tokens]
+    parts += [f"{one['model']}, depth by depth: {one['tokens']:,} tokens of {one['text']}" for one in lenses]
     return "; ".join(parts) + "."
 
 

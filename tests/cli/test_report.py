@@ -22,7 +22,7 @@ def test_report_prints_tables_or_writes_a_page(run, scored, tmp_path):
 
 def test_report_says_what_is_wrong(run, scored, tmp_path):
     for args, line in (
-        ([tmp_path], f"{tmp_path} holds none of report.json, dynamics.json, tokens.json"),
+        ([tmp_path], f"{tmp_path} holds none of report.json, dynamics.json, tokens.json, lens.json"),
         ([scored, "--out", "page.html"], "--out is where the page goes: give --html with it"),
         ([scored, "--html", "--out", tmp_path], f"{tmp_path} is a folder: give the name of a file as --out"),
     ):

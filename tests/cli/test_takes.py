@@ -37,6 +37,7 @@ PROMISED = {
     "learning-rate longest score-text tokens device trust-remote-code out json",
     "dynamics": "revisions text dataset tokens seq-len batch-size out dtype device trust-remote-code json",
     "probe": "data dataset text-field label-field pool batch-size seed out dtype device trust-remote-code json",
+    "lens": "text dataset tokens seq-len batch-size out dtype device trust-remote-code json",
     "tokens": "text dataset tokens seq-len batch-size folds skip-first precision skip-special blocks out dtype device "
     "trust-remote-code json",
     "bench": "width tokens dtype device tune tune-widths tune-paths tune-seconds tune-file",

@@ -1,0 +1,1 @@
+"""Functions of other tools under their own names."""
