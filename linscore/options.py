@@ -93,6 +93,11 @@ class ScoreOptions:
         fuse_output: the same from the projection's d outputs, 16·d² bytes a span and fold.
         skip_tokens: token ids whose positions do not count, such as the special ones.
         backend: "triton" or "eager"; by default $LINSCORE_BACKEND, else what fits the device.
+
+    Examples:
+        >>> options = linscore.ScoreOptions(folds=4, skip_first=1)
+        >>> linscore.score(model, batches, options).folds
+        4
     """
 
     folds: int = option(2, "Cross-validation folds for held-out scores.")
@@ -141,7 +146,13 @@ class SaveOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class KeepOptions:
-    """When a run that takes long is saved, so that it can be gone on with."""
+    """When a run that takes long is saved, so that it can be gone on with.
+
+    Examples:
+        >>> keep = linscore.KeepOptions(save_minutes=30)
+        >>> len(linscore.score(model, batches, out="kept", keep=keep).blocks)
+        6
+    """
 
     save_minutes: float = option(10.0, "Minutes between saves of what is collected.", "N")
     save_tokens: int | None = option(None, "Tokens between saves, where that is sooner.", "N")

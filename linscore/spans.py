@@ -19,7 +19,13 @@ class _Ends(NamedTuple):
 
 
 class Span(_Ends):
-    """Blocks `first` to `last`, both included; written "3" or "3-5"."""
+    """Blocks `first` to `last`, both included; written "3" or "3-5".
+
+    Examples:
+        >>> span = linscore.Span.parse("3-5")
+        >>> span.first, span.last, str(span)
+        (3, 5, '3-5')
+    """
 
     __slots__ = ()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import linscore_kernels
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -29,7 +31,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             for entry in entries if isinstance(entries, list) else ():
                 for title, place in entry.items():
                     if place == FOLDER:
-                        entry[title] = [{room: f"{FOLDER}{room}.md"} for room in pages()]
+                        entry[title] = [place + "index.md", *({room: f"{place}{room}.md"} for room in pages())]
     return config
 
 
@@ -37,5 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages."""
     for room, names in pages().items():
         blocks = "\n".join(f"::: {name}\n" for name in names)
-        files.append(File.generated(config, f"{FOLDER}{room}.md", content=f"# {room}\n\n{blocks}"))
+        lead = str(import_module(names[-1].partition(".")[0] if room == "kernels" else f"linscore.{room}").__doc__)
+        content = f"# {room}\n\n{lead.splitlines()[0]}\n\n{blocks}"
+        files.append(File.generated(config, f"{FOLDER}{room}.md", content=content))
     return files

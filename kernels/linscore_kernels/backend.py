@@ -12,7 +12,12 @@ import torch
 from .errors import LinscoreError
 
 BACKENDS = ("triton", "eager")
-"""The names that `backend` may have, beside "auto"."""
+"""The names that `backend` may have, beside "auto".
+
+Examples:
+    >>> linscore_kernels.choose_backend("cpu") in linscore_kernels.BACKENDS
+    True
+"""
 VARIABLE = "LINSCORE_BACKEND"
 
 
@@ -20,6 +25,10 @@ def choose_backend(device: torch.device | str, wanted: str | None = None) -> str
     """The backend's name for tensors on `device`: `wanted`, else $LINSCORE_BACKEND, else what fits the device.
 
     Raises LinscoreError for an unknown name, and where Triton is asked for and cannot run.
+
+    Examples:
+        >>> linscore_kernels.choose_backend("cpu", "eager")
+        'eager'
     """
     name = wanted or os.environ.get(VARIABLE) or "auto"
     on_gpu = torch.device(device).type == "cuda"
@@ -35,7 +44,12 @@ def choose_backend(device: torch.device | str, wanted: str | None = None) -> str
 
 
 def has_triton() -> bool:
-    """Whether the triton package is installed."""
+    """Whether the triton package is installed.
+
+    Examples:
+        >>> linscore_kernels.has_triton() in (True, False)
+        True
+    """
     return importlib.util.find_spec("triton") is not None
 
 

@@ -31,7 +31,13 @@ SMALLEST, LARGEST = 2.0**-100, 2.0**120
 
 @dataclass(frozen=True)
 class Pilot:
-    """Where the products are centred, how columns are scaled, and which rows are heavy: fixed once, stored."""
+    """Where the products are centred, how columns are scaled, and which rows are heavy: fixed once, stored.
+
+    Examples:
+        >>> pilot = linscore_kernels.Pilot.choose(x, y)
+        >>> pilot.center_x.shape, bool((y - x).norm(dim=1).max() < pilot.limit_delta)
+        (torch.Size([16]), True)
+    """
 
     center_x: Tensor  # [d] float32, median of the pilot rows; 0 where that of 16-bit states is small
     center_delta: Tensor  # [e] float32, likewise; e = d but where a given δ is narrower

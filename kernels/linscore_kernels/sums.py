@@ -18,15 +18,44 @@ import torch
 from torch import Tensor
 
 LIGHT = 0
-"""Status of a row near the pilot's centre, which is multiplied in 16 or 32 bits."""
+"""Status of a row near the pilot's centre, which is multiplied in 16 or 32 bits.
+
+Examples:
+    >>> pilot = linscore_kernels.Pilot.choose(x, y)
+    >>> stats = linscore_kernels.token_stats(x, y, pilot=pilot)
+    >>> int((stats.status == linscore_kernels.LIGHT).sum())
+    600
+"""
 HEAVY = 1
-"""Status of a row 20 medians out in x or δ, which is summed apart."""
+"""Status of a row 20 medians out in x or δ, which is summed apart.
+
+Examples:
+    >>> sink = torch.cat([x, 1000 * x[:1]])
+    >>> pilot = linscore_kernels.Pilot.choose(x, y)
+    >>> stats = linscore_kernels.token_stats(sink, delta=torch.zeros_like(sink), pilot=pilot)
+    >>> int((stats.status == linscore_kernels.HEAVY).sum())
+    1
+"""
 NONFINITE = 2
-"""Status of a row that holds a NaN or an infinity, which is left out."""
+"""Status of a row that holds a NaN or an infinity, which is left out.
+
+Examples:
+    >>> torn = torch.cat([x, torch.full((1, 16), float("nan"))])
+    >>> stats = linscore_kernels.token_stats(torn, delta=torn, pilot=linscore_kernels.Pilot.choose(x, y))
+    >>> int((stats.status == linscore_kernels.NONFINITE).sum())
+    1
+"""
 
 FIGURES = ("norm_x", "norm_y", "norm_delta", "q_delta", "rounding")
 """What the pass over the tokens reads off each row: ‖x‖, ‖y‖, ‖δ‖, ‖δ − c_δ‖², and Σ ulp(y)²/12, the noise that storing
-y in 16 bits adds to δ."""
+y in 16 bits adds to δ.
+
+Examples:
+    >>> stats = linscore_kernels.token_stats(x, y, pilot=linscore_kernels.Pilot.choose(x, y))
+    >>> norm_x = stats.figures[linscore_kernels.FIGURES.index("norm_x")]
+    >>> torch.allclose(norm_x, x.norm(dim=1))
+    True
+"""
 
 SCALARS = (
     "q_delta",
@@ -38,11 +67,25 @@ SCALARS = (
     "norm_delta",
     "rounding",
 )
-"""The figures whose sums over the rows are kept, in this order."""
+"""The figures whose sums over the rows are kept, in this order.
+
+Examples:
+    >>> second = torch.zeros(16, 32, dtype=torch.float64)
+    >>> sums = linscore_kernels.accumulate(x, y, None, second, pilot=linscore_kernels.Pilot.choose(x, y))
+    >>> norm_delta = sums.totals[linscore_kernels.SCALARS.index("norm_delta")]
+    >>> torch.allclose(norm_delta.float(), (y - x).norm(dim=1).sum())
+    True
+"""
 
 
 class TokenStats(NamedTuple):
-    """The operands of the products and the per-token figures of `n` rows; operands of rows that are not light are 0."""
+    """The operands of the products and the per-token figures of `n` rows; operands of rows that are not light are 0.
+
+    Examples:
+        >>> stats = linscore_kernels.token_stats(x, y, pilot=linscore_kernels.Pilot.choose(x, y))
+        >>> stats.figures.shape, stats.status.dtype
+        (torch.Size([5, 600]), torch.uint8)
+    """
 
     operands: Tensor  # [2, ≥ n, ≥ d] x̂ and δ̂, or [4, …] x_hi, x_lo, δ_hi, δ_lo; zero beyond [n, d]
     figures: Tensor  # [5, n] float32 or float64, in the order of FIGURES
@@ -51,7 +94,14 @@ class TokenStats(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Everything additive about some rows except their second moments."""
+    """Everything additive about some rows except their second moments.
+
+    Examples:
+        >>> second = torch.zeros(16, 32, dtype=torch.float64)
+        >>> sums = linscore_kernels.accumulate(x, y, None, second, pilot=linscore_kernels.Pilot.choose(x, y))
+        >>> int(sums.n), sums.columns.shape
+        (600, torch.Size([2, 16]))
+    """
 
     columns: Tensor  # [2, d] float64 over light rows: Σ(x − c_x), Σ(δ − c_δ); zero beyond the width of δ
     totals: Tensor  # [len(SCALARS) + 3] float64: the sums of SCALARS, and how many rows are light, heavy, non-finite

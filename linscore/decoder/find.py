@@ -76,6 +76,11 @@ def find_decoder(model: nn.Module) -> Decoder:
 
     Raises:
         LinscoreError: if the model is an encoder-decoder, or has no such list, several, or no token embedding.
+
+    Examples:
+        >>> decoder = linscore.find_decoder(model)
+        >>> decoder.path, len(decoder.blocks), decoder.width
+        ('model.layers', 6, 16)
     """
     model = unwrapped(model)
     if not isinstance(model, nn.Module):

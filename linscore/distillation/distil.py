@@ -107,6 +107,12 @@ def distil(
 
     Raises:
         LinscoreError: for arguments that do not fit, or a loss that is not finite; the steps before it stay done.
+
+    Examples:
+        >>> student = linscore.drop(model, [3])
+        >>> losses = linscore.distil(student, model, batches, pairs={2: 3}, steps=2)
+        >>> len(losses)
+        2
     """
     settings = Distillation(**how)
     _check(steps, settings, folder, save_every, resume)

@@ -45,6 +45,11 @@ class LinearityCallback(TrainerCallback):
     Raises:
         LinscoreError: if `every` is below 1 or `batches` can be read only once; while training, as `linscore.score`,
             or if `out` holds another series.
+
+    Examples:
+        >>> callback = linscore.LinearityCallback(batches, every=500, out="series")
+        >>> type(callback).__mro__[1].__name__
+        'TrainerCallback'
     """
 
     def __init__(

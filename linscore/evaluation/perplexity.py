@@ -40,6 +40,11 @@ class TextLoss:
         tokens: how many tokens were predicted.
         bytes: how many bytes of UTF-8 text they stand for.
         seconds: spent on forward passes and losses; reading and tokenizing left out.
+
+    Examples:
+        >>> found = linscore.TextLoss(nll=300.0, tokens=100, bytes=400, seconds=0.5)
+        >>> found.nats_per_token, round(found.perplexity, 2), round(found.bits_per_byte, 2)
+        (3.0, 20.09, 1.08)
     """
 
     nll: float
@@ -98,6 +103,11 @@ def text_loss(
 
     Raises:
         LinscoreError: an option is out of range, or the text has no token to predict.
+
+    Examples:
+        >>> found = linscore.text_loss(model, tokenizer, ["def f(x): return x"], window=32, stride=16)
+        >>> found.tokens > 5, found.perplexity > 1
+        (True, True)
     """
     reader, fitting = Reader(tokenizer, tokens), Fitting()
     batches = (ahead or Ahead(None)).read(reader.batches(documents, window, stride, batch_size))

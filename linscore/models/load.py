@@ -82,6 +82,11 @@ def load_pretrained(
     Raises:
         LinscoreError: when there is no such model, device or dtype, it is not a causal language model, it needs code of
             its own that may not run, or accelerate is missing for a placement that needs it.
+
+    Examples:
+        >>> loaded = linscore.load_pretrained("embedded")
+        >>> type(loaded.model).__name__, len(loaded.tokenizer)
+        ('LlamaForCausalLM', 2048)
     """
     one_of("placement", placement, PLACEMENTS)
     where, weights = choose_device(device), None
@@ -184,6 +189,11 @@ def load(
     Raises:
         LinscoreError: when there is no such model, device or dtype, its weights do not fit its configuration, or it
             needs code of its own that may not run.
+
+    Examples:
+        >>> model.save_pretrained("plain")
+        >>> type(linscore.load("plain", dtype="bfloat16")).__name__
+        'LlamaForCausalLM'
     """
     where = choose_device(device)
     with _loading(str(path)):

@@ -68,6 +68,15 @@ class LinearityRegularizer:
         LinscoreError: for a weight that is not finite or a model without a list of blocks; in the forward pass, for too
             few tokens, an attention mask that is not `[B, T]`, or a way of running the blocks that would give wrong
             gradients.
+
+    Examples:
+        >>> regularizer = linscore.LinearityRegularizer(model.train(), cosine=0.5)
+        >>> loss = model(batches[0], labels=batches[0]).loss
+        >>> penalty = regularizer.loss()
+        >>> (loss + penalty).backward()
+        >>> bool(penalty > 0)
+        True
+        >>> regularizer.remove()
     """
 
     def __init__(

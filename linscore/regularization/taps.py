@@ -239,6 +239,11 @@ def layer_loss(
 
     A scalar, float32 (float64 for float64 states); torch.compile keeps a caller's graph whole. Raises LinscoreError as
     `Chain` does.
+
+    Examples:
+        >>> states = model(batches[0], output_hidden_states=True).hidden_states[:-1]
+        >>> linscore.layer_loss(states, cosine=1.0).shape
+        torch.Size([])
     """
     chain = Chain(mask, cosine=cosine, mse=mse, tokens=tokens, pairs=pairs)
     if len(states) > 1 and chain.active:

@@ -53,6 +53,15 @@ class LinearityRegularizerMixin(_Base):
 
     Raises:
         LinscoreError: as `LinearityRegularizer`.
+
+    Examples:
+        >>> class MyTrainer(linscore.LinearityRegularizerMixin, Trainer): ...
+        >>> args = TrainingArguments("run", max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True)
+        >>> rows = [{"input_ids": row, "labels": row} for row in batches[0]]
+        >>> trainer = MyTrainer(model, args, train_dataset=rows, cosine=0.1)
+        >>> trainer.train().global_step
+        {'train_runtime': ...
+        1
     """
 
     def __init__(
@@ -165,7 +174,16 @@ class LinearityRegularizerMixin(_Base):
 
 
 class RegularizedTrainer(LinearityRegularizerMixin, Trainer):
-    """transformers' Trainer with a linearity regularizer: see `LinearityRegularizerMixin`."""
+    """transformers' Trainer with a linearity regularizer: see `LinearityRegularizerMixin`.
+
+    Examples:
+        >>> args = TrainingArguments("run", max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True)
+        >>> rows = [{"input_ids": row, "labels": row} for row in batches[0]]
+        >>> trainer = linscore.RegularizedTrainer(model, args, train_dataset=rows, mse=0.01)
+        >>> trainer.train().global_step
+        {'train_runtime': ...
+        1
+    """
 
 
 def log_beside(trainer: Trainer, control: TrainerControl, figures: dict[str, float]) -> None:

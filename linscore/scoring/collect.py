@@ -51,6 +51,13 @@ class Collector:
             and "fuse.3-5.output": see `SpanStates`.
         tokens: rows that were meant to count. `nonfinite_rows`: those of them left out of every block.
         crowded: names of moments that met more heavy rows in a batch than are held, and wait for their number since.
+
+    Examples:
+        >>> collector = linscore.Collector(linscore.find_decoder(model), blocks=[2], folds=1)
+        >>> collector.add(batches[0])
+        256
+        >>> list(collector.moments)
+        ['block.2', 'state.3']
     """
 
     def __init__(

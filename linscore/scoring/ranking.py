@@ -38,6 +38,10 @@ def rank(report: Report, by: str = BY, span: int = 1) -> Sequence[BlockReport | 
 
     Raises:
         LinscoreError: when `by` is no figure that ranks, no block has it, or no span of that length was scored.
+
+    Examples:
+        >>> [block.index for block in linscore.rank(report, by="linearity")]
+        [..., ..., ..., ..., ..., ...]
     """
     scored, by = _scored(report, span), figure_of(by)
     if by == PERPLEXITY:

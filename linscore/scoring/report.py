@@ -41,7 +41,13 @@ class ScoreWarning:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReport(BlockMetrics):
-    """The figures of block `index` (see `BlockMetrics`) and, where asked for, of its attention and MLP."""
+    """The figures of block `index` (see `BlockMetrics`) and, where asked for, of its attention and MLP.
+
+    Examples:
+        >>> block = report.blocks[3]
+        >>> block.index, block.linearity == 1 - block.relative_error**2
+        (3, True)
+    """
 
     index: int
     sub_blocks: dict[str, BlockMetrics] | None = None
@@ -67,7 +73,15 @@ class SpanReport(BlockMetrics):
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All scores of one run. `moments` is what they were computed from, by name (see `Collector`)."""
+    """All scores of one run. `moments` is what they were computed from, by name (see `Collector`).
+
+    Examples:
+        >>> report_file, moments_file = report.save("scored")
+        >>> linscore.Report.load("scored").blocks[3].linearity == report.blocks[3].linearity
+        True
+        >>> report.to_dict()["tokens"]
+        512
+    """
 
     model: str
     text: str | None  # where the tokens came from, if it was said

@@ -79,6 +79,11 @@ def score(
         LinscoreError: when the model is no such decoder, another score of it is under way, it cannot be fused, the
             batches cannot be used, or `out` holds a run that is not to be gone on with, or cannot be.
         Interrupted: by Ctrl-C, where there is a run to go on with.
+
+    Examples:
+        >>> report = linscore.score(model, batches, spans=[linscore.Span(3, 5)], skip_first=1)
+        >>> len(report.blocks), len(report.spans), report.tokens
+        (6, 1, 496)
     """
     decoder, options = find_decoder(model), replace(options or ScoreOptions(), **changes)
     about: dict[str, Any] = {"spectra": spectra, "name": name, "text": text, "progress": progress}

@@ -48,6 +48,13 @@ class Moments:
 
     Raises:
         LinscoreError: for a width, number of folds, precision or backend that cannot be.
+
+    Examples:
+        >>> moments = linscore.Moments(d=16, folds=2)
+        >>> status = moments.update(x[:300], y[:300], fold=0)
+        >>> status = moments.update(x[300:], delta=y[300:] - x[300:], fold=1)  # of each row: light, heavy or not finite
+        >>> moments.rows(0), moments.rows(1)
+        (300, 300)
     """
 
     def __init__(

@@ -31,7 +31,13 @@ DIGESTS = "digests"
 
 
 def save_moments(path: str | Path, moments: Mapping[str, Moments], **facts: Any) -> None:
-    """Write `moments` and JSON-able `facts` (model, tokens, …); an older file is replaced only by a whole new one."""
+    """Write `moments` and JSON-able `facts` (model, tokens, …); an older file is replaced only by a whole new one.
+
+    Examples:
+        >>> linscore.save_moments("moments.safetensors", {"mine": moments}, tokens=600)
+        >>> linscore.load_moments("moments.safetensors")[1]
+        {'tokens': 600}
+    """
     with whole_file(path) as new:
         write_moments(new, moments, **facts)
 
@@ -55,6 +61,12 @@ def load_moments(path: str | Path, names: Collection[str] | None = None) -> tupl
 
     Raises:
         LinscoreError: when it is missing, damaged, or not such a file.
+
+    Examples:
+        >>> linscore.save_moments("moments.safetensors", {"mine": moments}, text="a talk")
+        >>> kept, facts = linscore.load_moments("moments.safetensors")
+        >>> kept["mine"].d, facts
+        (16, {'text': 'a talk'})
     """
     with _opened(path) as (file, head):
         wanted = {name: one for name, one in head.moments.items() if names is None or name in names}

@@ -40,6 +40,11 @@ class Choice:
         sequential: measured again after each span, on the model without those before it.
         whole: the perplexity with nothing left out; None for other figures.
         scored: model, text and tokens that the figures come from.
+
+    Examples:
+        >>> choice = linscore.Choice([4, 2], by="block_influence", figures={"4": 0.012, "2": 0.025})
+        >>> choice.spans
+        [Span(first=4, last=4), Span(first=2, last=2)]
     """
 
     blocks: list[int]
@@ -87,6 +92,11 @@ def choose(
 
     Raises:
         LinscoreError: as `score`, `drop` and `choose_from`.
+
+    Examples:
+        >>> choice = linscore.choose(model, batches, 2, by="block_influence")
+        >>> len(choice.blocks), choice.by
+        (2, 'block_influence')
     """
     return choose_blocks(find_decoder(model), batches, count, by=by, span=span, sequential=sequential)
 
@@ -121,7 +131,13 @@ def choose_blocks(
 
 
 def losses_without(model: PreTrainedModel, batches: Iterable[Batch], span: int = 1) -> dict[Span | None, float]:
-    """Loss in nats per token with each span of `span` consecutive blocks left out, and with none of them (None)."""
+    """Loss in nats per token with each span of `span` consecutive blocks left out, and with none of them (None).
+
+    Examples:
+        >>> losses = linscore.losses_without(model, batches)
+        >>> len(losses), losses[None] > 0  # each block, and none
+        (7, True)
+    """
     decoder = find_decoder(model)
     return left_out_losses(decoder, batches, _spans(len(decoder.blocks), span))
 

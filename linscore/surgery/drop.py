@@ -38,6 +38,11 @@ def drop(model: nn.Module, blocks: Collection[int]) -> PreTrainedModel:
         LinscoreError: if an index is not there or given twice, if no block would be left, if the model is none of
             transformers', with adapters, quantized, spread over devices, or of a family whose structure depends on the
             index.
+
+    Examples:
+        >>> smaller = linscore.drop(model, [3, 5])
+        >>> smaller.config.num_hidden_layers, model.config.num_hidden_layers
+        (4, 6)
     """
     return drop_blocks(find_decoder(model), blocks).model  # type: ignore[return-value]
 

@@ -42,7 +42,14 @@ FORMS: dict[str, tuple[Fused, ...]] = {
 
 @dataclass(frozen=True)
 class Fusion:
-    """What is added to a projection `[p, d]` and its bias so that it stands for the span after it too."""
+    """What is added to a projection `[p, d]` and its bias so that it stands for the span after it too.
+
+    Examples:
+        >>> moments_of = linscore.score(model, batches, fuse_output=[linscore.Span(3, 3)]).moments
+        >>> fusion = linscore.fit_fusion(model, 3, moments_of)
+        >>> fusion.weight.shape, fusion.on
+        (torch.Size([32, 16]), 'output')
+    """
 
     weight: Tensor  # [p, d] float64, for x @ W
     bias: Tensor | None  # [d] float64; None where the projection has none
@@ -69,6 +76,12 @@ def fit_fusion(
 
     Raises:
         LinscoreError: where there are no such moments, or no projection that could take the map.
+
+    Examples:
+        >>> span = linscore.Span(3, 4)
+        >>> pairs = linscore.score(model, batches, spans=[span], fuse=[span]).moments
+        >>> linscore.fit_fusion(model, span, pairs).on
+        'intermediate'
     """
     one_of("on", on, FORMS)
     span = Span(span, span) if isinstance(span, int) else span
@@ -89,6 +102,11 @@ def fuse(model: nn.Module, fusions: Mapping[int, Fusion] | Mapping[Span, Fusion]
 
     Raises:
         LinscoreError: as `drop`, and where the block before a span goes too or has no projection that fits.
+
+    Examples:
+        >>> pairs = linscore.score(model, batches, fuse=[linscore.Span(3, 3)]).moments
+        >>> linscore.fuse(model, {3: linscore.fit_fusion(model, 3, pairs)}).config.num_hidden_layers
+        5
     """
     all_of("fusions", fusions, int | Span, "blocks, each with its fusion")
     spans = {Span(key, key) if isinstance(key, int) else key: fusion for key, fusion in fusions.items()}

@@ -46,6 +46,13 @@ def linearize(model: Model, maps: Mapping[Any, AffineMap]) -> Model:
     Raises:
         LinscoreError: for an index or a width that does not fit, spans that overlap, or a model with adapters or one
             that accelerate has spread over devices; with longer spans, whatever `drop` refuses.
+
+    Examples:
+        >>> fitted = linscore.fit_block_map(report.moments["block.3"], ridge="auto")
+        >>> linear = linscore.linearize(model, {3: fitted})
+        >>> linear.save_pretrained("linear")
+        >>> linscore.load("linear").config.linear_blocks[3] is not None
+        True
     """
     all_of("maps", maps, int | str | Span | Unit, "blocks, each with its map")
     all_of("maps", maps.values(), AffineMap, "blocks, each with its map")

@@ -80,7 +80,13 @@ def _expected(choice: dict[str, Any], operation: Operation) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """The content of `linscore.json`."""
+    """The content of `linscore.json`.
+
+    Examples:
+        >>> record = linscore.Record("drop", "embedded", [], 10, 8, 2_942_240, 2_419_360, 5_273_600, 4_218_880)
+        >>> print(record.summary())
+        left     8 of 10 blocks, 2,419,360 of 2,942,240 parameters, 4,218,880 of 5,273,600 FLOP a token in blocks
+    """
 
     operation: Operation
     model: str  # Hub name or folder of the original

@@ -39,6 +39,12 @@ def export_tuned_lens(folder: str | Path, maps: Sequence[AffineMap], model: PreT
     Raises:
         LinscoreError: when `folder` exists, the number or width of the maps does not fit, or the model has no linear
             head over its last state.
+
+    Examples:
+        >>> spans = [linscore.Span(block, 5) for block in range(5)]
+        >>> pairs = linscore.score(model, batches, spans=spans).moments
+        >>> names = [f"span.{span}" for span in spans] + ["block.5"]
+        >>> linscore.export_tuned_lens("lens", [linscore.fit_block_map(pairs[name]) for name in names], model)
     """
     decoder = find_decoder(model)
     head = _head(model, decoder)

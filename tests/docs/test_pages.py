@@ -9,7 +9,11 @@ from pages import Runner, alike, blocks
 from linscore import progress
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"docs/adapters.md": "tests/test_adapters.py", "docs/python.md": ""}  # pages that have a test of their own
+ELSEWHERE = {
+    "docs/adapters.md": "tests/test_adapters.py",
+    "docs/names/index.md": "test_examples.py",
+    "docs/python.md": "",
+}  # pages that have a test of their own
 PAGES = [
     path
     for path in sorted((ROOT / "docs").rglob("*.md"))

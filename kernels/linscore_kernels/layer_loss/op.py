@@ -41,6 +41,12 @@ def layer_distances(states: Sequence[Tensor], weight: Tensor, *, backend: str | 
 
     Raises:
         LinscoreError: for states or weights that do not fit together.
+
+    Examples:
+        >>> states = [x, y, y + 1]
+        >>> sums, floats = linscore_kernels.layer_distances(states, torch.ones(600))
+        >>> torch.allclose(sums[1], (y - x).square().sum() + torch.ones_like(x).sum())
+        True
     """
     sums, figures = _layer_distances(list(states), weight, backend or "")
     return sums, figures
@@ -72,6 +78,13 @@ def layer_gradient(
 
     Raises:
         LinscoreError: for tensors that do not fit together.
+
+    Examples:
+        >>> weight, upstream = torch.ones(600), torch.tensor([0.0, 1.0])
+        >>> _, floats = linscore_kernels.layer_distances([x, y], weight)
+        >>> gradient = linscore_kernels.layer_gradient(y, weight, upstream, previous=(x, floats[0]))
+        >>> torch.allclose(gradient, 2 * (y - x), atol=1e-5)
+        True
     """
     neighbours = *(previous or (None, None)), *(following or (None, None))
     gradient: Tensor = _layer_gradient(state, weight, upstream, grad, *neighbours, backend or "")

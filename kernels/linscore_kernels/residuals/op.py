@@ -49,6 +49,12 @@ def residual_norms(
 
     Raises:
         LinscoreError: for arguments that do not fit together.
+
+    Examples:
+        >>> b, none = torch.zeros(16, 16), torch.zeros(16)
+        >>> norms = linscore_kernels.residual_norms(x, y, b=b, mean_x=none, mean_delta=none)
+        >>> torch.allclose(norms, (y - x).norm(dim=1))
+        True
     """
     x, y, delta, rows, shape = given = as_rows(x, y, delta, mask=mask, rows=rows)
     named = {"`b`": b, "`mean_x`": mean_x, "`mean_delta`": mean_delta}

@@ -23,7 +23,13 @@ from .heavy_rows import accumulate_apart
 
 
 class CenteredGram(NamedTuple):
-    """What `centered_gram` returns; all tensors float64."""
+    """What `centered_gram` returns; all tensors float64.
+
+    Examples:
+        >>> gram = linscore_kernels.centered_gram(x, y, normalize=False)
+        >>> torch.allclose(gram.c_xx.trace(), gram.t_x)
+        True
+    """
 
     c_xx: Tensor  # [d, d], symmetric
     c_xy: Tensor  # [d, d]
@@ -58,6 +64,11 @@ def centered_gram(
 
     Raises:
         LinscoreError: for other shapes, without a row, and where a row that counts is not finite.
+
+    Examples:
+        >>> gram = linscore_kernels.centered_gram(x, y, normalize=False)
+        >>> int(gram.n), torch.allclose(gram.c_xx / 599, torch.cov(x.T.double()), atol=1e-6)
+        (600, True)
     """
     x, y, _, rows, _ = given = as_rows(x, y, mask=mask, rows=rows)
     asked = ("exact", "eager") if x.dtype is torch.float64 else (precision, backend or "")

@@ -42,6 +42,11 @@ def token_stats(
 
     Raises:
         LinscoreError: for arguments that do not fit together.
+
+    Examples:
+        >>> stats = linscore_kernels.token_stats(x, y, pilot=linscore_kernels.Pilot.choose(x, y))
+        >>> stats.figures.shape  # one row each of FIGURES
+        torch.Size([5, 600])
     """
     other, given = y_or_delta(y, delta)
     return TokenStats(*_token_stats(x, other, rows, *_flat(pilot), given, precision, backend or ""))
@@ -51,6 +56,13 @@ def gram(operands: Tensor, out: Tensor, *, backend: str | None = None) -> None:
     """Add [Σx̂x̂ᵀ | Σx̂δ̂ᵀ] of the `operands` of `token_stats` to `out` `[d, d + e]` (float32 or float64).
 
     Of δ̂ as many columns are multiplied as `out` has room for. Below the diagonal of the left half nothing is promised.
+
+    Examples:
+        >>> stats = linscore_kernels.token_stats(x, y, pilot=linscore_kernels.Pilot.choose(x, y))
+        >>> second = torch.zeros(16, 32, dtype=torch.float64)
+        >>> linscore_kernels.gram(stats.operands, second)
+        >>> bool(second.diagonal().min() > 0)
+        True
     """
     _gram(operands, out, backend or "")
 
@@ -71,6 +83,15 @@ def accumulate(
 
     Adds `sign` times the second moments of the light rows, about the pilot's centre, to `second` `[d, d + e]` float64
     and returns their other sums; the arguments are those of `token_stats`.
+
+    Examples:
+        >>> pilot = linscore_kernels.Pilot.choose(x, y)
+        >>> second = torch.zeros(16, 32, dtype=torch.float64)
+        >>> for half in (slice(300), slice(300, 600)):
+        ...     sums = linscore_kernels.accumulate(x[half], y[half], None, second, pilot=pilot)
+        >>> centred = (x - pilot.center_x).double()
+        >>> torch.allclose(second[:, :16].triu(), (centred.T @ centred).triu(), atol=1e-4)
+        True
     """
     check_sign(sign)
     other, given = y_or_delta(y, delta)

@@ -31,6 +31,10 @@ def symmetric_gram(x: Tensor, *, backend: str | None = None) -> Tensor:
 
     Raises:
         LinscoreError: for an `x` that is no tensor `[n, d]` of floats with n ≥ 1.
+
+    Examples:
+        >>> torch.allclose(linscore_kernels.symmetric_gram(x), x.T @ x, atol=1e-3)
+        True
     """
     gram: Tensor = _symmetric_gram(as_tensor("`x`", x), backend or "")
     return gram
