@@ -166,7 +166,7 @@ class KeepOptions:
 class CutOptions:
     """Which blocks go: named, or so many of a ranking."""
 
-    blocks: str = option("", "A plain number N: the N first blocks of the ranking.", "N|LIST")
+    blocks: str = option("", "A plain number N: the N first blocks of the ranking.", "N|LIST", "drop")
     moments: str | None = option(None, "What `linscore score --out DIR` wrote for MODEL.", "DIR")
     by: str | None = option(
         None,

@@ -69,7 +69,7 @@ def _settings(one: Field[Any], kind: Any, default: Any) -> dict[str, Any]:
     plain = next(part for part in typing.get_args(kind) if part is not types.NoneType) if one.default is None else kind
     if plain is bool:
         return {"is_flag": True, "default": default}
-    return {"type": plain, "default": default, "show_default": default is not None}
+    return {"type": plain, "default": default, "show_default": default not in (None, "")}
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")

@@ -26,6 +26,7 @@ from linscore.statistics.maps import FittedMap
 from linscore.surgery.fuse import Fusion, fuse
 from linscore.surgery.linearize import linearize
 from linscore.surgery.record import Form, Operation, Record, Replacement
+from linscore.surgery.same_cut import SameCut, same_cut
 from linscore.surgery.save import save_checkpoint
 
 Say = Callable[[str], None]
@@ -85,6 +86,7 @@ def run_cut(
             replacements=result.replacements,
             choice=None if choice is None else asdict(choice),
             moments=result.source,
+            same_cut=None if operation != "drop" else _same_cut(name, loaded, result),
             versions=versions(),
             **sizes(decoder, find_decoder(result.model)),
         )
@@ -131,6 +133,12 @@ def read_ridge(text: str | None) -> float | Literal["auto"] | None:
         return float(text) or None
     except ValueError as error:
         raise LinscoreError(f"`ridge={text}` is no number: give auto, 0 for none, or a number above 0") from error
+
+
+def _same_cut(name: str, loaded: Pretrained, result: Result) -> SameCut | None:
+    gone = indices(Span.parse(one.span) for one in result.replacements)
+    depth, dtype = len(loaded.decoder.blocks), result.model.dtype
+    return same_cut(name, gone, depth, dtype, loaded.model.config, result.model.config)
 
 
 def _warn(replacements: Sequence[Replacement], say: Say) -> None:

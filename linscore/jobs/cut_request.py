@@ -49,7 +49,7 @@ class CutRequest:
         """
         self._check_blocks()
         self._check_text()
-        if self._measures and not self.options.given:
+        if self.measures and not self.options.given:
             what = "`sequential`" if self._sequential else f"`by={PERPLEXITY}`"
             raise LinscoreError(f"{what} measures the model itself: give `text` or `dataset`")
         at_least("span", self.cut.span, 1)
@@ -74,8 +74,8 @@ class CutRequest:
     def choose(self, loaded: Pretrained, decoder: Decoder, report: Report | None) -> Choice:
         """The blocks of a ranking, read from the report or measured on the text."""
         assert self.number is not None
-        by, span = self._by, self.cut.span
-        if report is not None and not self._measures:
+        by, span = self.by, self.cut.span
+        if report is not None and not self.measures:
             return choose_from(report, self.number, by=by, span=span)
         cut = windows(loaded, self.options.seq_len, argument="seq_len") if by == PERPLEXITY else None
         read = Passes(loaded, self.text, cut)
@@ -102,12 +102,12 @@ class CutRequest:
                 raise LinscoreError("`tokens` and `seq_len` belong to `text` or `dataset`: give one, or leave them out")
             return
         self.text.source.check_read_again()
-        if not self.fits and (self.number is None or (self.cut.moments is not None and not self._measures)):
+        if not self.fits and (self.number is None or (self.cut.moments is not None and not self.measures)):
             raise LinscoreError("nothing is measured, so `text` and `dataset` are not read: leave them out")
         self.text.source.check()
 
     @property
-    def _by(self) -> str:
+    def by(self) -> str:
         """What ranks the blocks: where nobody says, what a text that is given can measure."""
         return figure_of(self.cut.by or (PERPLEXITY if self.options.given else BY))
 
@@ -116,5 +116,6 @@ class CutRequest:
         return self.cut.sequential or (self.cut.by is None and self.options.given)
 
     @property
-    def _measures(self) -> bool:
-        return self._sequential or self._by == PERPLEXITY
+    def measures(self) -> bool:
+        """Whether the ranking is measured on the model, not read from a report."""
+        return self._sequential or self.by == PERPLEXITY

@@ -19,7 +19,7 @@ from linscore.decoder.wrapped import check_own_modules
 from linscore.errors import LinscoreError, all_of, reason
 from linscore.surgery.structure import check_structure, cut_config, depth_fields, original_name
 
-__all__ = ["drop", "drop_blocks"]
+__all__ = ["cut_on_paper", "drop", "drop_blocks"]
 
 MODES = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
 
@@ -50,13 +50,23 @@ def drop(model: nn.Module, blocks: Collection[int]) -> PreTrainedModel:
 def drop_blocks(decoder: Decoder, blocks: Collection[int]) -> Decoder:
     """The same from decoder to decoder."""
     model = _plain(decoder.model, decoder.name)
-    survivors = _survivors(decoder, blocks)
-    cut = _empty(decoder, survivors)
-    check_structure(cut, model, decoder.path, survivors)
+    survivors, cut = cut_on_paper(decoder, blocks)
     _fill(cut, model, decoder.path, survivors)
     if model.can_generate():
         cut.generation_config = copy.deepcopy(model.generation_config)
     return _checked(decoder, cut, survivors)
+
+
+def cut_on_paper(decoder: Decoder, blocks: Collection[int]) -> tuple[list[int], PreTrainedModel]:
+    """The blocks that stay, and the cut model without values; `decoder` needs none either.
+
+    Raises:
+        LinscoreError: as `drop`, for what can be seen without weights.
+    """
+    survivors = _survivors(decoder, blocks)
+    cut = _empty(decoder, survivors)
+    check_structure(cut, decoder.model, decoder.path, survivors)
+    return survivors, cut
 
 
 def _plain(model: nn.Module, name: str) -> PreTrainedModel:

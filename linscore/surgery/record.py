@@ -9,6 +9,7 @@ from typing import Any, Literal
 from linscore.errors import LinscoreError
 from linscore.files.json_file import json_text, read_json
 from linscore.spans import Span
+from linscore.surgery.same_cut import SameCut
 
 RECORD = "linscore.json"
 
@@ -100,6 +101,7 @@ class Record:
     choice: dict[str, Any] | None = None  # how the blocks were chosen; None: named by hand
     moments: dict[str, Any] | None = None  # model, text and tokens that the maps were fitted on
     distilled: dict[str, Any] | None = None  # what training did afterwards
+    same_cut: SameCut | None = None  # where all that happened is that blocks went: how other tools do it
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self, folder: str | Path | None = None) -> str:

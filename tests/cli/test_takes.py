@@ -22,7 +22,7 @@ PROMISED = {
     "sub-blocks blocks for span-lengths json",
     "report": "html out",
     "compare": "figure json",
-    "rank": "by span text dataset tokens trust-remote-code json",
+    "rank": "drop by span format text dataset tokens trust-remote-code json",
     "prune": "drop moments by span sequential text dataset tokens seq-len out dtype device trust-remote-code",
     "linearize": "replace moments by span sequential text dataset tokens seq-len rank diagonal mean ridge out dtype "
     "device trust-remote-code",
@@ -102,7 +102,7 @@ def test_each_option_is_declared_once():
     """A name may stand in several classes only where it names different things there."""
     names = Counter(f.metadata["flag"] or f.name for kind in CLASSES for f in fields(kind) if f.metadata)
     twice = {name for name, count in names.items() if count > 1}
-    assert twice == {"blocks", "dataset"}  # to score or to cut; of text or of labelled rows
+    assert twice == {"dataset"}  # of text or of labelled rows
 
 
 def test_a_command_takes_some_fields_with_the_defaults_of_an_instance():

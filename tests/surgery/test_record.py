@@ -6,6 +6,7 @@ import pytest
 
 from linscore.errors import LinscoreError
 from linscore.surgery.record import Record, Replacement
+from linscore.surgery.same_cut import SameCut
 
 RECORD = Record(
     operation="fuse",
@@ -22,6 +23,7 @@ RECORD = Record(
     flops_per_token=100,
     choice={"by": "linearity"},
     distilled={"steps": 7},
+    same_cut=SameCut({"merge_method": "passthrough"}, None, {"num_hidden_layers": 5}),
     versions={"torch": "2"},
 )
 
@@ -38,7 +40,7 @@ def test_what_is_written_is_read_again(tmp_path):
 
 def test_fields_with_defaults_may_be_left_out(tmp_path):
     content = json.loads(RECORD.to_json())
-    for name in ("choice", "moments", "distilled", "versions"):
+    for name in ("choice", "moments", "distilled", "same_cut", "versions"):
         del content[name]
     content["replacements"] = [{"span": "2", "form": "fused", "block": 1}]
     write(tmp_path, content)
@@ -74,6 +76,7 @@ def test_another_file_is_damaged(tmp_path, content):
         ("choice", []),
         ("moments", "m"),
         ("distilled", 7),
+        ("same_cut", "llama-quantize"),
         ("versions", None),
         ("unknown", 1),
     ],
