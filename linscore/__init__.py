@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from linscore.regularization.trainer import LinearityRegularizerMixin as LinearityRegularizerMixin
     from linscore.regularization.trainer import RegularizedTrainer as RegularizedTrainer
     from linscore.scoring.collect import Collector as Collector
+    from linscore.scoring.given_states import score_states as score_states
     from linscore.scoring.ranking import rank as rank
     from linscore.scoring.report import BlockReport as BlockReport
     from linscore.scoring.report import Report as Report
     from linscore.scoring.score import score as score
+    from linscore.scoring.watch import watch as watch
     from linscore.spans import Span as Span
     from linscore.statistics.figures import BlockMetrics as BlockMetrics
     from linscore.statistics.figures import block_metrics as block_metrics
@@ -89,7 +91,9 @@ _HOMES = {
     "rank": "linscore.scoring.ranking",
     "save_moments": "linscore.statistics.moments_file",
     "score": "linscore.scoring.score",
+    "score_states": "linscore.scoring.given_states",
     "text_loss": "linscore.evaluation.perplexity",
+    "watch": "linscore.scoring.watch",
 }
 _FORMER = ("decoders", "documents")  # modules of `former` that were loaded by any of the above
 __path__.append(f"{__path__[0]}/former")

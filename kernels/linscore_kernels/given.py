@@ -118,15 +118,19 @@ def _picked(mask: Any, rows: Any, leading: torch.Size, device: torch.device) -> 
     return picked.to(device, torch.int64)
 
 
-def _set_in(name: str, mask: Tensor, shape: torch.Size, device: torch.device) -> Tensor | None:
-    """Where a mask of that shape is set; None where it is everywhere, so that nothing has to be gathered."""
+def as_mask(name: str, mask: Tensor, shape: torch.Size) -> Tensor:
+    """A mask of that shape as bool. Raises LinscoreError for another shape, and for all but bool, 0 and 1."""
     if mask.shape != shape:
         raise LinscoreError(f"`{name}` is {list(mask.shape)}, the states without their width {list(shape)}: give that")
-    if mask.dtype is not torch.bool:
-        kept = mask != 0
-        if not bool((kept.to(mask.dtype) == mask).all()):
-            raise LinscoreError(f"`{name}` must hold 1 for rows that count and 0 for others, as bool or numbers")
-        mask = kept
+    kept = mask != 0
+    if mask.dtype is not torch.bool and not bool((kept.to(mask.dtype) == mask).all()):
+        raise LinscoreError(f"`{name}` must hold 1 for rows that count and 0 for others, as bool or numbers")
+    return kept
+
+
+def _set_in(name: str, mask: Tensor, shape: torch.Size, device: torch.device) -> Tensor | None:
+    """Where a mask of that shape is set; None where it is everywhere, so that nothing has to be gathered."""
+    mask = as_mask(name, mask, shape)
     picked = mask.reshape(-1).nonzero()[:, 0]
     return None if len(picked) == mask.numel() else picked.to(device)
 

@@ -211,7 +211,7 @@ class Collector:
         watcher = Watcher(
             take=sweep.take,
             settle=sweep.settle,
-            blocks=self._watched,
+            blocks=self.watched,
             sub_blocks=self.sub_blocks,
             spans=self.spans,
             added=lambda: {name: self.moments[name] for name in sweep.added()},
@@ -237,7 +237,8 @@ class Collector:
             ) from error
 
     @property
-    def _watched(self) -> set[int]:
+    def watched(self) -> set[int]:
+        """Indices of the blocks whose states are needed."""
         return self.spans.blocks.union(self.indices)
 
     def _pairs(self, index: int, states: BlockStates) -> Iterator[Pair]:
