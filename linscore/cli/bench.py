@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import takes
+from linscore.cli.takes import plain, takes
 from linscore.errors import LinscoreError
 from linscore.options import BenchOptions, PlaceOptions, TextOptions, TuneOptions
 
@@ -21,6 +21,7 @@ from linscore.options import BenchOptions, PlaceOptions, TextOptions, TuneOption
 )
 @click.option("--tune", is_flag=True, help="Measure launch parameters on this GPU first, and rewrite their table.")
 @takes(TuneOptions(), "tuning")
+@plain
 def bench(states: BenchOptions, text: TextOptions, place: PlaceOptions, tune: bool, tuning: TuneOptions) -> None:
     """Time every kernel beside its physical floor and plain torch."""
     if tuning != TuneOptions() and not tune:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json
+from linscore.cli.takes import as_json, plain
 
 
 @click.command()
@@ -14,6 +14,7 @@ from linscore.cli.takes import as_json
     "--figure", metavar="NAME", help="A figure of the report [the held-out scores, with and without residual]."
 )
 @as_json
+@plain
 def compare(models: tuple[str, ...], figure: str | None, as_json: bool) -> None:
     """Compare scored models with the first, block by block: what differs by more than folds or seeds do.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from linscore.cli.follow_up import PLACE, TEXT, next_command
-from linscore.cli.takes import Command, new_folder, takes
+from linscore.cli.takes import Command, as_json, new_folder, takes
 from linscore.options import CutOptions, PlaceOptions, TextOptions
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def cutting(flag: str, more: str = "") -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         meaning = f"A plain number N: the N first blocks of the ranking. {_LISTS}{more}"
         for options in (
+            as_json,
             takes(PlaceOptions(), "place"),
             new_folder,
             takes(TextOptions(), "text", only=("text", "dataset", "tokens", "seq_len")),
@@ -40,8 +41,11 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def show(cut: Cut) -> None:
-    """What was done, what it saves, and what to do next."""
+def show(cut: Cut, as_json: bool) -> None:
+    """What was done, what it saves, and what to do next; or the record of it as JSON."""
+    if as_json:
+        click.echo(cut.record.to_json(), nl=False)
+        return
     click.echo(cut.record.summary())
     click.echo(f"model    {cut.out}")
     window = click.get_current_context().params["seq_len"]

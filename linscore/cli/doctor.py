@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from linscore.cli.meanwhile import loading
+from linscore.cli.takes import as_json
 
 
 @click.command()
-def doctor() -> None:
+@as_json
+def doctor(as_json: bool) -> None:
     """Show GPU, versions and backend, what is missing and how to get it."""
     loading("torch")
     from linscore.machine.doctor import findings
 
+    if as_json:
+        click.echo(json.dumps(dict(findings()), indent=2))
+        return
     for what, how in findings():
         click.echo(f"{what:<17} {how}")

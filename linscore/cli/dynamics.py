@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, result_folder, takes
+from linscore.cli.takes import as_json, plain, result_folder, takes
 from linscore.options import PlaceOptions, TextOptions
 
 
@@ -16,6 +16,7 @@ from linscore.options import PlaceOptions, TextOptions
 @result_folder("Where the series goes; repeat the command to go on with it.", required=True)
 @takes(PlaceOptions(), "place")
 @as_json
+@plain
 def dynamics(
     checkpoints: tuple[str, ...],
     revisions: str | None,

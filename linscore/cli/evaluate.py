@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, takes
+from linscore.cli.takes import as_json, plain, takes
 from linscore.options import EvaluateOptions, PlaceOptions, TextOptions
 
 
@@ -20,6 +20,7 @@ from linscore.options import EvaluateOptions, PlaceOptions, TextOptions
 @takes(EvaluateOptions(), "evaluating")
 @takes(PlaceOptions(), "place")
 @as_json
+@plain
 def evaluate(
     models: tuple[str, ...], text: TextOptions, evaluating: EvaluateOptions, place: PlaceOptions, as_json: bool
 ) -> None:

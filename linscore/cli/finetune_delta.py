@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, result_folder, takes
+from linscore.cli.takes import as_json, plain, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import (
     FINETUNE_TEXT,
@@ -37,6 +37,7 @@ from linscore.options import (
 @takes(PlaceOptions(), "place", only=("device", "trust_remote_code"))
 @result_folder("A new folder for finetune.json.", new=True)
 @as_json
+@plain
 def finetune_delta(model: str, as_json: bool, **asked: Any) -> None:
     """Score the blocks before and after fine-tuning a classification or reward head, over several seeds."""
     loading(model)

@@ -16,9 +16,9 @@ from linscore.options import FuseOptions, MapOptions
 @cutting("--drop")
 @takes(FuseOptions(), "fusing")
 @takes(MapOptions(), "form", only=("ridge",))
-def fuse(model: str, **asked: Any) -> None:
+def fuse(model: str, as_json: bool, **asked: Any) -> None:
     """Drop blocks of MODEL and fold their map into the MLP before them: a plain Hugging Face checkpoint."""
     loading(model)
     from linscore.jobs.fuse import run_fuse
 
-    show(run_fuse(model, say=say, **asked))
+    show(run_fuse(model, say=say, **asked), as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, result_folder, takes
+from linscore.cli.takes import as_json, plain, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import PlaceOptions, TextOptions
 
@@ -16,6 +16,7 @@ from linscore.options import PlaceOptions, TextOptions
 @result_folder("Where lens.json goes; `linscore report DIR --html` draws it.")
 @takes(PlaceOptions(), "place")
 @as_json
+@plain
 def lens(model: str, text: TextOptions, place: PlaceOptions, out: str | None, as_json: bool) -> None:
     """Look at the states of a sample of tokens at every depth: logit lens, intrinsic dimension, similarity.
 

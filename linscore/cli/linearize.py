@@ -15,7 +15,7 @@ from linscore.options import MapOptions
 @click.command()
 @cutting("--replace", " 5-7 is one map for three blocks.")
 @takes(MapOptions(), "form")
-def linearize(model: str, **asked: Any) -> None:
+def linearize(model: str, as_json: bool, **asked: Any) -> None:
     """Put affine maps in the place of blocks and spans of MODEL, and save the result.
 
     It loads with linscore.load, and with AutoModelForCausalLM where trust_remote_code is given.
@@ -23,4 +23,4 @@ def linearize(model: str, **asked: Any) -> None:
     loading(model)
     from linscore.jobs.linearize import run_linearize
 
-    show(run_linearize(model, say=say, **asked))
+    show(run_linearize(model, say=say, **asked), as_json)

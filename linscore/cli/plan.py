@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, in_options, takes
+from linscore.cli.takes import as_json, in_options, plain, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import LargeOptions, PlaceOptions, PlanOptions, ScoreOptions, SelectOptions, TextOptions
 
@@ -22,6 +22,7 @@ from linscore.options import LargeOptions, PlaceOptions, PlanOptions, ScoreOptio
 @takes(ScoreOptions(), "scoring", only=("folds", "precision", "sub_blocks"))
 @takes(SelectOptions(), "selected", only=("blocks", "collect_for", "span_lengths"))
 @as_json
+@plain
 def plan(model: str, as_json: bool, **asked: Any) -> None:
     """Say what a score of MODEL takes and how long, before it is begun.
 

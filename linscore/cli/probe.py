@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, result_folder, takes
+from linscore.cli.takes import as_json, plain, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, ProbeOptions, TextOptions
 
@@ -21,6 +21,7 @@ from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, Prob
 @result_folder("A new folder for probe.json and probe.png.", new=True)
 @takes(PlaceOptions(), "place")
 @as_json
+@plain
 def probe(model: str, as_json: bool, **asked: Any) -> None:
     """Read a label off every layer's states with a logistic regression, cross-validated."""
     loading(model)

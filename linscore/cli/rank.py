@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import takes
+from linscore.cli.takes import plain, takes
 from linscore.errors import LinscoreError
 from linscore.options import CutOptions, PlaceOptions, TextOptions
 
@@ -34,6 +34,7 @@ FORMATS = ("mergekit", "llama.cpp", "json")
 @takes(TextOptions(), "text", only=("text", "dataset", "tokens"))
 @takes(PlaceOptions(), "place", only=("trust_remote_code",))
 @click.option("--json", "as_json", is_flag=True, help='Print blocks, best first, as JSON: [3, 1, …] or ["3-5", …].')
+@plain
 def rank(
     folder: str, ranking: CutOptions, tool: str | None, text: TextOptions, place: PlaceOptions, as_json: bool
 ) -> None:

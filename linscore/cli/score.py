@@ -10,7 +10,7 @@ import click
 
 from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, result_folder, resume, takes
+from linscore.cli.takes import as_json, plain, result_folder, resume, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import (
     KeepOptions,
@@ -41,6 +41,7 @@ Paths = tuple[Path, Path]
 @resume
 @click.option("--html", is_flag=True, help="Write a page to look at, too: report.html beside the report.")
 @as_json
+@plain
 def score(models: tuple[str, ...], html: bool, as_json: bool, **asked: Any) -> None:
     """Score every block of MODEL: a Hub name, a folder, or the small decoder that ships with linscore.
 

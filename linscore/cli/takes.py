@@ -16,7 +16,7 @@ import click
 from linscore.errors import LinscoreError
 from linscore.files.whole import check_new
 
-__all__ = ["as_json", "in_options", "new_folder", "result_folder", "resume", "run_folder", "takes"]
+__all__ = ["as_json", "in_options", "new_folder", "plain", "result_folder", "resume", "run_folder", "takes"]
 
 Command = Callable[..., Any]
 _ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")  # as `linscore.errors` has it
@@ -72,6 +72,21 @@ def _settings(one: Field[Any], kind: Any, default: Any) -> dict[str, Any]:
     return {"type": plain, "default": default, "show_default": default not in (None, "")}
 
 
+def _plainly(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        from linscore.terminal import plainly
+
+        ctx.with_resource(plainly())
+
+
+plain = click.option(
+    "--plain",
+    is_flag=True,
+    expose_value=False,
+    envvar="LINSCORE_PLAIN",
+    callback=_plainly,
+    help="Print tables as lines with tabs: for awk, and for screen readers.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 resume = click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same options.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, result_folder, takes
+from linscore.cli.takes import as_json, plain, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOptions
 
@@ -18,6 +18,7 @@ from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOpti
 @result_folder("Where tokens.json goes; `linscore report DIR --html` draws it.")
 @takes(PlaceOptions(), "place")
 @as_json
+@plain
 def tokens(
     model: str,
     text: TextOptions,

@@ -11,6 +11,7 @@ from linscore.dynamics.folder import SERIES
 from linscore.dynamics.series import Dynamics
 from linscore.dynamics.table import dynamics_table
 from linscore.errors import LinscoreError
+from linscore.files.json_file import json_text
 from linscore.files.whole import whole_file
 from linscore.lens.result import LENS, Lens
 from linscore.lens.table import lens_table
@@ -39,6 +40,11 @@ def run_report(folders: Sequence[str | Path]) -> Iterator[RenderableType]:
     """
     for _, result in _results(folders):
         yield _table(result)
+
+
+def json_of(folders: Sequence[str | Path]) -> str:
+    """The JSON forms of every result in `folders`, as a list. Raises LinscoreError as `run_report`."""
+    return json_text([result.to_dict() for _, result in _results(folders)])
 
 
 def write_page(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from linscore.lens.result import Lens
-from linscore.terminal import BAR, bar, number, warning
+from linscore.terminal import BAR, BARS, bar, number, warning
 
 
 def lens_table(lens: Lens) -> RenderableType:
@@ -15,7 +15,7 @@ def lens_table(lens: Lens) -> RenderableType:
     table = Table(title=f"{lens.model}: {lens.tokens:,} tokens of {lens.text}")
     for heading in ("depth", "loss", "no norm", "agrees"):
         table.add_column(heading, justify="right")
-    table.add_column("0 " + "agrees".center(BAR - 4, "·") + " 1", style="cyan")
+    table.add_column("0 " + "agrees".center(BAR - 4, "·") + " 1", style=BARS)
     for heading in ("dimension", "± ", "anisotropy", "CKA to last", "angle to last"):
         table.add_column(heading, justify="right")
     cka, angles = lens.similarity["cka_debiased"], lens.similarity["angular_distance"]

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from linscore.probing.features import POOLED
 from linscore.probing.probe import Probing
-from linscore.terminal import bar, number, ranges, warning
+from linscore.terminal import BARS, bar, number, ranges, warning
 
 __all__ = ["probe_table"]
 
@@ -21,7 +21,7 @@ def probe_table(probing: Probing) -> RenderableType:
     table.add_column("±", justify="right", style="dim")
     table.add_column("macro F1", justify="right")
     table.add_column("±", justify="right", style="dim")
-    table.add_column("0 " + "accuracy".center(12, "·") + " 1", style="cyan")
+    table.add_column("0 " + "accuracy".center(12, "·") + " 1", style=BARS)
     for one in probing.layers:
         figures = (one.accuracy, one.accuracy_std, one.macro_f1, one.macro_f1_std)
         table.add_row(str(one.layer), *map(number, figures), bar(one.accuracy))

@@ -12,7 +12,7 @@ from linscore.scoring.ranking import lowest_first
 from linscore.scoring.report import Report, ScoreWarning
 from linscore.spans import Span
 from linscore.statistics.figures import BlockMetrics
-from linscore.terminal import BAR, bar, number, ranges, warning
+from linscore.terminal import BAR, BARS, bar, number, ranges, warning
 
 
 def score_table(report: Report) -> RenderableType:
@@ -25,7 +25,7 @@ def score_table(report: Report) -> RenderableType:
     table.add_column("± " if report.folds > 2 else "diff", justify="right", style="dim")
     table.add_column("w/o residual", justify="right")
     table.add_column("held-out", justify="right")
-    table.add_column("0 " + ("held-out" if heldout else "in-sample").center(BAR - 4, "·") + " 1", style="cyan")
+    table.add_column("0 " + ("held-out" if heldout else "in-sample").center(BAR - 4, "·") + " 1", style=BARS)
     table.add_column("1 − cos", justify="right")
     table.add_column("‖δ‖/‖x‖", justify="right")
     table.add_column("eff. rank", justify="right")
@@ -72,7 +72,7 @@ def rank_table(figures: Mapping[Span, float | None], by: str, whole: float | Non
     table.add_column("rank", justify="right", style="dim")
     table.add_column("block", justify="right")
     table.add_column(by, justify="right")
-    table.add_column("", style="cyan")
+    table.add_column("", style=BARS)
     for place, (span, value) in enumerate(figures.items(), 1):
         table.add_row(str(place), str(span), number(value, 6), bar(None if value is None else value / largest))
     note = [] if whole is None else [Text(f"{by} of the whole model: {number(whole, 6)}", style="dim")]

@@ -1,5 +1,7 @@
 """`linscore report`, and the page of `linscore score --html`."""
 
+import json
+
 import pytest
 
 
@@ -38,3 +40,20 @@ def test_score_writes_the_page_beside_its_report(run, tmp_path):
     assert code == 0
     assert out.endswith(f"page     {tmp_path}/out/report.html\n")
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_tables_are_printed_plainly_where_that_is_asked(run, scored, monkeypatch):
+    code, out, _ = run("report", scored, "--plain")
+    assert code == 0
+    assert out.splitlines()[1].split("\t")[:3] == ["block", "linearity", "held-out"]
+    assert len(out.splitlines()[2].split("\t")) == len(out.splitlines()[1].split("\t"))
+    assert "━" in run("report", scored)[1]
+    monkeypatch.setenv("LINSCORE_PLAIN", "1")
+    assert run("rank", scored)[1].splitlines()[1] == "rank\tblock\tblock_influence"
+
+
+def test_report_prints_json(run, scored, full):
+    code, out, _ = run("report", scored, "--json")
+    assert code == 0
+    (found,) = json.loads(out)
+    assert found["blocks"] == json.loads(full.to_json())["blocks"]
