@@ -47,7 +47,10 @@ def whole(what: str, value: object, least: int, most: int | None = None) -> None
 
 def all_of(what: str, values: object, kind: type | UnionType, called: str) -> None:
     """Raise LinscoreError unless the argument `what` is a list, a set or the like of `kind`, which is `called` so."""
-    if not isinstance(values, Collection) or not all(isinstance(value, kind) for value in values):
+    listed = isinstance(values, Collection) and not isinstance(
+        values, str
+    )  # whose letters would be taken for its items
+    if not listed or not all(isinstance(value, kind) for value in values):  # type: ignore[attr-defined]
         raise LinscoreError(f"`{what}` is {reprlib.repr(values)}: give a list of {called}")
 
 

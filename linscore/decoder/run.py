@@ -178,8 +178,10 @@ def bypass(decoder: Decoder, blocks: Collection[int]) -> Iterator[None]:
         yield
 
 
-def states_on(decoder: Decoder, tokens: Tensor, sub_blocks: SubBlocks | None = None) -> dict[int, BlockStates]:
-    """Every block's states on a few tokens.
+def states_on(
+    decoder: Decoder, tokens: Tensor, sub_blocks: SubBlocks | None = None, blocks: Collection[int] | None = None
+) -> dict[int, BlockStates]:
+    """The states of these blocks, every one by default, on a few tokens.
 
     Raises:
         LinscoreError: if the decoder does not run on token ids alone, or runs a block more than once.
@@ -195,7 +197,7 @@ def states_on(decoder: Decoder, tokens: Tensor, sub_blocks: SubBlocks | None = N
         states[index] = found
 
     try:
-        with watch(decoder, keep, sub_blocks=sub_blocks):
+        with watch(decoder, keep, blocks, sub_blocks):
             run(decoder, tokens)
     except (LinscoreError, torch.OutOfMemoryError):
         raise

@@ -4,7 +4,7 @@ Which modules give the two contributions differs by family (a norm after the MLP
 candidates are tried and the first pair that adds up in every block is taken.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -18,7 +18,7 @@ from linscore.decoder.run import states_on
 from linscore.decoder.states import BlockStates, SubBlocks, first_tensor, has_path
 from linscore.errors import LinscoreError
 
-__all__ = ["cross_attention", "find_sub_blocks"]
+__all__ = ["cross_attention", "disturbed", "find_sub_blocks"]
 
 # Outermost first: a norm after the sub-block (Gemma 2/3, OLMo 2, GLM 4) has the last word on what is added. In other
 # families a norm of that name stands before the MLP, and the sum tells. A path inside a sub-block is for the families
@@ -58,7 +58,7 @@ def cross_attention(decoder: Decoder) -> str | None:
 
 
 def search_sub_blocks(
-    name: str, blocks: nn.ModuleList, probe: Callable[[SubBlocks], dict[int, BlockStates]]
+    name: str, blocks: Sequence[nn.Module], probe: Callable[[SubBlocks], dict[int, BlockStates]]
 ) -> SubBlocks:
     """Finds the pair of modules whose outputs add up to what every block adds, and how the pair is wired.
 
@@ -107,7 +107,7 @@ def adds_up(states: BlockStates) -> bool:
 
 def _is_parallel(
     name: str,
-    blocks: nn.ModuleList,
+    blocks: Sequence[nn.Module],
     pair: tuple[str, str],
     states: dict[int, BlockStates],
     probe: Callable[[SubBlocks], dict[int, BlockStates]],
@@ -116,15 +116,15 @@ def _is_parallel(
     index = next((i for i, s in states.items() if s.mlp is not None and s.mlp.any()), None)
     if index is None:
         raise LinscoreError(f"{name}: its MLPs add nothing, so what they read cannot be told; score whole blocks")
-    with _disturbed(blocks[index].get_submodule(pair[0]), states[index].x):
-        disturbed = probe(SubBlocks(*pair, parallel=False))[index].mlp
-    before, after = (torch.nan_to_num(m.float()) for m in (states[index].mlp, disturbed) if m is not None)
+    with disturbed(blocks[index].get_submodule(pair[0]), states[index].x):
+        moved = probe(SubBlocks(*pair, parallel=False))[index].mlp
+    before, after = (torch.nan_to_num(m.float()) for m in (states[index].mlp, moved) if m is not None)
     return bool((after - before).norm() <= 1e-3 * before.norm())
 
 
 @contextmanager
-def _disturbed(module: nn.Module, x: Tensor) -> Iterator[None]:
-    """Adds to the module's output something of the size of x.
+def disturbed(module: nn.Module, x: Tensor) -> Iterator[None]:
+    """Adds to the module's output something of the size of x, for as long as the context lasts.
 
     Zeroing it would not show where the attention adds nothing yet (fresh or pruned blocks), and a constant would not
     get through a layer norm: hence alternating signs.
@@ -143,11 +143,20 @@ def _disturbed(module: nn.Module, x: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def find_sub_blocks(decoder: Decoder) -> SubBlocks:
+def find_sub_blocks(decoder: Decoder, among: Collection[int] | None = None) -> SubBlocks:
     """Finds which modules give the contributions of attention and MLP, by trying on a few tokens.
+
+    Args:
+        decoder: from `find_decoder`.
+        among: the blocks that have both; all by default.
 
     Raises:
         LinscoreError: if no pair adds up to what the blocks add (post-norm OPT) or there is no MLP (Mamba).
     """
-    tokens = probe_tokens(decoder)
-    return search_sub_blocks(decoder.name, decoder.blocks, lambda pair: states_on(decoder, tokens, pair))
+    tokens, indices = probe_tokens(decoder), range(len(decoder.blocks)) if among is None else sorted(among)
+
+    def probe(pair: SubBlocks) -> dict[int, BlockStates]:
+        found = states_on(decoder, tokens, pair, indices)
+        return {place: found[index] for place, index in enumerate(indices) if index in found}
+
+    return search_sub_blocks(decoder.name, [decoder.blocks[index] for index in indices], probe)

@@ -15,7 +15,7 @@ from linscore.scoring.belongs import check_belongs
 from linscore.scoring.report import Report
 from linscore.spans import indices
 from linscore.surgery.choose import Choice, choose_from
-from linscore.surgery.drop import cut_on_paper
+from linscore.surgery.drop_blocks import cut_on_paper
 from linscore.surgery.same_cut import SameCut, same_cut
 
 

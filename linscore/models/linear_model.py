@@ -2,7 +2,7 @@
 
 This file is also what `save_pretrained` of such a model writes beside the weights as `modeling_linscore.py`, for
 `from_pretrained(folder, trust_remote_code=True)` of `AutoModelForCausalLM` and, without the head, of `AutoModel`: it
-imports nothing but torch, transformers and, by a dot, `linear_block`, which goes with it.
+imports nothing but torch, transformers and, by a dot, `linear_block` and `linear_parts`, which go with it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from .linear_block import DamagedError, LinearBlock, blank, empty_map, keep_whole, replacement
+from .linear_block import DamagedError, LinearBlock, blank, empty_map, replacement
+from .linear_parts import PartlyLinear, keep_whole, make_partly_linear, number_slots, without_attention
 
 # Of a saved configuration: under its family's own name, loading it without this file would put random blocks in place.
 MODEL_TYPE = "linscore"
 MODULE = "modeling_linscore"
-BLOCKS = "linear_block"
+BESIDE = ("linear_block", "linear_parts")
 
 
 class Linearized:
     """What a family's model needs to hold linear blocks where `config.linear_blocks` says so; comes before the family.
 
-    `config.linear_blocks` has an entry for each block, `LinearBlock.describe()` or None, and `config.linscore` says
-    the family's `architecture` and `model_type`, the `path` to its blocks and their `width`.
+    `config.linear_blocks` has an entry for each block, what `describe` of a `LinearBlock` or a `PartlyLinear` block
+    gives, or None. `config.linscore` says the family's `architecture` and `model_type`, the `path` to its blocks, their
+    `width` and, where parts of blocks went, the `sub_blocks` that were found.
     """
 
     family: ClassVar[type[PreTrainedModel]]
@@ -43,9 +45,13 @@ class Linearized:
         if len(described) != len(blocks):
             raise DamagedError(f"the configuration describes {len(described)} blocks of {len(blocks)}")
         for index, entry in enumerate(described):
-            if entry is not None:
+            if entry is not None and "factors" in entry:
                 empty = empty_map(blocks[index], about["width"], entry)
                 blocks[index] = replacement(blocks[index], *empty, slot=index, entries=entry["entries"])
+            elif entry is not None:
+                make_partly_linear(blocks[index], entry, about["width"])
+        if any(map(without_attention, blocks.children())):
+            number_slots(blocks, getattr(config.get_text_config(), "layer_types", None))
         keep_whole(self, blocks)
 
     def save_pretrained(
@@ -67,7 +73,9 @@ class Linearized:
         return False
 
     def _init_weights(self, module: nn.Module) -> None:
-        if not isinstance(module, LinearBlock):  # a family that knows its block's class would look for what is gone
+        if not isinstance(
+            module, LinearBlock | PartlyLinear
+        ):  # a family that knows its block's class would look for what is gone
             super()._init_weights(module)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -164,7 +172,7 @@ def _described_class(config: PreTrainedConfig) -> Any:
 
 
 def _add_code(folder: Path) -> None:
-    """Put both files into a saved model's folder, and let its configuration point there."""
+    """Put this file and those beside it into a saved model's folder, and let its configuration point there."""
     path = folder / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     values["model_type"], values["architectures"] = MODEL_TYPE, [f"Linearized{values['linscore']['architecture']}"]
@@ -173,7 +181,7 @@ def _add_code(folder: Path) -> None:
     values["auto_map"] = {auto: f"{MODULE}.{own.__name__}" for auto, own in names.items()}
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     here = Path(__file__)
-    for source, name in ((here, MODULE), (here.with_name(f"{BLOCKS}.py"), BLOCKS)):
+    for source, name in ((here, MODULE), *((here.with_name(f"{name}.py"), name) for name in BESIDE)):
         target = folder / f"{name}.py"
         if not (target.exists() and target.samefile(source)):
             shutil.copyfile(source, target)

@@ -16,7 +16,7 @@ from linscore.scoring.ranking import PERPLEXITY, figure_of, ranked
 from linscore.scoring.report import Report
 from linscore.scoring.score import score_decoder
 from linscore.spans import Span, indices, runs
-from linscore.surgery.drop import drop_blocks
+from linscore.surgery.drop_blocks import drop_blocks
 from linscore.surgery.left_out import left_out_losses
 from linscore.text.batch import Batch
 

@@ -5,24 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from itertools import combinations
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.decoder.run import run
+from linscore.decoder.states import SubBlocks
 from linscore.decoder.wrapped import check_own_modules
 from linscore.errors import LinscoreError, all_of
-from linscore.models.linear_block import LinearBlock, keep_whole, replacement
+from linscore.models.linear_block import LinearBlock, replacement
 from linscore.models.linear_model import MODULE, linearized_class
+from linscore.models.linear_parts import PartlyLinear, keep_whole, without_attention
 from linscore.spans import Span, Unit, after
 from linscore.statistics.affine import AffineMap
-from linscore.statistics.maps import FittedMap
-from linscore.surgery.drop import drop_blocks
+from linscore.surgery.drop_blocks import drop_blocks
+from linscore.surgery.factors import factors
+from linscore.surgery.parts import number_attentions, replace_parts, sub_blocks_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -74,24 +78,34 @@ def replace_units(model: Model, stand_ins: Mapping[Any, AffineMap | None]) -> Mo
     units = {Unit.of(key): fitted for key, fitted in stand_ins.items()}
     whole = find_decoder(model)
     _check(whole, list(stand_ins), units)
-    spans = {unit.span: fitted for unit, fitted in units.items() if fitted is not None}
-    gone = [index for unit, fitted in units.items() for index in unit.span.blocks[fitted is not None :]]
+    parts = {unit: fitted for unit, fitted in units.items() if unit.part}
+    spans = {unit.span: fitted for unit, fitted in units.items() if fitted is not None and not unit.part}
+    gone = [i for unit, fitted in units.items() if not unit.part for i in unit.span.blocks[fitted is not None :]]
+    sub_blocks = sub_blocks_of(whole) if parts else None
     decoder = drop_blocks(whole, gone) if gone else find_decoder(copy.deepcopy(whole.model))
     linear: Any = decoder.model
-    lengths = _output_lengths(decoder) if spans else []
-    for span, fitted in spans.items():
-        index = after(span.first, gone)
-        decoder.blocks[index] = replacement(
-            decoder.blocks[index],
-            _factors(fitted),
-            fitted.mean_x,
-            fitted.mean_delta,
-            slot=index,
-            entries=lengths[index],
-        )
-    if spans and isinstance(linear, PreTrainedModel):
-        _make_loadable(linear, decoder)
+    if spans:
+        _put_blocks(decoder, {after(span.first, gone): fitted for span, fitted in spans.items()})
+    if sub_blocks is not None:
+        wanted: dict[int, dict[str, AffineMap | None]] = {}
+        for unit, fitted in parts.items():
+            wanted.setdefault(after(unit.span.first, gone), {})[unit.part] = fitted
+        replace_parts(decoder, sub_blocks, wanted)
+    if any(map(without_attention, (*whole.blocks, *decoder.blocks))):
+        number_attentions(decoder)
+    if (spans or parts) and isinstance(linear, PreTrainedModel):
+        _make_loadable(linear, decoder, sub_blocks)
     return linear
+
+
+def _put_blocks(decoder: Decoder, maps: Mapping[int, AffineMap]) -> None:
+    """Puts linear blocks in the place of some blocks."""
+    lengths = _output_lengths(decoder)
+    for index, fitted in maps.items():
+        means = (fitted.mean_x, fitted.mean_delta)
+        decoder.blocks[index] = replacement(
+            decoder.blocks[index], factors(fitted), *means, slot=index, entries=lengths[index]
+        )
 
 
 def _check(decoder: Decoder, keys: list[Any], units: Mapping[Unit, AffineMap | None]) -> None:
@@ -103,8 +117,6 @@ def _check(decoder: Decoder, keys: list[Any], units: Mapping[Unit, AffineMap | N
     if any(a.overlaps(b) for a, b in combinations(units, 2)) or len(units) < len(keys):
         raise LinscoreError(f"blocks {', '.join(map(str, keys))} overlap: name each part of a block once")
     for unit, fitted in units.items():
-        if unit.part:
-            raise LinscoreError(f"{unit} is a part of a block, and only whole blocks can be replaced: name the block")
         if fitted is not None and fitted.b.shape != (decoder.width, decoder.width):
             raise LinscoreError(
                 f"the map for block {unit} has shape {list(fitted.b.shape)}, but {decoder.name} has width "
@@ -116,32 +128,23 @@ def _check(decoder: Decoder, keys: list[Any], units: Mapping[Unit, AffineMap | N
         raise LinscoreError(f"{decoder.name} is spread over devices by accelerate: load it without device_map")
 
 
-def _factors(fitted: AffineMap) -> dict[str, Tensor]:
-    """What makes up B, as `LinearBlock` names it."""
-    if isinstance(fitted, FittedMap) and fitted.factors is not None:
-        return dict(zip(("down", "up"), fitted.factors, strict=True))
-    if isinstance(fitted, FittedMap) and fitted.kind == "diagonal":
-        return {"scale": fitted.b.diagonal()}
-    if isinstance(fitted, FittedMap) and fitted.kind == "mean":
-        return {}
-    return {"weight": fitted.b}
-
-
-def _make_loadable(linear: PreTrainedModel, decoder: Decoder) -> None:
+def _make_loadable(linear: PreTrainedModel, decoder: Decoder, sub_blocks: SubBlocks | None) -> None:
     """Let the model's class and configuration say what it holds, so that it is saved and loaded as any other."""
     family: Any = type(linear)
     kind: Any = linearized_class(family)
     linear.__class__ = kind
     config: Any = linear.config
-    config.linscore = {
+    config.linscore = getattr(config, "linscore", {}) | {
         "architecture": kind.family.__name__,
         "model_type": config.model_type,
         "path": decoder.path,
         "width": decoder.width,
     }
+    if sub_blocks is not None:
+        config.linscore["sub_blocks"] = asdict(sub_blocks)
     # One entry for each block: what slices a configuration's lists when blocks go slices this one too.
     config.get_text_config().linear_blocks = [
-        block.describe() if isinstance(block, LinearBlock) else None for block in decoder.blocks
+        block.describe() if isinstance(block, LinearBlock | PartlyLinear) else None for block in decoder.blocks
     ]
     keep_whole(linear, decoder.blocks)
 
