@@ -76,7 +76,7 @@ class PlanOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """What of a decoder is scored, and how; the command line has the first five.
+    """What of a decoder is scored, and how; the command line has the first six.
 
     Attributes:
         folds: 1 leaves the held-out figures empty. Folds follow the text, never the batch.
@@ -85,6 +85,8 @@ class ScoreOptions:
         sub_blocks: score attention and MLP apart too.
         until_stable: stop reading once the spread of every held-out score was below it at two looks in a row (see
             `linscore.scoring.looks`).
+        encoder: tokens may see later ones, so a model in which they do is scored and not refused; what predicting the
+            text costs is not measured then.
         blocks: indices of the blocks to score; all by default.
         spans: several consecutive blocks, each scored as one map; they may reach beyond `blocks`. A single block among
             them is scored as one of `blocks`.
@@ -105,6 +107,7 @@ class ScoreOptions:
     precision: str = option("fast", "fast or exact.")
     sub_blocks: bool = option(False, "Score attention and MLP apart too.")
     until_stable: float | None = option(None, "Stop once held-out scores differ less than S between folds.", "S")
+    encoder: bool = option(False, "Score an encoder: its tokens may see later ones.")
     blocks: Collection[int] | None = None
     spans: Collection[Span] = ()
     fuse: Collection[Span] = ()

@@ -19,7 +19,7 @@ from linscore.options import LargeOptions, PlaceOptions, PlanOptions, ScoreOptio
 @takes(PlanOptions(), "planned")
 @takes(LargeOptions(), "large")
 @takes(PlaceOptions(), "place")
-@takes(ScoreOptions(), "scoring", only=("folds", "precision", "sub_blocks"))
+@takes(ScoreOptions(), "scoring", only=("folds", "precision", "sub_blocks", "encoder"))
 @takes(SelectOptions(), "selected", only=("blocks", "collect_for", "span_lengths"))
 @as_json
 @plain

@@ -70,10 +70,11 @@ def parts(
         yield rows, input_ids[rows][mask[rows]].view(int(rows.sum()), -1), None
 
 
-def check_causal(decoder: Decoder) -> None:
+def check_causal(decoder: Decoder, *, encoder: bool | None = None) -> None:
     """Makes sure, by trying, that tokens do not see later tokens and that every block runs.
 
-    The last of 8 tokens is changed: in a decoder the states of the other 7 stay the same.
+    The last of 8 tokens is changed: in a decoder the states of the other 7 stay the same, in an `encoder` they need
+    not. None: the caller cannot be asked for one.
 
     Raises:
         LinscoreError: if they change, if a block does not run, or if states are not [batch, seq, width].
@@ -90,10 +91,15 @@ def check_causal(decoder: Decoder) -> None:
             if old.shape != (*tokens.shape, decoder.width):
                 raise _another_stream(decoder, index, old)
             # Not zero: the experts of a mixture round differently when a token more or less comes to them.
-            if _change(old[:, :-1], new[:, :-1]) > max(1e-4, 4 * torch.finfo(old.dtype).eps):
-                raise LinscoreError(
-                    f"{decoder.name} is not a decoder: at block {index} tokens see later tokens; give a causal model"
-                )
+            if not encoder and _change(old[:, :-1], new[:, :-1]) > max(1e-4, 4 * torch.finfo(old.dtype).eps):
+                raise _not_causal(decoder, index, asked=encoder is not None)
+
+
+def _not_causal(decoder: Decoder, index: int, *, asked: bool) -> LinscoreError:
+    instead = ", or `encoder` if it is to be scored as one" if asked else ""
+    return LinscoreError(
+        f"{decoder.name} is not a decoder: at block {index} tokens see later tokens; give a causal model{instead}"
+    )
 
 
 def _another_stream(decoder: Decoder, index: int, found: Tensor) -> LinscoreError:

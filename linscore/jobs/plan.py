@@ -47,7 +47,8 @@ def run_plan(
     one_of("placement", large.placement, (AUTO, *PLACEMENTS))
     chosen = Selection(selected or SelectOptions())
     device = choose_device(place.device) if devices is None else kind_of(devices)
-    decoder = load_on_paper(model, dtype=place.dtype, device=device, trust_remote_code=place.trust_remote_code)
+    trusted = place.trust_remote_code
+    decoder = load_on_paper(model, dtype=place.dtype, device=device, trust_remote_code=trusted, encoder=scoring.encoder)
     dtype = next(decoder.blocks.parameters()).dtype
     length = within_context("seq_len", read.seq_len, decoder.context)
     tokens, sequences = Text(read).tokens, read.batch_size or batch_of(length, device)

@@ -77,7 +77,7 @@ def run_score(
     read.source.check()
     processes = share(place, read.source)
     if not processes.first:
-        _scored(PlacedModel(load_pretrained(model, **asdict(place))), read, scoring, chosen, None, processes)
+        _scored(_whole(model, place, scoring), read, scoring, chosen, None, processes)
         return None
     settings = Settings.of(model, read.options, place, scoring, selected)
     with (
@@ -173,7 +173,12 @@ def _load(
     check_large(large)
     asked: dict[str, Any] = {"text": text, "place": place, "scoring": scoring, "selected": selected, "large": large}
     plan = partial(run_plan, model, timed=False, **asked)
-    return load_placed(model, place, large, plan, folds=scoring.folds, processes=processes)
+    return load_placed(model, place, large, plan, scoring, processes=processes)
+
+
+def _whole(model: str, place: PlaceOptions, scoring: ScoreOptions) -> PlacedModel:
+    """The model on its device, as each of several processes has it."""
+    return PlacedModel(load_pretrained(model, **asdict(place), encoder=scoring.encoder))
 
 
 def _scored(

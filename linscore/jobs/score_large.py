@@ -14,7 +14,7 @@ from linscore.jobs.plan import AUTO, room_of
 from linscore.machine.free_memory import free_host_memory
 from linscore.machine.processes import ALONE, Processes, check_single
 from linscore.models.load import Pretrained, load_pretrained, weights_on_disk
-from linscore.options import LargeOptions, PlaceOptions
+from linscore.options import LargeOptions, PlaceOptions, ScoreOptions
 from linscore.progress import say
 from linscore.scoring.plan import Plan
 from linscore.scoring.streamed import Streamed
@@ -51,8 +51,8 @@ def load_placed(
     place: PlaceOptions,
     large: LargeOptions,
     planned: Callable[[], Plan],
+    scoring: ScoreOptions | None = None,
     *,
-    folds: int = 2,
     processes: Processes = ALONE,
 ) -> PlacedModel:
     """Load `model` where `large.placement` says, or for "auto" where a score of it fits; for several processes whole.
@@ -64,15 +64,16 @@ def load_placed(
         place: what it is computed in, and where.
         large: how it is placed.
         planned: makes the plan of the score.
-        folds: of the score.
+        scoring: what is scored.
         processes: that score together.
 
     Raises:
         LinscoreError: as `load_pretrained`, where the score cannot fit, or for a family that cannot be placed as asked.
     """
-    plan, options = None, asdict(place)
+    scoring = scoring or ScoreOptions()
+    plan, options = None, {**asdict(place), "encoder": scoring.encoder}
     placement = "whole" if large.placement == AUTO else large.placement
-    if processes.count == 1 and not _is_small(model, folds):
+    if processes.count == 1 and not _is_small(model, scoring.folds):
         with suppress(LinscoreError):  # which loading says, or what is not worked out
             plan = planned()
     if plan is not None:

@@ -34,6 +34,7 @@ class Settings:
     blocks: str | None
     collect_for: str | None
     span_lengths: str
+    encoder: bool = False
 
     @staticmethod
     def of(

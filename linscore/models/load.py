@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
     AutoModelForSequenceClassification,
@@ -71,6 +72,7 @@ def load_pretrained(
     revision: str | None = None,
     trust_remote_code: bool = False,
     placement: str = "whole",
+    encoder: bool = False,
 ) -> Pretrained:
     """Load `name` (a Hub name, a folder, or one of `SHIPPED`, such as "embedded") for scoring.
 
@@ -78,6 +80,7 @@ def load_pretrained(
     is the GPU where there is one; `revision` is a branch, tag or commit of a Hub name; `trust_remote_code` lets code
     that the checkpoint brings run. `placement` "whole" has all of it on the device; "map" spreads it over all devices,
     memory and disk, as accelerate does; "stream" leaves the weights of the blocks on disk: see `Pretrained.weights`.
+    An `encoder` need be no language model, and comes without a head.
 
     Raises:
         LinscoreError: when there is no such model, device or dtype, it is not a causal language model, it needs code of
@@ -93,11 +96,11 @@ def load_pretrained(
     with _loading(name):
         checkpoint = _checkpoint(name, trust_remote_code, revision)
         if placement == "whole":
-            config, stored, model = _load_model(checkpoint, dtype, where)
+            config, stored, model = _load_model(checkpoint, dtype, where, encoder)
             model = model.to(where)  # type: ignore[arg-type]
         else:
             need("large", f"`placement={placement}`", "accelerate")
-            config, stored, model, weights = _load_in_pieces(checkpoint, dtype, where, placement)
+            config, stored, model, weights = _load_in_pieces(checkpoint, dtype, where, placement, encoder)
         tokenizer = checkpoint.tokenizer(config)
     return Pretrained(name, model, tokenizer, context_of(config), stored, weights)
 
@@ -146,7 +149,12 @@ def read_context(name: str, *, trust_remote_code: bool = False) -> int:
 
 
 def load_on_paper(
-    name: str, *, dtype: str = "auto", device: torch.device | str = "cpu", trust_remote_code: bool = False
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+    encoder: bool = False,
 ) -> Decoder:
     """The decoder of `name` without memory for its weights, from its configuration alone (see `on_paper`).
 
@@ -161,7 +169,7 @@ def load_on_paper(
         wanted = _dtype(dtype, config, torch.device(device))
         if wanted != "auto":
             config.dtype = wanted
-        return find_decoder(checkpoint.empty(loader_of(config), config))
+        return find_decoder(checkpoint.empty(loader_of(config, encoder), config))
 
 
 def weights_on_disk(name: str) -> int | None:
@@ -219,23 +227,24 @@ def _source(name: str) -> str:
 
 
 def _load_model(
-    checkpoint: Checkpoint, dtype: str, device: torch.device
+    checkpoint: Checkpoint, dtype: str, device: torch.device, encoder: bool = False
 ) -> tuple[Any, torch.dtype | None, PreTrainedModel]:
     """Configuration, dtype of the checkpoint, and model, in evaluation mode on the CPU; `device` is where it goes."""
     config = checkpoint.config()
     stored = config.get_text_config().dtype
-    model = checkpoint.model(loader_of(config), config, _dtype(dtype, config, device))
+    model = checkpoint.model(loader_of(config, encoder), config, _dtype(dtype, config, device))
     return config, stored, model.eval()
 
 
 def _load_in_pieces(
-    checkpoint: Checkpoint, dtype: str, device: torch.device, placement: str
+    checkpoint: Checkpoint, dtype: str, device: torch.device, placement: str, encoder: bool
 ) -> tuple[Any, torch.dtype | None, PreTrainedModel, BlockWeights | None]:
     """The same of a model that is not whole on one device, and the weights of the blocks that it came without."""
     from linscore.models.block_weights import BlockWeights, on_disk
 
     config = checkpoint.config()
-    loader, stored, scratch = loader_of(config), config.get_text_config().dtype, TemporaryDirectory(prefix="weights-")
+    loader, stored = loader_of(config, encoder), config.get_text_config().dtype
+    scratch = TemporaryDirectory(prefix="weights-")
     streamed = placement == "stream"
     device_map = on_disk(find_decoder(checkpoint.empty(loader, config)), device) if streamed else "auto"
     where = {"device_map": device_map, "offload_folder": scratch.name}
@@ -244,8 +253,10 @@ def _load_in_pieces(
     return config, stored, model, BlockWeights(find_decoder(model), device) if streamed else None
 
 
-def loader_of(config: Any) -> Any:
+def loader_of(config: Any, encoder: bool = False) -> Any:
     """What loads the decoder that `config` describes, together with its vision tower where the family has no other."""
+    if encoder:
+        return AutoModel
     if hasattr(config, "linscore"):
         return LinearizedForCausalLM
     kind = config.model_type
@@ -278,9 +289,12 @@ def _why(name: str, error: Exception, what: str) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, DamagedError):
         return f"{first}; linearize the model again"
+    if "Unrecognized configuration class" in first:
+        return (
+            f"{name} is not a decoder: transformers has no causal language model for it; give a decoder-only model "
+            "(linscore score takes encoders by --encoder)"
+        )
     if os.path.isdir(name):  # of Path, some names are errors
         held = "causal language model with its tokenizer" if what == "model" else what
         return f"the folder {name} holds no {held} ({first[:LONGEST_REASON]})"
-    if "Unrecognized configuration class" in first:
-        return f"{name} is not a decoder: transformers has no causal language model for it; give a decoder-only model"
     return f"no {what} {name!r}: neither a folder here nor to be had from the Hub (check name, access and network)"

@@ -53,6 +53,7 @@ class Settings:
     fuse_output: list[str]
     skip_tokens: list[int]
     backend: str | None
+    encoder: bool = False
 
     @staticmethod
     def of(model: str, options: ScoreOptions) -> Settings:

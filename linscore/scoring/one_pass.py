@@ -150,7 +150,7 @@ class OnePass:
             tokens = collector.add_parts(parts, progress, between, begun)
         else:
             tokens = sum(map(collector.pass_over, group))
-        if not self._batches and self._processes.first:
+        if not self._batches and self._processes.first and not collector.options.encoder:
             self.first_loss = collector.way.first_loss(read_batch(group[0]))
         for batch in group:
             self._count(batch)

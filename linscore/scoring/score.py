@@ -73,7 +73,7 @@ def score(
         text: what the report calls the text.
         progress: called after each batch with the number of tokens that counted.
         changes: fields of `ScoreOptions`, in place of those of `options`: folds, skip_first, precision, sub_blocks,
-            until_stable, blocks, spans, fuse, fuse_output, skip_tokens, backend.
+            until_stable, encoder, blocks, spans, fuse, fuse_output, skip_tokens, backend.
 
     Raises:
         LinscoreError: when the model is no such decoder, another score of it is under way, it cannot be fused, the
@@ -140,7 +140,7 @@ def score_decoder(
     with in_use(decoder, scored=True):
         collector = Collector(decoder, options, streamed)
         if streamed is None:
-            check_causal(decoder)
+            check_causal(decoder, encoder=options.encoder)
         done = OnePass(collector, kept, processes)
         done.run(batches, progress)
     if not collector.moments:
@@ -196,6 +196,7 @@ def report_of(
             folds=first.folds,
             nonfinite_rows=collector.nonfinite_rows,
             skipped=cross_attention(collector.decoder),
+            encoder=collector.options.encoder,
         ),
         blocks=[_finite(block) for block in blocks],
         spans=[_finite(span) for span in spans],

@@ -24,8 +24,9 @@ def find_warnings(
     folds: int,
     nonfinite_rows: int,
     skipped: str | None = None,
+    encoder: bool = False,
 ) -> list[ScoreWarning]:
-    """Every doubt about the scores of `blocks` and `spans`; `skipped` is their cross-attention, where there is one."""
+    """Every doubt about the scores of `blocks` and `spans`; `skipped` is their cross-attention, if any."""
     rows = min(block.rows for block in blocks)
     found = []
     if rows < 10 * width:
@@ -41,6 +42,14 @@ def find_warnings(
     if nonfinite_rows:
         found.append(
             ScoreWarning("nonfinite_rows", f"{nonfinite_rows:,} tokens turned NaN or infinite: left out of every block")
+        )
+    if encoder:
+        found.append(
+            ScoreWarning(
+                "encoder",
+                "scored as an encoder, as was asked: whether tokens see later ones was not tried, and what predicting "
+                "the text costs was not measured",
+            )
         )
     if skipped is not None:
         found.append(

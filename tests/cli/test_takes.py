@@ -17,9 +17,9 @@ CLASSES = [kind for kind in vars(options).values() if is_dataclass(kind) and isi
 PROMISED = {
     "score": "text dataset tokens seq-len batch-size dtype device trust-remote-code folds skip-first skip-special "
     "precision blocks sub-blocks for span-lengths out overwrite json until-stable save-minutes save-tokens resume "
-    "placement scratch skip-shards html",
+    "placement scratch skip-shards html encoder",
     "plan": "tokens seq-len batch-size devices placement scratch dtype device trust-remote-code folds precision "
-    "sub-blocks blocks for span-lengths json",
+    "sub-blocks blocks for span-lengths json encoder",
     "report": "html out json",
     "compare": "figure json",
     "rank": "drop by span format text dataset tokens trust-remote-code json",
