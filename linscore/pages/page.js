@@ -11,7 +11,7 @@ const config = {
   background: "transparent",
   font: "system-ui, sans-serif",
   axis: { labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, domain: false, ticks: false, labelPadding: 6 },
-  legend: { labelFontSize: 12, orient: "top", columns: 3, symbolStrokeWidth: 2.5, labelLimit: 0, rowPadding: 4 },
+  legend: { labelFontSize: 12, orient: "top", columns: innerWidth < 600 ? 1 : 3, symbolStrokeWidth: 2.5, labelLimit: 0, rowPadding: 4 },
   view: { stroke: null },
 };
 const drawn = Object.entries(specs).map(async ([id, spec]) => {

@@ -22,7 +22,7 @@ def histogram() -> Spec:
     base = draw.chart("shares").encode(
         x=alt.X("log_share:Q", title="log₁₀ of a token's share of what is missed"),
         y=alt.Y("part:Q", title="part of the tokens", axis=alt.Axis(format="%")),
-        color=alt.Color("block:Q", title="block", scale=alt.Scale(scheme="viridis")),
+        color=alt.Color("block:Q", title="block", scale=alt.Scale(range=["#7b68ee", "#e8a33d"])),
         detail="model:N",
         tooltip=[*draw.where(), alt.Tooltip("log_share:Q", format=".2f"), alt.Tooltip("part:Q", format=".2%")],
     )
