@@ -133,7 +133,9 @@ def test_links_of_the_readme_hold_on_another_page():
     there = LINK.findall(SETUP["readme"](text, "https://example.org/linscore", "v1"))
     for target in inside:
         assert (ROOT / target.split("#")[0]).exists(), target
-        assert f"https://example.org/linscore/{'raw' if target.endswith('svg') else 'blob'}/v1/{target}" in there
+        assert (
+            f"https://example.org/linscore/{'raw' if target.endswith(('svg', 'png')) else 'blob'}/v1/{target}" in there
+        )
     assert not any("example.org" in address for address in SETUP["addresses"]("", "v1").values())
 
 
