@@ -12,6 +12,7 @@ from torch import Tensor
 
 from linscore.errors import LinscoreError
 from linscore.statistics.centered import Centered
+from linscore.statistics.map_module import MapModule
 from linscore.statistics.solve import solve
 
 
@@ -37,6 +38,14 @@ class AffineMap:
             raise LinscoreError(f"`x` is {list(x.shape)}: give [..., {len(mean_x)}] to this map")
         delta = (x - mean_x) @ b + mean_delta
         return x + torch.nn.functional.pad(delta, (0, x.shape[-1] - delta.shape[-1]))
+
+    def factors_by_name(self) -> dict[str, Tensor]:
+        """What makes up B, by the names that a linear block and `MapModule` have for it."""
+        return {"weight": self.b}
+
+    def module(self, *, dtype: torch.dtype = torch.float32) -> MapModule:
+        """The map as an nn.Module of its own, where B is; see `MapModule`."""
+        return MapModule(self.factors_by_name(), self.mean_x, self.mean_delta, dtype=dtype)
 
     def residual_norms(self, x: Any, y: Any, mask: Any = None, *, rows: Any = None, precision: str = "fast") -> Tensor:
         """‖y − map(x)‖ of each row of `x` and `y` `[..., d]`: tokens that the block treats non-linearly (Figure 9).

@@ -49,6 +49,14 @@ class FittedMap(AffineMap):
         """The r of a low-rank map; d otherwise."""
         return len(self.b) if self.factors is None else self.factors[0].shape[1]
 
+    def factors_by_name(self) -> dict[str, Tensor]:
+        """The two factors of a B of limited rank, its diagonal, or nothing; else B itself."""
+        if self.factors is not None:
+            return dict(zip(("down", "up"), self.factors, strict=True))
+        if self.kind == "diagonal":
+            return {"scale": self.b.diagonal()}
+        return {} if self.kind == "mean" else super().factors_by_name()
+
     @property
     def parameters(self) -> int:
         """How many a linear block of this map has: those of B, and d for μ_δ (μ_x is not trained)."""
@@ -85,7 +93,7 @@ def fit_block_map(
         >>> fitted.residual_norms(x, y).shape
         torch.Size([600])
     """
-    _check(moments, kind, rank, ridge)
+    check_options(moments, kind, rank, ridge)
     if moments.width_delta < moments.d:
         raise LinscoreError("these moments pair an MLP's activation with what blocks add: give them to fit_fusion")
     return fit(Regression.of(moments), kind=kind, rank=rank, ridge=ridge)
@@ -142,7 +150,12 @@ def _share(errors: Sequence[float], totals: Sequence[float]) -> float | None:
     return sum(errors) / sum(totals) if sum(totals) > 0 else None
 
 
-def _check(moments: Moments, kind: str, rank: int | None, ridge: float | str | None) -> None:
+def check_options(moments: Moments, kind: str, rank: int | None, ridge: float | str | None) -> None:
+    """Make sure that a map can be asked for like this.
+
+    Raises:
+        LinscoreError: if not.
+    """
     if kind not in ("full", "diagonal", "mean"):
         raise LinscoreError(f"`kind` is {kind!r}: choose full, diagonal or mean, or give a `rank`")
     if kind != "full" and (rank is not None or ridge is not None):

@@ -25,7 +25,6 @@ from linscore.models.linear_parts import PartlyLinear, keep_whole, without_atten
 from linscore.spans import Span, Unit, after
 from linscore.statistics.affine import AffineMap
 from linscore.surgery.drop_blocks import drop_blocks
-from linscore.surgery.factors import factors
 from linscore.surgery.parts import number_attentions, replace_parts, sub_blocks_of
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -104,7 +103,7 @@ def _put_blocks(decoder: Decoder, maps: Mapping[int, AffineMap]) -> None:
     for index, fitted in maps.items():
         means = (fitted.mean_x, fitted.mean_delta)
         decoder.blocks[index] = replacement(
-            decoder.blocks[index], factors(fitted), *means, slot=index, entries=lengths[index]
+            decoder.blocks[index], fitted.factors_by_name(), *means, slot=index, entries=lengths[index]
         )
 
 

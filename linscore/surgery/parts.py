@@ -21,7 +21,6 @@ from linscore.errors import LinscoreError, reason
 from linscore.models.linear_block import LinearBlock
 from linscore.models.linear_parts import make_partly_linear, number_slots
 from linscore.statistics.affine import AffineMap
-from linscore.surgery.factors import described, factors
 from linscore.surgery.part_places import Call, Place, alike, calls_of, find_idle, find_places, giving
 
 __all__ = ["number_attentions", "replace_parts", "sub_blocks_of"]
@@ -82,7 +81,7 @@ def _replace(
     entry: dict[str, Any] = {"idle": dict(idle)}
     for part, fitted in parts.items():
         place = places[part]
-        form = {"factors": None, "rank": None} if fitted is None else described(fitted)
+        form = {"factors": None, "rank": None} if fitted is None else _described(fitted)
         # The rest need not be handed the state: nothing is read of it.
         entering = (part == "attention" or parallel) and (place.within or bool(form["factors"]))
         entry[part] = form | {"at": place.at, "entries": place.entries, "entering": entering, "within": place.within}
@@ -90,7 +89,7 @@ def _replace(
     for part, stand_in in block.stand_ins().items():
         fitted = parts.get(part)
         if fitted is not None:
-            stand_in.fitted.take(factors(fitted), fitted.mean_x, fitted.mean_delta)
+            stand_in.fitted.take(fitted.factors_by_name(), fitted.mean_x, fitted.mean_delta)
     if not alike(call.of(block), expected):
         raise LinscoreError(
             f"{block.family.__name__} computes something else once its {' and '.join(parts)} are replaced: "
@@ -147,3 +146,9 @@ def _moved(found: Tensor, expected: Tensor) -> float:
     """Relative change of the median token: one that goes to another expert does not count."""
     change = (found - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp_min(1e-30)
     return float(torch.nan_to_num(change).median())
+
+
+def _described(fitted: AffineMap) -> dict[str, Any]:
+    """What a configuration says of the map, as `LinearMap.describe` does."""
+    found = fitted.factors_by_name()
+    return {"factors": list(found), "rank": found["down"].shape[1] if "down" in found else None}
