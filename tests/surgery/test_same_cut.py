@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import linscore
 from linscore.decoder.find import find_decoder
-from linscore.surgery.drop import cut_on_paper
+from linscore.surgery.drop_blocks import cut_on_paper
 from linscore.surgery.same_cut import same_cut
 
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
