@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -65,12 +66,17 @@ def run_rank_cut(
     check_belongs(report, decoder, report.model)
     survivors, after = cut_on_paper(decoder, gone)
     before: Any = decoder.model.config
-    model = str(SHIPPED.get(report.model, report.model))
-    same = same_cut(model, gone, report.depth, before.get_text_config().dtype, before, after.config)
+    same = same_cut(_place(report.model), gone, report.depth, before.get_text_config().dtype, before, after.config)
     if same is None:
         raise LinscoreError(f"{report.model} holds linear blocks, which no other tool cuts: use `linscore prune`")
     by, figures = (None, {}) if choice is None else (choice.by, choice.figures)
     return RankedCut(report.model, gone, survivors, by, figures, same)
+
+
+def _place(name: str) -> str:
+    """Where other tools find a model: a folder such as `runs/a` would be looked for on the Hub, too."""
+    place = str(SHIPPED.get(name, name))
+    return f"./{place}" if os.path.isdir(place) and not place.startswith((os.sep, ".")) else place
 
 
 def _chosen(request: CutRequest, report: Report, place: PlaceOptions) -> Choice:

@@ -8,7 +8,8 @@ import yaml
 from commands import refused
 
 from linscore.jobs.prune import run_prune
-from linscore.options import CutOptions
+from linscore.jobs.score import run_score
+from linscore.options import CutOptions, TextOptions
 from linscore.surgery.record import Record
 
 
@@ -36,6 +37,14 @@ def test_what_goes_to_mergekit_is_yaml_and_what_it_leaves_undone_is_beside_it(ru
     assert [one["sources"][0]["layer_range"] for one in content["slices"]] == [[0, 1], [2, 3]]
     assert content["dtype"] == "float32"
     assert 'config.json of the result must say {"num_hidden_layers": 2}' in err
+
+
+@pytest.mark.slow
+def test_a_folder_is_said_to_be_one(run, model_folder, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(model_folder).parent)
+    run_score(Path(model_folder).name, text=TextOptions(text=text, seq_len=16), out=str(tmp_path / "s"))
+    _, out, _ = run("rank", tmp_path / "s", "--drop", "1,", "--format", "mergekit")
+    assert {one["sources"][0]["model"] for one in yaml.safe_load(out)["slices"]} == {"./tiny-llama"}
 
 
 def test_what_goes_to_llama_cpp_is_its_command(run, scored):
