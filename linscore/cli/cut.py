@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from linscore.jobs.cut import Cut
 
 _LISTS = "With a comma or a dash, the blocks themselves: 2,5-7, or 5, for block 5 alone."
+PARTS = " 3.attention and 3.mlp are parts of block 3."
 
 
 def cutting(flag: str, more: str = "") -> Callable[[Command], Command]:
-    """The options of a command that cuts; `flag` names the blocks."""
+    """The options of a command that cuts; `flag` names the blocks, `more` says what else it names."""
 
     def decorate(command: Command) -> Command:
         meaning = f"A plain number N: the N first blocks of the ranking. {_LISTS}{more}"

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from linscore.cli.cut import cutting, say, show
+from linscore.cli.cut import PARTS, cutting, say, show
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import takes
 from linscore.options import MapOptions
 
 
 @click.command()
-@cutting("--replace", " 5-7 is one map for three blocks.")
+@cutting("--replace", f" 5-7 is one map for three blocks.{PARTS}")
 @takes(MapOptions(), "form")
 def linearize(model: str, as_json: bool, **asked: Any) -> None:
     """Put affine maps in the place of blocks and spans of MODEL, and save the result.

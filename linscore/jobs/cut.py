@@ -21,7 +21,7 @@ from linscore.models.cost import sizes
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options import PlaceOptions
 from linscore.scoring.belongs import check_belongs
-from linscore.spans import Span, after, indices
+from linscore.spans import Span, Unit, after, indices
 from linscore.statistics.maps import FittedMap
 from linscore.surgery.fuse import Fusion, fuse
 from linscore.surgery.linearize import linearize
@@ -59,7 +59,7 @@ def run_cut(
     out: str,
     request: CutRequest,
     place: PlaceOptions,
-    operate: Callable[[Pretrained, Sequence[Span]], Result],
+    operate: Callable[[Pretrained, Sequence[Unit]], Result],
     say: Say = quiet_say,
 ) -> Cut:
     """Load a model, let `operate` cut the blocks that `request` means, and save what comes of it to `out`.
@@ -74,7 +74,7 @@ def run_cut(
         if report is not None:
             check_belongs(report, decoder, loaded.name)
         choice = None if request.number is None else request.choose(loaded, decoder, report)
-        result = operate(loaded, request.named() if choice is None else choice.spans)
+        result = operate(loaded, request.named() if choice is None else [Unit(span) for span in choice.spans])
         _warn(result.replacements, say)
         if place.dtype == "auto" and loaded.stored is torch.float16:  # which a CPU has loaded as float32
             result.model.half()
@@ -97,27 +97,28 @@ def run_cut(
 def replaced(
     model: PreTrainedModel,
     source: MapMoments,
-    maps: Mapping[Span, FittedMap],
+    maps: Mapping[Unit, FittedMap],
     fusions: Mapping[Span, Fusion] | None = None,
     reasons: Mapping[Span, str] | None = None,
 ) -> Result:
-    """Fuse some spans, put linear blocks in the place of others, and note which block stands for which."""
+    """Fuse some spans, put maps in the place of other units, and note which block stands for which."""
     fusions, reasons = fusions or {}, reasons or {}
     gone = indices(fusions)
     cut = fuse(model, fusions) if fusions else model
     if maps:
-        cut = linearize(cut, {Span(*(after(i, gone) for i in span)): fitted for span, fitted in maps.items()})
-    gone += [index for span in maps for index in span.blocks if index != span.first]
+        renamed = {unit: Span(*(after(i, gone) for i in unit.span)) for unit in maps}
+        cut = linearize(cut, {Unit(renamed[unit], unit.part): fitted for unit, fitted in maps.items()})
+    gone += [index for unit in maps for index in unit.span.blocks if index != unit.span.first]
     projection = find_projection(find_decoder(model)) if fusions else ""
     replacements = []
-    for span in sorted([*fusions, *maps]):
-        fusion = fusions.get(span)
-        index = after(span.first, gone) - (fusion is not None)
+    for unit in sorted([*map(Unit, fusions), *maps]):
+        fusion = fusions.get(unit.span) if unit not in maps else None
+        index = after(unit.span.first, gone) - (fusion is not None)
         form: Form = "linear" if fusion is None else "fused"
-        fitted = maps[span] if fusion is None else fusion.fitted
-        names = _names(cut, index, "" if fusion is None else projection)
+        fitted = maps[unit] if fusion is None else fusion.fitted
+        names = _names(cut, index, _stand_in(cut, index, unit) if fusion is None else projection)
         fit = _described(fitted, None if fusion is None else fusion.on)
-        replacements.append(Replacement(str(span), form, index, names, fit, reasons.get(span)))
+        replacements.append(Replacement(str(unit), form, index, names, fit, reasons.get(unit.span)))
     return Result(cut, replacements, source.origin)
 
 
@@ -136,7 +137,10 @@ def read_ridge(text: str | None) -> float | Literal["auto"] | None:
 
 
 def _same_cut(name: str, loaded: Pretrained, result: Result) -> SameCut | None:
-    gone = indices(Span.parse(one.span) for one in result.replacements)
+    units = [Unit.parse(one.span) for one in result.replacements]
+    if any(unit.part for unit in units):
+        return None
+    gone = indices(unit.span for unit in units)
     depth, dtype = len(loaded.decoder.blocks), result.model.dtype
     return same_cut(name, gone, depth, dtype, loaded.model.config, result.model.config)
 
@@ -160,6 +164,12 @@ def _check_finite(model: PreTrainedModel) -> None:
     spoilt = next((name for name, parameter in model.named_parameters() if not parameter.isfinite().all()), None)
     if spoilt is not None:
         raise LinscoreError(f"{spoilt} would not be finite: give `dtype=float32`, or check the model's weights")
+
+
+def _stand_in(model: PreTrainedModel, index: int, unit: Unit) -> str:
+    """Where in its block the map of a unit is."""
+    block: Any = find_decoder(model).blocks[index]
+    return block.parts[unit.part] if unit.part else ""
 
 
 def _names(model: PreTrainedModel, index: int, path: str) -> list[str]:

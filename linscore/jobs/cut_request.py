@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from linscore.decoder.find import Decoder
 from linscore.errors import LinscoreError, at_least
@@ -12,7 +13,7 @@ from linscore.models.load import Pretrained
 from linscore.options import BY, CutOptions, TextOptions
 from linscore.scoring.ranking import PERPLEXITY, figure_of
 from linscore.scoring.report import Report
-from linscore.spans import Span, indices
+from linscore.spans import Unit
 from linscore.surgery.choose import Choice, choose_blocks, choose_from
 from linscore.text.source import Text
 
@@ -25,11 +26,13 @@ class CutRequest:
         cut: which blocks; a plain number N is the first N of a ranking, anything with a comma or a dash names them.
         options: of the text.
         fits: whether maps are fitted too, for which the text may be read where moments are missing.
+        parts: whether attention and MLP of a block may be named.
     """
 
     cut: CutOptions
     options: TextOptions
     fits: bool = True
+    parts: bool = True
 
     @property
     def text(self) -> Text:
@@ -55,21 +58,23 @@ class CutRequest:
         at_least("span", self.cut.span, 1)
         return None if self.cut.moments is None else Report.load(self.cut.moments)
 
-    def named(self) -> list[Span]:
-        """The blocks and spans that a list names.
+    def named(self) -> list[Unit]:
+        """The blocks, spans and parts of blocks that a list names.
 
         Raises:
-            LinscoreError: if it is none, or names a block twice.
+            LinscoreError: if it is none, or names a block, or a part of one, twice, or parts that cannot be taken.
         """
+        asked = f"`blocks={self.cut.blocks}`"
         try:
-            spans = [Span.parse(part) for part in self.cut.blocks.strip().removesuffix(",").split(",")]
+            units = [Unit.parse(part) for part in self.cut.blocks.strip().removesuffix(",").split(",")]
         except LinscoreError as error:
-            form = f"`blocks={self.cut.blocks}` is no number and no list: write 3, or 2,5-7, or 5,"
-            raise LinscoreError(form) from error
-        blocks = indices(spans)
-        if len(set(blocks)) < len(blocks):
-            raise LinscoreError(f"`blocks={self.cut.blocks}` names a block more than once: name each block once")
-        return spans
+            more = ", or 3.mlp,5" if self.parts else ""
+            raise LinscoreError(f"{asked} is no number and no list: write 3, or 2,5-7, or 5,{more}") from error
+        if any(one.overlaps(other) for one, other in combinations(units, 2)):
+            raise LinscoreError(f"{asked} names a block more than once: name each block once")
+        if not self.parts and any(unit.part for unit in units):
+            raise LinscoreError(f"{asked} names a part of a block, which only prune and linearize take: name the block")
+        return units
 
     def choose(self, loaded: Pretrained, decoder: Decoder, report: Report | None) -> Choice:
         """The blocks of a ranking, read from the report or measured on the text."""

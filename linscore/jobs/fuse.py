@@ -14,7 +14,7 @@ from linscore.jobs.cut_request import CutRequest
 from linscore.models.load import Pretrained
 from linscore.options import CutOptions, FuseOptions, MapOptions, PlaceOptions, TextOptions
 from linscore.scoring.names import MomentsName
-from linscore.spans import Span, indices, runs
+from linscore.spans import Span, Unit, indices, runs
 from linscore.statistics.maps import fit_block_map
 from linscore.surgery.fuse import FORMS, fit_fusion
 
@@ -37,12 +37,12 @@ def run_fuse(
     Raises:
         LinscoreError: as `run_prune`, and where a span cannot be fused and `fusing.auto` is not set.
     """
-    request, fusing = CutRequest(cut, text or TextOptions()), fusing or FuseOptions()
+    request, fusing = CutRequest(cut, text or TextOptions(), parts=False), fusing or FuseOptions()
     one_of("on", fusing.on, FORMS)
     ridge = read_ridge((form or MapOptions()).ridge)
 
-    def operate(loaded: Pretrained, spans: Sequence[Span]) -> Result:
-        merged = runs(indices(spans))
+    def operate(loaded: Pretrained, units: Sequence[Unit]) -> Result:
+        merged = runs(indices(unit.span for unit in units))
         reasons = _cannot_be_fused(loaded.decoder, merged, fusing.auto)
         names = {
             span: [MomentsName.across(span)]
@@ -50,8 +50,8 @@ def run_fuse(
             else [MomentsName.fused(span, side) for side in FORMS[fusing.on]]
             for span in merged
         }
-        source = find_moments(loaded, request, names, say)
-        maps = {span: fit_block_map(source.moments[str(names[span][0])], ridge=ridge) for span in reasons}
+        source = find_moments(loaded, request, {Unit(span): wanted for span, wanted in names.items()}, say)
+        maps = {Unit(span): fit_block_map(source.moments[str(names[span][0])], ridge=ridge) for span in reasons}
         fused = [span for span in merged if span not in reasons]
         fusions = {span: fit_fusion(loaded.model, span, source.moments, on=fusing.on, ridge=ridge) for span in fused}
         told = {span: within(why, loaded.decoder.name) for span, why in reasons.items()}

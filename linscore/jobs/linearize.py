@@ -12,7 +12,7 @@ from linscore.jobs.cut_request import CutRequest
 from linscore.models.load import Pretrained
 from linscore.options import CutOptions, MapOptions, PlaceOptions, TextOptions
 from linscore.scoring.names import MomentsName
-from linscore.spans import Span
+from linscore.spans import Unit
 from linscore.statistics.maps import fit_block_map
 
 
@@ -26,9 +26,9 @@ def run_linearize(
     place: PlaceOptions | None = None,
     say: Say = quiet_say,
 ) -> Cut:
-    """Put linear blocks in the place of blocks and spans of `model`, and save it to `out`.
+    """Put maps in the place of blocks, spans, and attention or MLP of blocks of `model`, and save it to `out`.
 
-    A list such as "3,5-7" names one map for block 3 and one for the whole span 5 to 7.
+    A list such as "3,5-7,8.mlp" names one map for block 3, one for the whole span 5 to 7, one for the MLP of block 8.
 
     Raises:
         LinscoreError: as `run_prune`, and for maps that cannot be fitted.
@@ -40,12 +40,12 @@ def run_linearize(
     options: dict[str, Any] = {"kind": kind}
     ridge = None if kind != "full" and form.ridge is None else read_ridge(form.ridge)
 
-    def operate(loaded: Pretrained, spans: Sequence[Span]) -> Result:
-        names = {span: MomentsName.across(span) for span in spans}
-        source = find_moments(loaded, request, {span: [name] for span, name in names.items()}, say)
+    def operate(loaded: Pretrained, units: Sequence[Unit]) -> Result:
+        names = {unit: MomentsName.of(unit) for unit in units}
+        source = find_moments(loaded, request, {unit: [name] for unit, name in names.items()}, say)
         fits = {
-            span: fit_block_map(source.moments[str(name)], rank=form.rank, ridge=ridge, **options)
-            for span, name in names.items()
+            unit: fit_block_map(source.moments[str(name)], rank=form.rank, ridge=ridge, **options)
+            for unit, name in names.items()
         }
         return replaced(loaded.model, source, fits)
 

@@ -1,4 +1,4 @@
-"""The job of `linscore prune`: drop blocks, and save what is left."""
+"""The job of `linscore prune`: drop blocks, or their attention or MLP, and save what is left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from linscore.jobs.cut import Cut, Result, run_cut
 from linscore.jobs.cut_request import CutRequest
 from linscore.models.load import Pretrained
 from linscore.options import CutOptions, PlaceOptions, TextOptions
-from linscore.spans import Span, after, indices, runs
+from linscore.spans import Unit, after, indices, runs
 from linscore.surgery.drop import drop
 from linscore.surgery.record import Replacement
 
@@ -16,7 +16,7 @@ from linscore.surgery.record import Replacement
 def run_prune(
     model: str, *, out: str, cut: CutOptions, text: TextOptions | None = None, place: PlaceOptions | None = None
 ) -> Cut:
-    """Drop blocks of `model` and save what is left to `out`.
+    """Drop blocks of `model`, or attention and MLP of some ("3.mlp,5"), and save what is left to `out`.
 
     Raises:
         LinscoreError: for any input that cannot be used, and when `out` exists; nothing is written then.
@@ -25,7 +25,10 @@ def run_prune(
     return run_cut(model, "drop", out, request, place or PlaceOptions(), _dropped)
 
 
-def _dropped(loaded: Pretrained, spans: Sequence[Span]) -> Result:
-    gone = indices(spans)
-    cut, where = drop(loaded.model, gone), {span: after(span.first, gone) - 1 for span in runs(gone)}
-    return Result(cut, [Replacement(str(span), "dropped", i if i >= 0 else None) for span, i in where.items()])
+def _dropped(loaded: Pretrained, units: Sequence[Unit]) -> Result:
+    parts = [unit for unit in units if unit.part]
+    gone = indices(unit.span for unit in units if not unit.part)
+    cut = drop(loaded.model, [*gone, *parts])
+    where = {Unit(span): after(span.first, gone) - 1 for span in runs(gone)}
+    where |= {unit: after(unit.span.first, gone) for unit in parts}
+    return Result(cut, [Replacement(str(unit), "dropped", i if i >= 0 else None) for unit, i in sorted(where.items())])

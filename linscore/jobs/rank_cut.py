@@ -53,14 +53,14 @@ def run_rank_cut(
             without weights shows.
     """
     report, text, place = Report.load(folder), text or TextOptions(), place or PlaceOptions()
-    request = CutRequest(cut, text, fits=False)
+    request = CutRequest(cut, text, fits=False, parts=False)
     if request.number is not None:
         request = replace(request, cut=replace(cut, moments=folder))
     elif cut.by is not None or cut.span != 1:
         raise LinscoreError(f"`blocks={cut.blocks}` names the blocks: leave out `by` and `span`, or give a number")
     request.check()
     choice = None if request.number is None else _chosen(request, report, place)
-    gone = indices(request.named()) if choice is None else choice.blocks
+    gone = indices(unit.span for unit in request.named()) if choice is None else choice.blocks
     # A device that need not be there: on a CPU float16 would turn into float32.
     decoder = load_on_paper(report.model, device="cuda", trust_remote_code=place.trust_remote_code)
     check_belongs(report, decoder, report.model)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from linscore.decoder.cached import kv_bytes_per_token
 from linscore.decoder.call import probe_tokens
 from linscore.decoder.find import Decoder
 from linscore.decoder.run import run
@@ -41,13 +42,14 @@ class Cost:
 
 
 def sizes(before: Decoder, after: Decoder) -> dict[str, Any]:
-    """Blocks, parameters (tied ones once) and FLOP per token of all blocks, of the original and of the cut model."""
+    """Blocks, parameters (tied ones once), FLOP a token in blocks and bytes a token in the cache, of both models."""
     found = {}
     for suffix, decoder in (("_before", before), ("", after)):
         costs = block_costs(decoder)
         found[f"depth{suffix}"] = len(costs)
         found[f"parameters{suffix}"] = sum(parameter.numel() for parameter in decoder.model.parameters())
         found[f"flops_per_token{suffix}"] = sum(cost.flops_per_token for cost in costs)
+        found[f"kv_bytes_per_token{suffix}"] = kv_bytes_per_token(decoder)
     return found
 
 

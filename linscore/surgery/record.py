@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from linscore.errors import LinscoreError
 from linscore.files.json_file import json_text, read_json
-from linscore.spans import Span
+from linscore.spans import Unit
 from linscore.surgery.same_cut import SameCut
 
 RECORD = "linscore.json"
@@ -19,9 +19,9 @@ Form = Literal["dropped", "linear", "fused"]
 
 @dataclass(frozen=True)
 class Replacement:
-    """What became of one span of the original model's blocks."""
+    """What became of one span of the original model's blocks, or of the attention or MLP of one."""
 
-    span: str  # "3" or "3-5", see `Span`
+    span: str  # "3", "3-5" or "3.mlp", see `Unit`
     form: Form
     block: int | None  # block of the cut model whose output stands for what left the span; None: its embeddings
     parameters: list[str] = field(default_factory=list)  # of the cut model, that stand for the span
@@ -29,7 +29,7 @@ class Replacement:
     reason: str | None = None  # why it has this form, where another was tried first
 
     def __post_init__(self) -> None:
-        Span.parse(self.span)
+        Unit.parse(self.span)
 
     def summary(self) -> str:
         """One line for people."""
@@ -43,7 +43,7 @@ class Replacement:
     @property
     def stands_for(self) -> int:
         """The block of the original whose output that of `block` is to match."""
-        return Span.parse(self.span).last
+        return Unit.parse(self.span).span.last
 
 
 def _label(span: str) -> str:
@@ -98,6 +98,8 @@ class Record:
     parameters: int
     flops_per_token_before: int  # of all blocks (see `block_costs`)
     flops_per_token: int
+    kv_bytes_per_token_before: int | None = None  # of keys and values in a cache; None: not counted
+    kv_bytes_per_token: int | None = None
     choice: dict[str, Any] | None = None  # how the blocks were chosen; None: named by hand
     moments: dict[str, Any] | None = None  # model, text and tokens that the maps were fitted on
     distilled: dict[str, Any] | None = None  # what training did afterwards
@@ -121,11 +123,15 @@ class Record:
             how = ", measured again after each" if self.choice["sequential"] else ""
             lines.insert(0, f"chosen   by {self.choice['by']}{how}: {figures}")
             lines.insert(1, f"expects  {_expected(self.choice, self.operation)}")
-        sizes = (
+        sizes = [
             f"{self.depth} of {self.depth_before} blocks",
             f"{self.parameters:,} of {self.parameters_before:,} parameters",
             f"{self.flops_per_token:,} of {self.flops_per_token_before:,} FLOP a token in blocks",
-        )
+        ]
+        if self.kv_bytes_per_token_before:
+            sizes.append(
+                f"{self.kv_bytes_per_token:,} of {self.kv_bytes_per_token_before:,} bytes a token in its cache"
+            )
         return "\n".join([*lines, f"left     {', '.join(sizes)}"])
 
     @staticmethod
