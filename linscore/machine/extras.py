@@ -15,6 +15,7 @@ EXTRAS = {
     "train": ("accelerate", "sklearn", "matplotlib"),
     "tasks": ("lm_eval", "accelerate"),
     "large": ("accelerate",),
+    "torchmetrics": ("torchmetrics",),
     "html": ("altair", "vl_convert", "jinja2", "pandas"),
     "triton": ("triton",),
 }

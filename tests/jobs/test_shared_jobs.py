@@ -1,6 +1,7 @@
 """Scores and other jobs by two processes: one result, one voice, and one end.
 
-Those of `linscore.scoring.shared` stand here, too: the processes are forked from one server, which takes its time.
+Those of `linscore.scoring.shared` and `linscore.torchmetrics` stand here, too: the processes are forked from one
+server, which takes its time.
 """
 
 import json
@@ -9,6 +10,7 @@ import pytest
 from alike import assert_alike
 from processes import heard, together
 from shared_jobs import reports, shared_jobs, shared_reports
+from shared_metric import ROWS, batches, in_one_of_two, moments_of
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,6 +58,18 @@ def test_evaluations_series_and_probes_are_shared_too(models, tmp_path):
     first, second = together(2, shared_jobs, str(models), str(tmp_path / "together"))
     assert_alike(first, alone)
     assert second == [first[0], None, first[2]]  # a series is the first one's alone
+
+
+@pytest.mark.slow
+def test_a_metric_of_two_processes_is_that_of_all_rows():
+    pytest.importorskip("torchmetrics", reason="the extra torchmetrics is not installed")
+    given = batches()
+    expected = moments_of(given).compute().linearity
+    for rank, (found, step, alone, rows) in enumerate(together(2, in_one_of_two)):
+        assert found == pytest.approx(expected, abs=1e-12)
+        assert step == pytest.approx(moments_of(given[2:]).compute().linearity, abs=1e-12)
+        assert alone == pytest.approx(moments_of(given[rank::2]).compute().linearity, abs=1e-12)
+        assert rows == 2 * ROWS
 
 
 @pytest.mark.slow
