@@ -5,7 +5,7 @@ COPY . /src
 RUN pip install --no-cache-dir --constraint /src/constraints.txt \
     --extra-index-url https://download.pytorch.org/whl/cpu 'torch==2.13.0+cpu' \
     && pip install --no-cache-dir --constraint /src/constraints.txt \
-    '/src[datasets,plots,probe,train,tasks,large,html]' \
+    '/src[datasets,plots,probe,train,tasks,large,torchmetrics,html]' \
     && rm -r /src
 WORKDIR /work
 ENTRYPOINT ["linscore"]
