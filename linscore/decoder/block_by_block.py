@@ -7,7 +7,7 @@ gives the state that is kept (decisions: One block at a time).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -32,6 +32,14 @@ class Weights(Protocol):
 
     def loaded(self, index: int, ahead: int | None = None) -> AbstractContextManager[None]:
         """A context in which block `index` has its weights; those of block `ahead` may be fetched meanwhile."""
+
+
+class InMemory:
+    """Weights that are there all the time."""
+
+    def loaded(self, index: int, ahead: int | None = None) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Nothing to do."""
+        return nullcontext()
 
 
 class _Done(Exception):  # noqa: N818 - it ends a run as meant
@@ -126,11 +134,17 @@ class BlockByBlock:
         return left[0]
 
     @contextmanager
-    def after_all(self, state: Tensor) -> Iterator[None]:
-        """No block works, and the last gives `state`: what a model does after its blocks can be run on its tokens."""
-        depth = len(self.decoder.blocks)
-        with self._stand_ins.of(range(depth)):
-            self._stand_ins.given[depth - 1] = state
+    def after(
+        self, count: int, state: Tensor | None, does: Mapping[int, Callable[[Tensor], Tensor]] | None = None
+    ) -> Iterator[None]:
+        """The first `count` blocks do not work, and the last of them gives `state`: the rest can be run on its tokens.
+
+        Later blocks that `does` has are replaced by what it does to a state `[B, T, d]`.
+        """
+        does = does or {}
+        with self._stand_ins.of({*range(count), *does}, does=does):
+            if state is not None:
+                self._stand_ins.given[count - 1] = state
             yield
 
     def _learn_forms(self) -> None:

@@ -113,7 +113,7 @@ def _check_plain(decoder: Decoder, path: str) -> None:
     """Raises LinscoreError unless the layer of every block has a weight that can be read and edited."""
     for index, block in enumerate(decoder.blocks):
         module = block.get_submodule(path)
-        if not (isinstance(module, (nn.Linear, Conv1D)) and _is_plain(module.weight)):
+        if not (isinstance(module, (nn.Linear, Conv1D)) and is_plain(module.weight)):
             check_own_modules(decoder.model, decoder.name)
             raise LinscoreError(
                 f"{decoder.name}: {path} of block {index} ({type(module).__name__}) has no plain floating-point weight "
@@ -121,7 +121,8 @@ def _check_plain(decoder: Decoder, path: str) -> None:
             )
 
 
-def _is_plain(weight: Tensor) -> bool:
+def is_plain(weight: Tensor) -> bool:
+    """Whether a layer's weight is a floating-point matrix in memory that can be read and edited."""
     # Quantizers keep their weights as parameters of other types, or as integers in another shape.
     real = weight.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     return type(weight) is nn.Parameter and real and weight.ndim == 2 and not weight.is_meta

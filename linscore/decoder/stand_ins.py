@@ -6,7 +6,7 @@ positions) and what it does between two of them is as it always is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ class StandIns:
         self._besides: dict[int, tuple[Any, ...] | None] = {}  # by kind; None: a block gives a tensor alone
         self.kinds = kinds(blocks)
         self.given: dict[int, Tensor] = {}
+        self._does: Mapping[int, Callable[[Tensor], Tensor]] = {}
         self._hand_on = False
 
     def saw(self, index: int, output: Any) -> None:
@@ -41,30 +42,42 @@ class StandIns:
         self._besides[self.kinds[index]] = tuple(output[1:]) if isinstance(output, (tuple, list)) else None
 
     @contextmanager
-    def of(self, indices: Collection[int], *, hand_on: bool = False) -> Iterator[None]:
+    def of(
+        self,
+        indices: Collection[int],
+        *,
+        hand_on: bool = False,
+        does: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
+    ) -> Iterator[None]:
         """For as long as the context lasts, these blocks do nothing, and need no weights.
 
-        With `hand_on` they give, beside a state, the tensors that blocks gave on the few tokens on which they ran.
+        Args:
+            indices: of the blocks.
+            hand_on: they give, beside a state, the tensors that blocks gave on the few tokens on which they ran.
+            does: what some of them make of the state `[B, T, d]` that they are called with, in place of nothing.
         """
-        self._hand_on = hand_on
+        self._hand_on, self._does = hand_on, does or {}
         with ExitStack() as undo:
             undo.callback(self.given.clear)
             for index in indices:
                 block = self._blocks[index]
-                undo.callback(_restore, block, vars(block).get("forward"))
+                undo.callback(restore_forward, block, vars(block).get("forward"))
                 block.forward = partial(self._stand_in, index)
             yield
 
     def _stand_in(self, index: int, *args: Any, **kwargs: Any) -> Any:
         state = self.given.get(index)
-        state = entering_state(args, kwargs) if state is None else state
+        if state is None:
+            state = entering_state(args, kwargs)
+            state = self._does[index](state) if index in self._does else state
         besides = self._besides[self.kinds[index]]
         if besides is None:
             return state
         return (state, *(besides if self._hand_on else [None if isinstance(b, Tensor) else b for b in besides]))
 
 
-def _restore(block: nn.Module, forward: Any) -> None:
+def restore_forward(block: nn.Module, forward: Any) -> None:
+    """Give a module back the `forward` that it had as an attribute of its own; None: that of its class."""
     if forward is None:
         del block.forward
     else:

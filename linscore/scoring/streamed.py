@@ -144,7 +144,7 @@ class Streamed:
         """The loss on the first batch, whose longest rows were run beside it."""
         if self._rows is None or self._left is None:
             return None
-        with self._one.after_all(self._left):
+        with self._one.after(len(self._decoder.blocks), self._left):
             return first_loss(self._decoder, self._rows)
 
     def to_solve(self, moments: Mapping[str, Moments]) -> Mapping[str, Moments]:

@@ -64,7 +64,7 @@ def test_what_follows_the_blocks_runs_on_the_last_state() -> None:
     decoder = own("llama")
     one = BlockByBlock(decoder, PutAside(decoder.blocks))
     last = run_all(one, IDS)[DEPTH - 1].y
-    with one.after_all(last), torch.no_grad():
+    with one.after(len(one.decoder.blocks), last), torch.no_grad():
         found = decoder.model(input_ids=IDS).logits
     assert torch.equal(found, expected)
 
