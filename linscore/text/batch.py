@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from linscore_kernels.given import as_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linscore.errors import LinscoreError, reason
+from linscore.errors import LinscoreError
 
 # Token ids [B, T], or a dict of these parts. Whatever else a batch may hold would be misread if it were passed over.
 Batch = Tensor | NDArray[Any] | Mapping[str, Any]
@@ -45,7 +45,7 @@ class Tokens(NamedTuple):
 
 
 def read_batch(batch: Batch) -> Tokens:
-    """The parts of a batch, tensors or NumPy arrays.
+    """The parts of a batch: tensors, NumPy arrays, or anything with `__dlpack__`.
 
     Raises:
         LinscoreError: for a batch that holds no token ids `[B, T]`, something that is not read here, or a mask,
@@ -125,15 +125,4 @@ class TokenDigest:
 def _parts(batch: Batch) -> dict[str, Tensor]:
     """What a batch says, by name, without what it leaves open."""
     named = batch if isinstance(batch, Mapping) else {"input_ids": batch}
-    return {name: _tensor(name, value) for name, value in named.items() if value is not None}
-
-
-def _tensor(name: str, value: Any) -> Tensor:
-    if not isinstance(value, (Tensor, np.ndarray)):
-        raise LinscoreError(f"{name} of a batch is of type {type(value).__name__}: give a tensor or a NumPy array")
-    if isinstance(value, Tensor) and (value.is_meta or value.layout is not torch.strided):
-        raise LinscoreError(f"{name} of a batch is no dense tensor with values: give one")
-    try:
-        return torch.as_tensor(value if isinstance(value, Tensor) else np.ascontiguousarray(value))
-    except (TypeError, ValueError) as error:
-        raise LinscoreError(f"{name} of a batch cannot be read ({reason(error)}): give integers") from error
+    return {name: as_tensor(f"`{name}` of a batch", value) for name, value in named.items() if value is not None}
