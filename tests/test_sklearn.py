@@ -12,6 +12,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import linscore
 from linscore import LinscoreError
 from linscore.sklearn import AffineMap
+from linscore.statistics.ridge import RIDGES
 
 D = 8
 X, Y = (one.double().numpy() for one in states(300, D))
@@ -44,6 +45,21 @@ def test_a_ridge_is_scikit_learns_on_standardized_features(residual):
     expected = make_pipeline(StandardScaler(), Ridge(0.1 * len(X))).fit(X, Y - X if residual else Y).predict(X)
     found = AffineMap(ridge=0.1, residual=residual).fit(X, Y).predict(X)
     np.testing.assert_allclose(found, X + expected if residual else expected, atol=1e-8)
+
+
+def test_the_ridge_that_is_chosen_has_the_least_error_on_runs_held_out():
+    noisy = Y[:24] + 3 * np.random.default_rng(0).standard_normal((24, D))
+
+    def error(ridge: float) -> float:
+        total = 0.0
+        for train, test in (slice(12), slice(12, 24)), (slice(12, 24), slice(12)):
+            fitted = make_pipeline(StandardScaler(), Ridge(ridge * 12)).fit(X[train], noisy[train])
+            total += ((noisy[test] - fitted.predict(X[test])) ** 2).sum()
+        return total
+
+    found = AffineMap(ridge="auto").fit(X[:24], noisy).map_.ridge
+    assert found == min(RIDGES, key=error)
+    assert found > min(RIDGES)
 
 
 def test_its_score_is_linearity_and_held_out_that_of_held_out_rows():
