@@ -30,7 +30,9 @@ def cached_states(decoder: Decoder, *pieces: Tensor) -> tuple[list[Tensor], Any]
         return [], None
     with torch.no_grad(), evaluating(backbone), uncompiled():
         for piece in pieces:
-            output = backbone(piece.to(next(backbone.parameters()).device), use_cache=True, **{name: cache})
+            piece = piece.to(next(backbone.parameters()).device)
+            tokens = {"input_ids": piece} if "input_ids" in known else {}
+            output = backbone(*(() if tokens else (piece,)), use_cache=True, **tokens, **{name: cache})
             cache = getattr(output, name, None)
             states.append(first_tensor(output[0]))
     return states, cache
