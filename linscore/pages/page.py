@@ -120,7 +120,8 @@ def _columns(rows: Datasets) -> dict[str, dict[str, list[Any]]]:
 
 def _in_script(value: Any) -> str:
     """JSON that cannot end the script element that it stands in."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from linscore.errors import LinscoreError
 from linscore.machine.extras import need
 from linscore.options import BY
-from linscore.pages.page import Column, Heat, Page, Section, Table, html
+from linscore.pages.page import Column, Heat, Line, Page, Section, Table, html
 from linscore.pages.rows import EMPTY, datasets, labels
 from linscore.pages.sections import lens_sections, number_section, report_sections, series_sections, token_sections
 from linscore.pages.words import FIGURES
@@ -18,6 +19,7 @@ from linscore.scoring.ranking import lowest_first, ranked
 from linscore.scoring.report import Report
 from linscore.scoring.table import concerning
 
+PART = 5  # of the depth, that the commands to paste cut
 SCORES = ("linearity_heldout", "linearity"), ("linearity_no_residual_heldout", "linearity_no_residual")
 
 
@@ -175,7 +177,20 @@ def _ranking(reports: Sequence[Report]) -> Section:
     """The blocks of every model, what looks easiest to do without first."""
     note = f"By {FIGURES[BY][0]}, {'lowest' if lowest_first(BY) else 'highest'} first: {FIGURES[BY][1]}."
     tables = [_order(report, name) for report, name in zip(reports, _names(reports), strict=True)]
-    return Section("ranking", "What is easiest to do without", note, tables=tables)
+    lines = [_to_paste(report) for report in reports]
+    return Section("ranking", "What is easiest to do without", note, tables=tables, lines=lines)
+
+
+def _to_paste(report: Report) -> Line:
+    """Commands that cut the first blocks of the ranking, here and by other tools; DIR is where the report lies."""
+    count = max(1, report.depth // PART)
+    blocks = ",".join(str(span) for span in [*ranked(report, BY, 1)][:count])
+    cuts = [
+        f"linscore prune {shlex.quote(report.model)} --drop {blocks}{',' * (count == 1)} --out cut",
+        f"linscore rank DIR --drop {count} --format mergekit > cut.yaml",
+        f"linscore rank DIR --drop {count} --format llama.cpp",
+    ]
+    return Line(f"Cut the first {count} of {labels([report.model])[0]}", "\n".join(cuts))
 
 
 def _order(report: Report, name: str) -> Table:

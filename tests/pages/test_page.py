@@ -128,6 +128,13 @@ def test_the_verdict_says_what_the_figures_say(full):
     assert f"block {influence.index(min(influence))} is the easiest" in second
 
 
+def test_the_cut_to_paste_is_that_of_the_ranking(full):
+    deep = of_depth(full, 11, "a model")
+    influence = [(block.block_influence, block.index) for block in deep.blocks]
+    two = ",".join(str(index) for _, index in sorted(influence)[:2])
+    assert f"linscore prune &#39;a model&#39; --drop {two} --out cut\n" in page_of([deep])
+
+
 def test_a_notebook_shows_the_page_and_a_table(full):
     assert full._repr_html_().startswith("<iframe srcdoc=")
     frame = full.to_dataframe()
