@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from caches import logits_by_cache
 from linear_models import logits, random_map, tokens
 from reloading import load_elsewhere
 from tiny_models import shared, tiny
@@ -39,6 +40,7 @@ def test_both_loaders_give_the_model_in_memory(family, tmp_path):
     for loaded in (load(tmp_path, device="cpu"), load_elsewhere(tmp_path)):
         assert torch.equal(logits(loaded, tokens()), expected)
         assert torch.equal(greedy(loaded), text)
+        torch.testing.assert_close(logits_by_cache(loaded, tokens()), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_model_without_its_head_loads_too(tmp_path):

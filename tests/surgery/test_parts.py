@@ -26,7 +26,7 @@ CASES = {
     },
     "all attention": {"0.attention": None, "1.attention": random_map(1), "2.attention": None},
 }
-QUICK = [("llama", "maps"), ("gptj", "maps"), ("bloom", "maps"), ("gemma3", "all attention")]
+QUICK = [("llama", "maps"), ("gptj", "maps"), ("bloom", "maps"), ("gpt2", "all attention")]
 SOME = ["gptj", "bloom", "gemma2", "opt"]  # parallel, residuals within, norms behind, an MLP of several children
 MORE = [(family, "maps") for family in PATHS] + [(family, case) for family in SOME for case in CASES]
 MORE = [one for one in dict.fromkeys(MORE) if one not in QUICK]
@@ -86,9 +86,14 @@ def test_an_attention_that_is_gone_has_no_slot_and_no_bytes():
 
 def test_slots_are_of_the_kind_of_the_attention_that_uses_them():
     mixed = ["sliding_attention", "full_attention", "sliding_attention"]
-    cut = drop(tiny("gemma3", layer_types=mixed), ["0.attention"])
-    slots = [block.self_attn.layer_idx for block in find_decoder(cut).blocks[1:]]
-    assert slots == [1, 0]
+    model = tiny("gemma3", layer_types=mixed)
+    cut = drop(model, ["0.attention"])
+    assert [block.self_attn.layer_idx for block in find_decoder(cut).blocks[1:]] == [1, 0]
+    for gone in (["0.attention"], ["1.attention"], ["0.attention", "2.attention"]):
+        with overwritten(model, "gemma3", dict.fromkeys(gone)):
+            expected = logits(model, tokens())
+        got = logits_by_cache(drop(model, gone), tokens(), first=6)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_only_served_the_part_is_gone_and_what_others_need_stays():
