@@ -73,14 +73,14 @@ def search_sub_blocks(
     attentions, mlps = ([p for p in paths if all(has_path(b, p) for b in blocks)] for paths in (ATTENTION, MLP))
     if not (attentions and mlps):
         lacking = "attention" if mlps else "MLP"
-        raise LinscoreError(f"{name}: its blocks ({type(blocks[0]).__name__}) expose no {lacking}; score whole blocks")
+        raise LinscoreError(f"{name}: its blocks ({type(blocks[0]).__name__}) expose no {lacking}; take whole blocks")
     for pair in product(attentions, mlps):
         states = _try(probe, SubBlocks(*pair, parallel=False))
         if states and all(map(adds_up, states.values())):
             return SubBlocks(*pair, parallel=_is_parallel(name, blocks, pair, states, probe))
     raise LinscoreError(
         f"{name}: no pair of {attentions} and {mlps} adds up to what a block adds (norms after the sum, or scaled "
-        "residuals, cannot be split); score whole blocks"
+        "residuals, cannot be split); take whole blocks"
     )
 
 
@@ -115,7 +115,7 @@ def _is_parallel(
     """Whether the MLP stays the same when the attention of its block is disturbed."""
     index = next((i for i, s in states.items() if s.mlp is not None and s.mlp.any()), None)
     if index is None:
-        raise LinscoreError(f"{name}: its MLPs add nothing, so what they read cannot be told; score whole blocks")
+        raise LinscoreError(f"{name}: its MLPs add nothing, so what they read cannot be told; take whole blocks")
     with disturbed(blocks[index].get_submodule(pair[0]), states[index].x):
         moved = probe(SubBlocks(*pair, parallel=False))[index].mlp
     before, after = (torch.nan_to_num(m.float()) for m in (states[index].mlp, moved) if m is not None)

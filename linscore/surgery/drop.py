@@ -27,7 +27,7 @@ def drop(model: nn.Module, blocks: Collection[int | str | Span | Unit]) -> PreTr
 
     Args:
         model: a decoder of transformers, whole and on one device.
-        blocks: indices of the blocks that go, or what else `Unit.of` takes, in any order; the survivors are numbered
+        blocks: indices of the blocks that go, spans, or parts such as "3.mlp", in any order; the survivors are numbered
             from 0 again.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Put affine maps in the place of a model's blocks."""
+"""Put affine maps in the place of a model's blocks, and of attention or MLP of single blocks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def linearize(model: Model, maps: Mapping[Any, AffineMap]) -> Model:
-    """A copy of a decoder in which affine maps stand in for some blocks.
+    """A copy of a decoder in which affine maps stand in for some blocks, or for attention or MLP of some.
 
     It generates with a cache, pads, checkpoints and moves as the model does. A span's first block becomes the linear
     one and its others are dropped, so that the copy has fewer blocks; without longer spans it has the same
@@ -43,12 +43,12 @@ def linearize(model: Model, maps: Mapping[Any, AffineMap]) -> Model:
 
     Args:
         model: stays as it is.
-        maps: index of a block, a span of blocks, or what else `Unit.of` takes, to the map that replaces it, an
-            AffineMap or what `fit_block_map` returns.
+        maps: index of a block, a span of blocks, or a part of a block such as "3.mlp", to the map that replaces it, an
+            AffineMap or what `fit_block_map` returns; that of a part from the moments "block.3.mlp".
 
     Raises:
         LinscoreError: for an index or a width that does not fit, spans that overlap, or a model with adapters or one
-            that accelerate has spread over devices; with longer spans, whatever `drop` refuses.
+            that accelerate has spread over devices; with longer spans and parts, whatever `drop` refuses.
 
     Examples:
         >>> fitted = linscore.fit_block_map(report.moments["block.3"], ridge="auto")

@@ -45,7 +45,7 @@ def test_a_block_without_a_part_computes_what_hooks_make_of_it_with_a_cache_and_
 def test_every_family_with_attention_and_mlp_is_tried():
     assert set(FAMILIES) - set(PATHS) == {"opt_350m", "mamba", "mamba2"}  # post-norm, and no MLP
     for family in ("opt_350m", "mamba"):
-        with pytest.raises(LinscoreError, match="score whole blocks"):
+        with pytest.raises(LinscoreError, match="take whole blocks"):
             drop(shared(family), ["1.mlp"])
 
 
