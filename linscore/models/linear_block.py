@@ -17,6 +17,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 _OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
 _OWN |= {"slot", "entries", "factors", "parts", "counts"}
 
+MOST_ENTRIES = 16  # of the tuple that a block returns: some three in transformers
+
 
 class DamagedError(ValueError):
     """A saved model that does not hold what its configuration says."""
@@ -119,7 +121,7 @@ class LinearBlock(LinearMap):
         entries: int | None = None,
     ) -> None:
         LinearMap.__init__(self, factors, mean_x, mean_delta, dtype=dtype, device=device)
-        self.slot, self.entries = slot, entries
+        self.slot, self.entries = slot, checked(entries)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Map the states `[..., d]`; of the family's other arguments only the cache matters."""
@@ -181,6 +183,17 @@ def empty_map(block: nn.Module, width: int, entry: dict[str, Any]) -> tuple[dict
     if factors not in ([], ["weight"], ["down", "up"], ["scale"]) or not fits:
         raise DamagedError(f"the configuration has a linear block of unknown form: {entry}, width {width}")
     return {name: torch.zeros(shapes[name]) for name in factors}, torch.zeros(width), torch.zeros(width)
+
+
+def checked(entries: Any) -> int | None:
+    """The length of a tuple as a configuration says it, which anyone can write.
+
+    Raises:
+        DamagedError: for what no block of a family returns.
+    """
+    if entries is not None and not (type(entries) is int and 1 <= entries <= MOST_ENTRIES):
+        raise DamagedError(f"the configuration has a block that returns {entries!r} values")
+    return entries
 
 
 def in_form(y: Tensor, entries: int | None) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .linear_block import DamagedError, LinearBlock, LinearMap, blank, count_tokens, empty_map, in_form
+from .linear_block import DamagedError, LinearBlock, LinearMap, blank, checked, count_tokens, empty_map, in_form
 
 PARTS = ("attention", "mlp")
 NUMBERS = ("layer_idx", "layer_id")  # what attentions call their slot in a cache
@@ -27,7 +27,7 @@ class Idle(nn.Module):
 
     def __init__(self, entries: int | None = None) -> None:
         super().__init__()
-        self.entries = entries
+        self.entries = checked(entries)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The state among its arguments."""
@@ -55,7 +55,7 @@ class StandIn(nn.Module):
     ) -> None:
         super().__init__()
         self.fitted, self.state = fitted, None
-        self.entries, self.entering, self.within = entries, entering, within
+        self.entries, self.entering, self.within = checked(entries), entering, within
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """δ, or x + δ, in the shape of what it is called with."""

@@ -101,6 +101,7 @@ def test_blocks_can_be_dropped_from_what_was_loaded(tmp_path):
         {"mlp": {"at": "mlp"}, "idle": {}},
         {"idle": {"mlp": None}},
         {"idle": 5},
+        {"mlp": {"at": "mlp", "factors": None, "rank": None, "entries": 10**9, "entering": False, "within": False}},
     ],
 )
 def test_a_damaged_description_is_one_line(damage, tmp_path):
