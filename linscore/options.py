@@ -200,6 +200,20 @@ class FuseOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompressOptions:
+    """How small a decoder becomes, and how it is found out what can go: one of the first four."""
+
+    params: float | None = option(None, "The share of the blocks' parameters that stays, such as 0.8.", "SHARE")
+    memory: str | None = option(None, "Bytes of the whole model at most, such as 6GB.", "BYTES")
+    kv: float | None = option(None, "The share of keys and values in the cache that stays.", "SHARE")
+    loss: float | None = option(None, "Nats per token that may be lost on the measuring text.", "NATS")
+    heal: str = option("closed", "closed (projections and maps refitted), or none.")
+    measure_tokens: int = option(16384, "Tokens of the text that every trial is measured on, at most.", "N")
+    steps: bool = option(False, "Search on to the end: the whole curve of loss over what is saved.")
+    measured: str | None = option(None, "What compress saved of MODEL and this text: nothing is run twice.", "DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     """What models are compared on, beside the cost of a text."""
 

@@ -13,6 +13,7 @@ import click
 
 from linscore.cli.bench import bench
 from linscore.cli.compare import compare
+from linscore.cli.compress import compress
 from linscore.cli.distil import distil
 from linscore.cli.doctor import doctor
 from linscore.cli.dynamics import dynamics
@@ -43,6 +44,7 @@ COMMANDS = (
     prune,
     linearize,
     fuse,
+    compress,
     distil,
     evaluate,
     train,

@@ -62,13 +62,19 @@ class Search:
         expected: Expected,
     ) -> None:
         self._forms, self._saves, self._measure, self._expected = forms, saves, measure, expected
+        self._whole = {unit: own for unit, own in forms.items() if not unit.part}
         self._grain = GRAIN * self.most
         self.steps = [Step({}, 0.0, measure({}, {}))]
 
     @property
     def most(self) -> float:
-        """What is saved where every block is dropped."""
-        return sum(self._saves(unit, forms[0]) for unit, forms in self._forms.items() if not unit.part)
+        """What is saved where every block is dropped but one, which is a map that holds little."""
+        blocks = [(self._saves(unit, forms[0]), self._saves(unit, forms[1])) for unit, forms in self._whole.items()]
+        return sum(dropped for dropped, _ in blocks) - min(dropped - least for dropped, least in blocks)
+
+    def _leaves_one(self, choice: Choice) -> bool:
+        """Whether a block is left that is not dropped."""
+        return any(choice.get(unit) != forms[0] for unit, forms in self._whole.items())
 
     @property
     def last(self) -> Step:
@@ -78,6 +84,13 @@ class Search:
     def saved(self, choice: Choice) -> float:
         """What a choice saves in all."""
         return sum(self._saves(unit, form) for unit, form in choice.items())
+
+    def run(self, enough: float, most_loss: float) -> Iterator[Step]:
+        """Until `enough` is saved, by moves, then what is thought best, then exchanges; or within `most_loss`."""
+        yield from self.advance(enough, most_loss)
+        if enough <= self.last.saved:
+            yield from self.redraw(enough)
+            yield from self.exchange(enough)
 
     def advance(self, enough: float = math.inf, most_loss: float = math.inf) -> Iterator[Step]:
         """Take moves until `enough` is saved, or none is left that keeps the loss at `most_loss`."""
@@ -97,7 +110,7 @@ class Search:
         tried: set[frozenset[tuple[Unit, Form]]] = set()
         while (found := likeliest(self._forms, saved, self._expected.at_best, enough)) is not None:
             one = frozenset(found.items())
-            if one in tried or found == self.last.choice:
+            if one in tried or found == self.last.choice or not self._leaves_one(found):
                 return
             unknown = [(unit, form) for unit, form in found.items() if not self._expected.knows(unit, form)]
             for unit, form in unknown:
@@ -110,10 +123,10 @@ class Search:
             if loss < self.last.loss * (1 - NOISE):
                 yield self._take(found, loss)
 
-    def exchange(self, enough: float = 0.0, most_loss: float = math.inf) -> Iterator[Step]:
-        """Exchange moves while the loss falls, `enough` stays saved, and the loss stays allowed."""
+    def exchange(self, enough: float) -> Iterator[Step]:
+        """Exchange moves while the loss falls and `enough` stays saved."""
         tried: set[frozenset[tuple[Unit, Form]]] = set()
-        while (found := self._exchanged(enough, most_loss, tried)) is not None:
+        while (found := self._exchanged(enough, tried)) is not None:
             yield self._take(*found)
 
     def _take(self, choice: Choice, loss: float) -> Step:
@@ -145,9 +158,7 @@ class Search:
                     heapq.heappush(queue, (price(n), n))
         return None
 
-    def _exchanged(
-        self, enough: float, most_loss: float, tried: set[frozenset[tuple[Unit, Form]]]
-    ) -> tuple[Choice, float] | None:
+    def _exchanged(self, enough: float, tried: set[frozenset[tuple[Unit, Form]]]) -> tuple[Choice, float] | None:
         """One move back and at most one ahead that gain together, the likeliest first."""
         here, failures = self.last, 0
         for _, _, pair in sorted((added, n, pair) for n, (added, pair) in enumerate(self._pairs(enough))):
@@ -158,7 +169,7 @@ class Search:
                 return None
             tried.add(one)
             loss = self._measure(here.choice, pair)
-            if loss < here.loss * (1 - NOISE) and loss <= most_loss:
+            if loss < here.loss * (1 - NOISE):
                 return pair, loss
             failures += 1
         return None
@@ -192,7 +203,7 @@ class Search:
             for form in forms:
                 becomes = with_form(choice, unit, form)
                 saves = self.saved(becomes) - before
-                if saves > 0:
+                if saves > 0 and self._leaves_one(becomes):
                     yield Move(unit, form, becomes, saves)
 
     def _added(self, choice: Choice, move: Move) -> float:

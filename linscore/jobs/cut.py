@@ -78,7 +78,7 @@ def run_cut(
         _warn(result.replacements, say)
         if place.dtype == "auto" and loaded.stored is torch.float16:  # which a CPU has loaded as float32
             result.model.half()
-        _check_finite(result.model)
+        check_finite(result.model)
         save_checkpoint(folder, result.model, loaded.tokenizer)
         record = Record(
             operation=operation,
@@ -116,8 +116,8 @@ def replaced(
         index = after(unit.span.first, gone) - (fusion is not None)
         form: Form = "linear" if fusion is None else "fused"
         fitted = maps[unit] if fusion is None else fusion.fitted
-        names = _names(cut, index, _stand_in(cut, index, unit) if fusion is None else projection)
-        fit = _described(fitted, None if fusion is None else fusion.on)
+        names = parameter_names(cut, index, stand_in_path(cut, index, unit) if fusion is None else projection)
+        fit = described(fitted, None if fusion is None else fusion.on)
         replacements.append(Replacement(str(unit), form, index, names, fit, reasons.get(unit.span)))
     return Result(cut, replacements, source.origin)
 
@@ -159,26 +159,26 @@ def _warn(replacements: Sequence[Replacement], say: Say) -> None:
             say(f"{found}, the mean of what it adds 100%: linearize it by the mean, or give more text")
 
 
-def _check_finite(model: PreTrainedModel) -> None:
+def check_finite(model: PreTrainedModel) -> None:
     """Raises LinscoreError for weights that are NaN, or beyond 16 bits."""
     spoilt = next((name for name, parameter in model.named_parameters() if not parameter.isfinite().all()), None)
     if spoilt is not None:
         raise LinscoreError(f"{spoilt} would not be finite: give `dtype=float32`, or check the model's weights")
 
 
-def _stand_in(model: PreTrainedModel, index: int, unit: Unit) -> str:
+def stand_in_path(model: PreTrainedModel, index: int, unit: Unit) -> str:
     """Where in its block the map of a unit is."""
     block: Any = find_decoder(model).blocks[index]
     return block.parts[unit.part] if unit.part else ""
 
 
-def _names(model: PreTrainedModel, index: int, path: str) -> list[str]:
+def parameter_names(model: PreTrainedModel, index: int, path: str) -> list[str]:
     """Names of the parameters of a block, or of a module inside it, in the whole model."""
     inside = {id(parameter) for parameter in find_decoder(model).blocks[index].get_submodule(path).parameters()}
     return [name for name, parameter in model.named_parameters() if id(parameter) in inside]
 
 
-def _described(fitted: FittedMap, on: str | None) -> dict[str, Any]:
+def described(fitted: FittedMap, on: str | None) -> dict[str, Any]:
     """How a map was fitted, for the record."""
     form = {"kind": fitted.kind, "rank": fitted.rank} if on is None else {"on": on}
     errors = {name: getattr(fitted, name) for name in ("error", "error_heldout", "error_dropped")}

@@ -13,7 +13,7 @@ from linscore.surgery.same_cut import SameCut
 
 RECORD = "linscore.json"
 
-Operation = Literal["drop", "linearize", "fuse"]
+Operation = Literal["drop", "linearize", "fuse", "compress"]
 Form = Literal["dropped", "linear", "fused"]
 
 
@@ -102,6 +102,7 @@ class Record:
     kv_bytes_per_token: int | None = None
     choice: dict[str, Any] | None = None  # how the blocks were chosen; None: named by hand
     moments: dict[str, Any] | None = None  # model, text and tokens that the maps were fitted on
+    compressed: dict[str, Any] | None = None  # budget, losses, and how many trials it took
     distilled: dict[str, Any] | None = None  # what training did afterwards
     same_cut: SameCut | None = None  # where all that happened is that blocks went: how other tools do it
     versions: dict[str, str] = field(default_factory=dict)
@@ -143,5 +144,7 @@ class Record:
         """
         path = Path(folder) / RECORD
         if not path.is_file():
-            raise LinscoreError(f"no {RECORD} in {folder}: give a model that prune, linearize or fuse has saved")
+            raise LinscoreError(
+                f"no {RECORD} in {folder}: give a model that prune, linearize, fuse or compress has saved"
+            )
         return read_json(path, Record, damaged="is damaged: cut the model again")

@@ -28,6 +28,8 @@ PROMISED = {
     "device trust-remote-code json",
     "fuse": "drop moments by span sequential text dataset tokens seq-len on auto ridge out dtype device "
     "trust-remote-code json",
+    "compress": "params memory kv loss heal measure-tokens steps measured text dataset tokens seq-len batch-size "
+    "resume out dtype device trust-remote-code json",
     "evaluate": "text dataset tokens tasks task-data include-path window stride batch-size limit dtype device "
     "trust-remote-code json",
     "distil": "text dataset teacher train steps batch-size seq-len learning-rate hidden kl lm save-every resume out "
@@ -104,7 +106,7 @@ def test_each_option_is_declared_once():
     """A name may stand in several classes only where it names different things there."""
     names = Counter(f.metadata["flag"] or f.name for kind in CLASSES for f in fields(kind) if f.metadata)
     twice = {name for name, count in names.items() if count > 1}
-    assert twice == {"dataset"}  # of text or of labelled rows
+    assert twice == {"dataset", "steps"}  # of text or of labelled rows; of training or of a search
 
 
 def test_a_command_takes_some_fields_with_the_defaults_of_an_instance():

@@ -1,6 +1,7 @@
 """The search; the oracle tries every choice of a decoder of three blocks."""
 
 import itertools
+import math
 import random
 
 import pytest
@@ -64,7 +65,7 @@ def test_what_is_found_is_what_trying_all_choices_finds(enough):
     for seed in range(2):
         decoder = Additive(seed)
         search = decoder.search()
-        for _ in itertools.chain(search.advance(enough), search.redraw(enough), search.exchange(enough)):
+        for _ in search.run(enough, math.inf):
             pass
         saved = [
             (decoder.loss(choice), choice)

@@ -1,0 +1,198 @@
+"""The search of `linscore compress`: a text dealt into what fits, what chooses and what reports, and what was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linscore.compression.budget import Budget, Task, task
+from linscore.compression.choices import Choice, forms_of
+from linscore.compression.expected import Expected
+from linscore.compression.forms import Row
+from linscore.compression.holds import unit_kv_bytes, unit_parameters
+from linscore.compression.measured import Key, Measured
+from linscore.compression.search import Search, Step
+from linscore.compression.trials import Replaced, Trials
+from linscore.decoder.find import Decoder
+from linscore.decoder.states import SubBlocks
+from linscore.decoder.sub_blocks import find_sub_blocks
+from linscore.errors import LinscoreError
+from linscore.models.load import Pretrained
+from linscore.scoring.collect import Collector
+from linscore.scoring.names import MomentsName
+from linscore.spans import Unit
+from linscore.text.source import Text
+
+FIT, CHOOSE, REPORT = (0, 1), 2, 3  # folds of the text
+
+Batches = list[dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A text in three: maps are fitted on the first, in two folds, cuts measured on the second, the third reports."""
+
+    fit: Batches
+    choose: Batches
+    report: Batches
+
+    @property
+    def fitted(self) -> int:
+        """Tokens that maps are fitted on."""
+        return sum(batch["input_ids"].numel() for batch in self.fit)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a search chooses from, and what measures it."""
+
+    rows: Mapping[Unit, Row]
+    sub_blocks: SubBlocks | None
+    replaced: Replaced
+    trials: Trials
+    measured: Measured
+
+    @staticmethod
+    def of(
+        loaded: Pretrained,
+        texts: Texts,
+        known: Mapping[Key, float],
+        learned: Callable[[Choice, float], None],
+        say: Callable[[str], None],
+    ) -> Table:
+        """Collect moments, and run the whole decoder once on what chooses; arguments as those of `search`."""
+        decoder = loaded.decoder
+        sub_blocks = _sub_blocks(decoder, say)
+        rows, replaced = _rows(decoder, texts.fit, sub_blocks), Replaced(decoder, sub_blocks)
+        trials = Trials(replaced, texts.choose)
+        return Table(rows, sub_blocks, replaced, trials, Measured(trials, rows, known, learned))
+
+    def begin(self, goal: Task, width: int) -> Search:
+        """A search from the whole decoder on."""
+        forms = dict.fromkeys(self.rows, forms_of(width))
+        return Search(forms, goal.saves, self.measured, Expected(lambda unit, form: self.rows[unit].missed(form)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has found.
+
+    Attributes:
+        table: what it chose from.
+        steps: what was taken; the last is the choice.
+        curve: the same to the end, where that was asked for.
+        whole: of what is saved, all that there is.
+        stopped: by Ctrl-C, before the budget was met.
+    """
+
+    table: Table
+    steps: list[Step]
+    curve: list[Step]
+    whole: float
+    stopped: bool
+
+    @property
+    def step(self) -> Step:
+        """The choice."""
+        return self.steps[-1]
+
+    @property
+    def share(self) -> float:
+        """Of what the blocks hold, what is saved."""
+        return self.step.saved / self.whole
+
+
+def read_texts(loaded: Pretrained, read: Text, most: int) -> Texts:
+    """The text in folds, `most` tokens at most to choose and to report on.
+
+    Raises:
+        LinscoreError: where it does not fill all of them.
+    """
+    folds: dict[int, Batches] = {}
+    for batch in read.batches(loaded.tokenizer, loaded.context, loaded.model.device, folds=4):
+        folds.setdefault(int(batch["folds"][0]), []).append(batch)
+    fit = [batch for fold in FIT for batch in folds[fold]]
+    return Texts(fit, _first(folds[CHOOSE], most), _first(folds[REPORT], most))
+
+
+def _first(batches: Batches, most: int) -> Batches:
+    """The first sequences that make up no more than so many tokens; one at least."""
+    found: Batches = []
+    for batch in batches:
+        length = batch["input_ids"].shape[1]
+        left = max(0 if found else 1, most // length - sum(len(one["input_ids"]) for one in found))
+        if left:
+            found.append({"input_ids": batch["input_ids"][:left]})
+    return found
+
+
+def search(
+    loaded: Pretrained,
+    texts: Texts,
+    budget: Budget,
+    *,
+    whole_curve: bool,
+    known: Mapping[Key, float],
+    learned: Callable[[Choice, float], None],
+    say: Callable[[str], None],
+) -> Found:
+    """Choose units and forms under a budget.
+
+    Args:
+        loaded: the whole decoder.
+        texts: its text.
+        budget: what is to be reached.
+        whole_curve: search on to the end, too.
+        known: losses that were measured before.
+        learned: called with each that is measured.
+        say: takes a line for each step.
+
+    Raises:
+        LinscoreError: where more is to go than can.
+    """
+    decoder = loaded.decoder
+    table = Table.of(loaded, texts, known, learned, say)
+    goal = task(budget, decoder, table.rows, unit_kv_bytes(decoder), table.trials.loss)
+    searching, curve, stopped = table.begin(goal, decoder.width), [], False
+    if searching.most < goal.enough < math.inf:
+        raise _too_much(budget, searching.most / goal.whole)
+    try:
+        for step in searching.run(goal.enough, goal.most_loss):
+            say(f"{step.saved / goal.whole:6.1%} saved, loss {step.loss:.4f}, {table.trials.trials} trials")
+        if whole_curve:
+            say("the whole curve")
+            further = table.begin(goal, decoder.width)
+            curve = [further.last, *further.advance()]
+    except KeyboardInterrupt:
+        if not searching.last.choice:
+            raise
+        stopped = True
+    if not stopped and searching.last.saved < goal.enough < math.inf:
+        raise _too_much(budget, searching.last.saved / goal.whole)
+    return Found(table, searching.steps, curve, goal.whole, stopped)
+
+
+def _too_much(budget: Budget, most: float) -> LinscoreError:
+    return LinscoreError(f"`{budget.kind}` asks for more than can go, {most:.1%} of what the blocks hold: give more")
+
+
+def _sub_blocks(decoder: Decoder, say: Callable[[str], None]) -> SubBlocks | None:
+    try:
+        return find_sub_blocks(decoder)
+    except LinscoreError as error:
+        say(f"only whole blocks can go: {error}")
+        return None
+
+
+def _rows(decoder: Decoder, fit: Batches, sub_blocks: SubBlocks | None) -> dict[Unit, Row]:
+    """All units, with the moments of what they read and add."""
+    collector = Collector(decoder, folds=len(FIT), sub_blocks=sub_blocks is not None)
+    for batch in fit:
+        collector.add(batch)
+    like = next(p for p in decoder.blocks.parameters() if p.dtype in (torch.float32, torch.bfloat16, torch.float16))
+    holds = unit_parameters(decoder, sub_blocks)
+    return {unit: Row(unit, collector.moments[str(MomentsName.of(unit))], like, holds[unit]) for unit in sorted(holds)}
