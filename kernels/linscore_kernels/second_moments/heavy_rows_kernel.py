@@ -35,9 +35,9 @@ def _kth_heavy(status_ptr, k, n, SCAN: tl.constexpr):
 
 
 @triton.jit
-def _load(pointer, column, step, width, found):
+def _load(pointer, column, step, width):
     """In float32, which holds all that is stored."""
-    return tl.load(pointer + column.to(tl.int64) * step, mask=found & (column < width), other=0.0).to(tl.float32)
+    return tl.load(pointer + column.to(tl.int64) * step, mask=column < width, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -65,17 +65,19 @@ def _heavy_rows_kernel(
     found = position < n
     if rows_ptr is not None:
         position = tl.load(rows_ptr + position, mask=found, other=0)
+    # Columns that are read: none where there is no such row. Triton 3.9's interpreter takes no `found & (column < d)`.
+    read_x, read_delta = tl.where(found, d, 0), tl.where(found, width_delta, 0)
     zero = tl.zeros((BLOCK,), tl.float64)
     square_x, square_y, square_delta, distance, rounding = zero, zero, zero, zero, zero
     for start in range(0, d, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        stored = _load(other_ptr + position * other_stride, column, other_step, width_delta, found)
+        stored = _load(other_ptr + position * other_stride, column, other_step, read_delta)
         power = (stored.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True).to(tl.float64)
-        x = _load(x_ptr + position * x_stride, column, x_step, d, found).to(tl.float64)
+        x = _load(x_ptr + position * x_stride, column, x_step, read_x).to(tl.float64)
         other = stored.to(tl.float64)
         y, delta = (x + other, other) if DELTA_GIVEN else (other, other - x)
-        center_x = tl.load(center_ptr + column, mask=found & (column < d), other=0.0).to(tl.float64)
-        center_delta = tl.load(center_ptr + d + column, mask=found & (column < width_delta), other=0.0)
+        center_x = tl.load(center_ptr + column, mask=column < read_x, other=0.0).to(tl.float64)
+        center_delta = tl.load(center_ptr + d + column, mask=column < read_delta, other=0.0)
         delta_hat = delta - center_delta.to(tl.float64)
         operand = operands_ptr + k.to(tl.int64) * d + column
         tl.store(operand, x - center_x, mask=column < d)
