@@ -77,7 +77,8 @@ def run_cut(
         result = operate(loaded, request.named() if choice is None else [Unit(span) for span in choice.spans])
         _warn(result.replacements, say)
         if place.dtype == "auto" and loaded.stored is torch.float16:  # which a CPU has loaded as float32
-            result.model.half()
+            for one in (result.model, loaded.model):  # of which both are measured
+                one.half()
         check_finite(result.model)
         save_checkpoint(folder, result.model, loaded.tokenizer)
         record = Record(

@@ -118,6 +118,8 @@ def test_float16_stays_float16_though_a_cpu_computes_in_float32(run, tmp_path):
     AutoTokenizer.from_pretrained(EMBEDDED_MODEL).save_pretrained(model)
     assert run("prune", model, "--drop", "5,", "--device", "cpu", "--out", tmp_path / "cut")[0] == 0
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "cut", dtype="auto").dtype == torch.float16
+    record = json.loads((tmp_path / "cut" / "linscore.json").read_text())
+    assert record["kv_bytes_per_token_before"] * 9 == record["kv_bytes_per_token"] * 10  # both in the same dtype
 
 
 def test_a_folder_that_exists_is_left_alone_before_any_work(run, tmp_path, monkeypatch):

@@ -84,6 +84,7 @@ def test_an_attention_that_is_gone_has_no_slot_and_no_bytes():
     assert kv_bytes_per_token(find_decoder(first)) == 8  # one number of a key and one of a value count tokens
 
 
+@pytest.mark.slow
 def test_slots_are_of_the_kind_of_the_attention_that_uses_them():
     mixed = ["sliding_attention", "full_attention", "sliding_attention"]
     model = tiny("gemma3", layer_types=mixed)
@@ -103,6 +104,7 @@ def test_what_only_served_the_part_is_gone_and_what_others_need_stays():
         assert sizes[0] - sizes[1] == sum(p.numel() for name in gone for p in getattr(blocks[0], name).parameters())
 
 
+@pytest.mark.slow
 def test_parts_go_beside_whole_blocks_at_once_and_one_after_the_other():
     model, first, part = shared("llama"), random_map(0), random_map(1)
     with (
@@ -119,6 +121,7 @@ def test_parts_go_beside_whole_blocks_at_once_and_one_after_the_other():
         torch.testing.assert_close(logits_by_cache(cut, tokens(), first=6), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_slots_stay_right_when_blocks_become_maps_later():
     cut = drop(shared("llama"), ["0.attention"])
     for index in range(3):
