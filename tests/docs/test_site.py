@@ -59,6 +59,12 @@ def test_every_public_name_and_every_command_is_there(site):
     assert {command.name for command in COMMANDS} <= site["commands.html"].anchors
 
 
+def test_what_comments_say_of_fields_is_there(site):
+    text = site["names/statistics.html"].text
+    assert "[d, e] float64, e = d but for a narrower δ" in text  # of FittedMap, from the class below it
+    assert "what independent x and y would score" in text
+
+
 def test_a_reader_asks_no_other_host_for_anything(site):
     fetched = [(place, url) for place, page in site.items() for url in page.fetched]
     assert len(fetched) > 100
