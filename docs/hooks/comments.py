@@ -1,4 +1,4 @@
-"""The comments behind a class's fields are its `Attributes:`, as `b: Tensor  # [d, e] float64` says all there is to say."""
+"""The comments of a class's fields are its `Attributes:`; `b: Tensor  # [d, e] float64` says all there is to say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Comments(Extension):
         super().__init__()
         self._said: dict[str, str] = {}  # of each field, by its path
 
-    def on_attribute_instance(self, *, node: Any, attr: Attribute, **kwargs: Any) -> None:
+    def on_attribute_instance(self, *, node: Any, attr: Attribute, **_kwargs: Any) -> None:
         """Look at the line that the field ends in."""
         if isinstance(attr.parent, Class) and isinstance(node, ast.AnnAssign):
             line = attr.lines_collection[attr.filepath][node.end_lineno - 1].encode()
@@ -23,7 +23,7 @@ class Comments(Extension):
             if comment.startswith("#"):
                 self._said[attr.path] = comment.removeprefix("#").strip()
 
-    def on_package(self, *, pkg: Module, **kwargs: Any) -> None:
+    def on_package(self, *, pkg: Module, **_kwargs: Any) -> None:
         """Once all bases are known."""
         self._walk(pkg)
 
