@@ -50,6 +50,11 @@ def score_states(
 
     Raises:
         LinscoreError: for states or a mask that do not fit together, or fewer than two rows.
+
+    Examples:
+        >>> states = model(batches[0], output_hidden_states=True).hidden_states
+        >>> [block.index for block in linscore.score_states(states).blocks]  # behind the last one is the final norm
+        [0, 1, 2, 3, 4]
     """
     given = GivenStates(replace(options or ScoreOptions(), **changes), last_is_normed=last_is_normed)
     given.add(hidden_states, mask)

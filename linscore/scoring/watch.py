@@ -50,6 +50,13 @@ def watch(model: nn.Module, options: ScoreOptions | None = None, **changes: Any)
     Raises:
         LinscoreError: as `score`; in a call that has no token ids, goes on from a cache, or holds a mask that is not 0
             and 1 for each token.
+
+    Examples:
+        >>> with linscore.watch(model) as watched:
+        ...     for batch in batches:
+        ...         out = model(batch, labels=batch)
+        >>> watched.report().tokens
+        512
     """
     decoder = find_decoder(model)
     with in_use(decoder, scored=True), uncompiled(), ExitStack() as hooks:

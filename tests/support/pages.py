@@ -78,6 +78,7 @@ class Runner:
         key = " ".join(words)
         if not self.fresh:
             return called(words)
+        self.fresh = False
         if key not in self.scores:
             self.scores[key] = self.folder.with_name(f"{self.folder.name}-kept"), called(words)
             shutil.copytree(self.folder, self.scores[key][0])
