@@ -1,8 +1,6 @@
 """What can be asked of linscore: every option once, with its default and what it means.
 
-The command line is made from these classes (`linscore.cli.takes`), and the jobs and rooms below take them as they
-are, so a default is the same from Python and from a terminal. Where a command has defaults of its own, they are an
-instance.
+The command line (`linscore.cli.takes`), jobs and rooms take these classes; a command's own defaults are an instance.
 """
 
 from __future__ import annotations
@@ -83,22 +81,17 @@ class ScoreOptions:
         skip_first: positions at the start of each sequence that do not count (attention sinks live there).
         precision: "fast" or "exact" (see `Moments`).
         sub_blocks: score attention and MLP apart too.
-        until_stable: stop reading once the spread of every held-out score was below it at two looks in a row (see
-            `linscore.scoring.looks`).
-        encoder: tokens may see later ones, so a model in which they do is scored and not refused; what predicting the
-            text costs is not measured then.
+        until_stable: stop once the spread of every held-out score was below it twice (`linscore.scoring.looks`).
+        encoder: tokens may see later ones; what predicting the text costs is not measured then.
         blocks: indices of the blocks to score; all by default.
-        spans: several consecutive blocks, each scored as one map; they may reach beyond `blocks`. A single block among
-            them is scored as one of `blocks`.
-        fuse: spans to collect moments for, such that their map can be fused into the MLP projection before them: from
-            its p inputs, 8·p·(p + d) bytes a span and fold.
-        fuse_output: the same from the projection's d outputs, 16·d² bytes a span and fold.
+        spans: consecutive blocks scored as one map, also beyond `blocks`; a single one is taken as one of `blocks`.
+        fuse: spans whose map is to go into the MLP projection before them: from its p inputs, 8·p·(p + d) bytes a fold.
+        fuse_output: the same from the projection's d outputs, 16·d² bytes a fold.
         skip_tokens: token ids whose positions do not count, such as the special ones.
         backend: "triton" or "eager"; by default $LINSCORE_BACKEND, else what fits the device.
 
     Examples:
-        >>> options = linscore.ScoreOptions(folds=4, skip_first=1)
-        >>> linscore.score(model, batches, options).folds
+        >>> linscore.score(model, batches, linscore.ScoreOptions(folds=4, skip_first=1)).folds
         4
     """
 
@@ -152,8 +145,7 @@ class KeepOptions:
     """When a run that takes long is saved, so that it can be gone on with.
 
     Examples:
-        >>> keep = linscore.KeepOptions(save_minutes=30)
-        >>> len(linscore.score(model, batches, out="kept", keep=keep).blocks)
+        >>> len(linscore.score(model, batches, out="kept", keep=linscore.KeepOptions(save_minutes=30)).blocks)
         6
     """
 
@@ -252,6 +244,15 @@ class RegularizerOptions:
 
     regularizer: str | None = option(None, "Between consecutive states: none, mse or cosine.", "KIND")
     weight: float | None = option(None, "Of the regularizer.", "λ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatesOptions:
+    """What states in files are of."""
+
+    model: str | None = option(None, "Name of their model, for the report and what follows [the folder].", "NAME")
+    states: str | None = option(None, "Which states of the model they are, such as 1-4 [default: from 0].", "LIST")
+    raw_last: bool = option(False, "The last is not behind the final norm (vLLM's): score its block.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tiny_models import VOCABULARY, shared, tiny
 from trainers import arguments
 from words import tokenizer, words
@@ -164,3 +165,11 @@ def test_a_bridge_of_transformer_lens_scores_as_what_it_was_booted_from(tmp_path
         linearize(bridge, {1: linscore.fit_block_map(wanted.moments["block.1"])})
     with pytest.raises(LinscoreError, match="has modules of TransformerLens"):
         score(bridge, batches(), spans=[Span(1, 1)], fuse=[Span(1, 1)])
+
+
+def test_an_encoder_scores_on_request():
+    config = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=VOCABULARY, **config)).eval()
+    report = example("Encoders", encoder=model)["report"]
+    assert [block.rows for block in report.blocks] == [8 * 4 * 40] * 3
+    assert report.warnings[0].kind == "encoder"

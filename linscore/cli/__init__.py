@@ -29,6 +29,7 @@ from linscore.cli.prune import prune
 from linscore.cli.rank import rank
 from linscore.cli.report import report
 from linscore.cli.score import score
+from linscore.cli.score_states import score_states
 from linscore.cli.several import check_shared, one_voice
 from linscore.cli.takes import in_options
 from linscore.cli.tokens import tokens
@@ -37,6 +38,7 @@ from linscore.errors import Interrupted, LinscoreError, LinscoreWarning
 
 COMMANDS = (
     score,
+    score_states,
     plan,
     rank,
     report,

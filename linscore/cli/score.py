@@ -69,7 +69,7 @@ def score(models: tuple[str, ...], html: bool, as_json: bool, **asked: Any) -> N
     if as_json:
         click.echo(_text(paths), nl=False)
         return
-    _show(report, paths)
+    show_report(report, paths)
     folder = paths[0].parent
     click.echo(f"next     {next_command('rank', folder)}")
     if asked["text"].given and asked["text"].text != "-":  # measuring needs it again
@@ -95,7 +95,7 @@ def _show_several(scored: Iterable[tuple[Report, Paths]], html: bool, as_json: b
             if as_json:
                 texts.append(_text(paths).rstrip())
                 continue
-            _show(report, paths)
+            show_report(report, paths)
             if page is not None:
                 click.echo(f"page     {page}")
     finally:
@@ -103,7 +103,8 @@ def _show_several(scored: Iterable[tuple[Report, Paths]], html: bool, as_json: b
             click.echo(f"[{', '.join(texts)}]")
 
 
-def _show(report: Report, paths: Paths) -> None:
+def show_report(report: Report, paths: Paths) -> None:
+    """The table, and where the report and its moments are."""
     from linscore.scoring.table import score_table
     from linscore.terminal import show
 

@@ -67,10 +67,19 @@ class GivenStates:
     Args:
         options: what is scored, and how.
         last_is_normed: as in `score_states`.
+        first: which state h the first one is: what enters block `first`.
+        unless: how a caller says that the last is not normed, in messages.
     """
 
-    def __init__(self, options: ScoreOptions, *, last_is_normed: bool = True) -> None:
-        self._options, self._normed = options, last_is_normed
+    def __init__(
+        self,
+        options: ScoreOptions,
+        *,
+        last_is_normed: bool = True,
+        first: int = 0,
+        unless: str = "`last_is_normed=False`",
+    ) -> None:
+        self._options, self._normed, self._first, self._unless = options, last_is_normed, first, unless
         self._replay: Replay | None = None
         self._depth = 0
 
@@ -81,14 +90,15 @@ class GivenStates:
         if self._replay is None:
             self._begin(states)
         assert self._replay is not None
-        if len(states) != self._depth + 1:
-            raise LinscoreError(f"`hidden_states` are {len(states)}, and were {self._depth + 1} before: give as many")
+        before = self._depth - self._first + 1
+        if len(states) != before:
+            raise LinscoreError(f"`hidden_states` are {len(states)}, and were {before} before: give as many")
         if input_ids is None and self._options.skip_tokens:
             raise LinscoreError("`skip_tokens` are given, and no token ids: give a mask in their place")
         ids = torch.zeros(shape, dtype=torch.long) if input_ids is None else input_ids
         kept = None if mask is None else as_mask("mask", _batched(as_tensor("`mask`", mask), 1), shape)
         pairs = pairwise(states)
-        around = {index: BlockStates(x.to(y.device), y) for index, (x, y) in enumerate(pairs)}
+        around = {index: BlockStates(x.to(y.device), y) for index, (x, y) in enumerate(pairs, self._first)}
         with torch.no_grad():
             return self._replay.add(ids, kept, around, known=input_ids is not None, folds=folds)
 
@@ -102,20 +112,21 @@ class GivenStates:
         left_out = ScoreWarning(
             "last_block",
             f"block {self._depth - 1}, the last one, is left out: the last of `hidden_states` is behind the final "
-            "norm in most families, and so not what leaves it; say `last_is_normed=False` where it is",
+            f"norm in most families, and so not what leaves it; say {self._unless} where it is",
         )
         return replace(report, warnings=[left_out, *report.warnings])
 
     def _begin(self, states: Sequence[Tensor]) -> None:
-        options, last = self._options, len(states) - 2
-        if self._normed:
-            if last in {0, *(options.blocks or ()), *(span.last for span in options.spans)}:
-                raise LinscoreError(
-                    f"block {last}, the last one, is asked for, and what is given is behind the final norm in most "
-                    "families: say `last_is_normed=False` where it is what leaves that block, or leave it out"
-                )
-            options = options if options.blocks is not None else replace(options, blocks=range(last))
-        self._replay = Replay(_stand_in(states), options, "sub_blocks")
+        options, first = self._options, self._first
+        last = first + len(states) - 2
+        if self._normed and last in {first, *(options.blocks or ()), *(span.last for span in options.spans)}:
+            raise LinscoreError(
+                f"block {last}, the last one, is asked for, and what is given is behind the final norm in most "
+                f"families: say {self._unless} where it is what leaves that block, or leave it out"
+            )
+        if options.blocks is None:
+            options = replace(options, blocks=range(first, last if self._normed else last + 1))
+        self._replay = Replay(_stand_in(states, last + 1), options, "sub_blocks")
         self._depth = last + 1
 
 
@@ -127,9 +138,9 @@ class _NoBlock(nn.Module):
         self.nothing = nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
 
 
-def _stand_in(states: Sequence[Tensor]) -> Decoder:
-    """A decoder of as many blocks as there are states between, which cannot be run."""
-    blocks = nn.ModuleList(_NoBlock(states[0].dtype) for _ in states[1:])
+def _stand_in(states: Sequence[Tensor], depth: int) -> Decoder:
+    """A decoder of so many blocks, which cannot be run."""
+    blocks = nn.ModuleList(_NoBlock(states[0].dtype) for _ in range(depth))
     return Decoder(blocks, blocks, blocks, "", states[0].shape[-1], "hidden states")
 
 
