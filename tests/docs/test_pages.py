@@ -29,7 +29,7 @@ data = [{"input_ids": ids, "labels": ids} for ids in batches[0]]
 """
 PAGES = [
     path
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for path in [ROOT / "README.md", *sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb")])]
     if path.relative_to(ROOT).as_posix() not in ELSEWHERE and any(one.kind != "text" for one in blocks(path))
 ]
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,6 +7,7 @@ length, numbers with decimals may be off by 3 %, and spaces do not matter. What 
 
 import contextlib
 import io
+import json
 import re
 import shutil
 import sys
@@ -34,8 +35,11 @@ class Block(NamedTuple):
 
 
 def blocks(path: Path) -> list[Block]:
-    """The blocks of a page, each with the `text` behind it."""
+    """The blocks of a page, each with the `text` behind it; of a notebook its cells of code, with what is stored."""
     text, found = path.read_text(encoding="utf-8"), []
+    if path.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        return [Block("python", None, "".join(one["source"]), printed_by(one), 1) for one in cells]
     for match in FENCE.finditer(text):
         kind, title, source = match.groups()
         if kind == "text" and title is None:
@@ -44,6 +48,11 @@ def blocks(path: Path) -> list[Block]:
         else:
             found.append(Block(kind, title, source, None, text.count("\n", 0, match.start()) + 2))
     return found
+
+
+def printed_by(cell: dict[str, Any]) -> str:
+    """What a cell printed when it was stored."""
+    return "".join("".join(output["text"]) for output in cell["outputs"])
 
 
 class Runner:
