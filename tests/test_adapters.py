@@ -173,3 +173,37 @@ def test_an_encoder_scores_on_request():
     report = example("Encoders", encoder=model)["report"]
     assert [block.rows for block in report.blocks] == [8 * 4 * 40] * 3
     assert report.warnings[0].kind == "encoder"
+
+
+def towers():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    image = {"image_size": 32, "patch_size": 4}
+    sound = {"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_feat_extract_layers": 2}
+    sound |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    yield transformers.ViTModel(transformers.ViTConfig(**sizes, **image)), (8, 3, 32, 32)
+    yield transformers.Dinov2Model(transformers.Dinov2Config(**sizes, **image)), (8, 3, 32, 32)
+    yield transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes, **image)), (8, 3, 32, 32)
+    yield transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**sizes, **sound)), (8, 2000)
+
+
+def leaving(tower, inputs):
+    """What leaves each block, by hooks of the test's own."""
+    seen = []
+    (blocks,) = (found for found in tower.modules() if isinstance(found, torch.nn.ModuleList) and len(found) == 3)
+    for block in blocks:
+        block.register_forward_hook(lambda _block, _args, out: seen.append(out[0] if isinstance(out, tuple) else out))
+    with torch.no_grad():
+        tower(inputs)
+    return [state.flatten(0, 1).double() for state in seen]
+
+
+def test_towers_of_images_and_sound_score_by_their_hidden_states():
+    for tower, shape in towers():
+        inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        report = example("Images and sound", tower=tower.eval(), inputs=inputs)["report"]
+        states = leaving(tower, inputs)
+        assert len(report.blocks) == 3
+        for index in (1, 2):
+            x, y = (state - state.mean(0) for state in states[index - 1 : index + 1])
+            error = (x @ torch.linalg.lstsq(x, y, driver="gelsd").solution - y).square().sum() / y.square().sum()
+            assert report.blocks[index].linearity == pytest.approx(1 - error.item(), abs=1e-6)
