@@ -225,7 +225,7 @@ def main() -> None:
     options = parser.parse_args()
     loaded = load_pretrained(options.model, dtype="float32", device="cpu")
     with tempfile.TemporaryDirectory() as folder:
-        train, test = options.train or _training_text(Path(folder)), options.test or str(EMBEDDED_TEXT)
+        train, test = options.train or training_text(Path(folder)), options.test or str(EMBEDDED_TEXT)
         bench = Bench(loaded, train, test, options)
         base, start = bench.loss(loaded.model), time.perf_counter()
         print(f"uncut      loss {base.nats_per_token:.4f}  bits/byte {base.bits_per_byte:.4f}", flush=True)
@@ -248,7 +248,7 @@ def main() -> None:
     print(path, path.with_suffix(".md"), sep="\n")
 
 
-def _training_text(folder: Path) -> str:
+def training_text(folder: Path) -> str:
     """Every seventh training file of the built-in decoder, so that a short text has something of every package."""
     for index, text in enumerate(itertools.islice(standard_library(), 0, None, 7)):
         (folder / f"{index:05}.txt").write_text(text, encoding="utf-8")
