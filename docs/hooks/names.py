@@ -11,6 +11,8 @@ from mkdocs.structure.files import File, Files
 import linscore
 
 FOLDER = "names/"
+# Names that need a package of their own, from the modules that say which.
+BESIDE = ("linscore.sklearn.AffineMap", "linscore.torchmetrics.BlockLinearity", "linscore.compat.llm_microscope")
 
 
 def pages() -> dict[str, list[str]]:
@@ -31,7 +33,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             for entry in entries if isinstance(entries, list) else ():
                 for title, place in entry.items():
                     if place == FOLDER:
-                        entry[title] = [place + "index.md", *({room: f"{place}{room}.md"} for room in pages())]
+                        entry[title] = [place + "index.md", *(f"{place}{room}.md" for room in (*pages(), "beside"))]
     return config
 
 
@@ -42,4 +44,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         lead = str(import_module(names[-1].partition(".")[0] if room == "kernels" else f"linscore.{room}").__doc__)
         content = f"# {room}\n\n{lead.splitlines()[0]}\n\n{blocks}"
         files.append(File.generated(config, f"{FOLDER}{room}.md", content=content))
+    blocks = "\n".join(f"::: {name}\n" for name in BESIDE)
+    content = f"# Beside other tools\n\nNames from modules that need those tools.\n\n{blocks}"
+    files.append(File.generated(config, f"{FOLDER}beside.md", content=content))
     return files
