@@ -4,7 +4,7 @@
     python -m benchmarks.studies.compress FOLDER --train FILE --test FILE        # any other
 
 Everything is fitted and chosen on the training text; losses are of the test text, in windows that do not overlap.
-Results go to benchmarks/results/compress/NAME.json and .md.
+Results go to benchmarks/results/compress-NAME.json and .md.
 
     dropped      whole blocks, the one that costs least perplexity first, measured again after each
     linearized   the same blocks as affine maps; fused: in the MLP before them
@@ -168,8 +168,7 @@ def main() -> None:
         "base": study.base,
         "rows": study.rows,
     }
-    path = results.ROOT / "benchmarks" / "results" / "compress" / f"{name}-{options.measure_tokens}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = results.ROOT / "benchmarks" / "results" / f"compress-{name}.json"
     path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(markdown(written), encoding="utf-8")
     print(path, path.with_suffix(".md"), sep="\n")
