@@ -17,7 +17,8 @@ OUTSIDE = (
     "CHANGELOG.md",
     "CITATION.cff",
     "kernels/README.md",
-    "benchmarks/results/*.*",
+    "benchmarks/results/**/*.md",
+    "benchmarks/results/**/*.png",
 )
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
