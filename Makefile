@@ -9,6 +9,8 @@
 #   make bench                      time everything against its peers on the CPU: under ten minutes
 #   make bench-gpu                  check every kernel on the GPU, then time everything there: eight minutes;
 #                                   with .venv where there is one, else with PYTHON as it is
+#   make paper                      hold the paper's claims against what ships: docs/paper.md, in some ten minutes;
+#                                   --full in ARGS: the paper's families, on a machine with a Hub
 #   make sweep                      try every class of causal language models that transformers has, tiny and random:
 #                                   docs/decoders.md, in some ten minutes
 #   make docs                       the documentation as a site: site/index.html, with every warning an error; to search
@@ -43,7 +45,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 HAS_VENV := $(wildcard $(BIN)/python)
 
-.PHONY: install score test test-fast fuzz bench bench-gpu sweep docs dist package check clean
+.PHONY: install score test test-fast fuzz bench bench-gpu paper sweep docs dist package check clean
 .DEFAULT_GOAL := install
 
 install: $(DEV)
@@ -65,6 +67,9 @@ bench: $(DEV)
 
 bench-gpu: $(if $(HAS_VENV),$(DEV))
 	$(if $(HAS_VENV),$(BIN)/python,$(PYTHON)) benchmarks/run.py --device cuda $(ARGS)
+
+paper: $(DEV)
+	$(BIN)/python -m benchmarks.paper.run --out runs/paper $(ARGS)
 
 sweep: $(DEV)
 	$(BIN)/python -m benchmarks.studies.sweep $(ARGS)
