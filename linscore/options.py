@@ -83,6 +83,7 @@ class ScoreOptions:
         sub_blocks: score attention and MLP apart too.
         until_stable: stop once the spread of every held-out score was below it twice (`linscore.scoring.looks`).
         encoder: tokens may see later ones; what predicting the text costs is not measured then.
+        sensitivity: on how many tokens to take gradients, to say what the loss of each unit would cost (`expected`).
         blocks: indices of the blocks to score; all by default.
         spans: consecutive blocks scored as one map, also beyond `blocks`; a single one is taken as one of `blocks`.
         fuse: spans whose map is to go into the MLP projection before them: from its p inputs, 8·p·(p + d) bytes a fold.
@@ -101,6 +102,7 @@ class ScoreOptions:
     sub_blocks: bool = option(False, "Score attention and MLP apart too.")
     until_stable: float | None = option(None, "Stop once held-out scores differ less than S between folds.", "S")
     encoder: bool = option(False, "Score an encoder: its tokens may see later ones.")
+    sensitivity: int | None = option(None, "Expected loss of every block: gradients on the first N tokens.", "N")
     blocks: Collection[int] | None = None
     spans: Collection[Span] = ()
     fuse: Collection[Span] = ()
@@ -111,6 +113,7 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         whole("folds", self.folds, 1, MOST_FOLDS)  # 1: no held-out scores
         whole("skip_first", self.skip_first, 0)
+        at_least("sensitivity", self.sensitivity, 1)
         if self.until_stable is not None:
             above_zero("until_stable", self.until_stable)
             if self.folds == 1:

@@ -26,7 +26,7 @@ FORMATS = ("mergekit", "llama.cpp", "json")
     "ranking",
     only=("by", "span", "blocks"),
     changed={
-        "by": "A figure of the report, or perplexity [block_influence; with a text perplexity].",
+        "by": "A figure of the report, or perplexity [expected_loss or block_influence; with a text perplexity].",
         "blocks": "With --format: how many blocks go, or which, as prune takes it.",
     },
 )

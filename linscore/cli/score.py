@@ -33,7 +33,11 @@ Paths = tuple[Path, Path]
 @takes(TextOptions(), "text")
 @takes(PlaceOptions(), "place")
 @takes(LargeOptions(), "large")
-@takes(ScoreOptions(), "scoring", only=("folds", "skip_first", "precision", "sub_blocks", "until_stable", "encoder"))
+@takes(
+    ScoreOptions(),
+    "scoring",
+    only=("folds", "skip_first", "precision", "sub_blocks", "until_stable", "sensitivity", "encoder"),
+)
 @takes(SelectOptions(), "selected")
 @result_folder("Where the results go, of several models to folders in it [default: scores/MODEL].")
 @takes(SaveOptions(), "saving")

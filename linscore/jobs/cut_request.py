@@ -81,7 +81,7 @@ class CutRequest:
         assert self.number is not None
         by, span = self.by, self.cut.span
         if report is not None and not self.measures:
-            return choose_from(report, self.number, by=by, span=span)
+            return choose_from(report, self.number, by=self.cut.by, span=span)
         cut = windows(loaded, self.options.seq_len, argument="seq_len") if by == PERPLEXITY else None
         read = Passes(loaded, self.text, cut)
         chosen = choose_blocks(decoder, read, self.number, by=by, span=span, sequential=self._sequential)

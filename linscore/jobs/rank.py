@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from linscore.errors import LinscoreError
-from linscore.options import BY, PlaceOptions, TextOptions
-from linscore.scoring.ranking import PERPLEXITY, figure_of, rank
+from linscore.options import PlaceOptions, TextOptions
+from linscore.scoring.ranking import PERPLEXITY, default_by, figure_of, rank
 from linscore.scoring.report import Report
 from linscore.spans import Span
 
@@ -37,14 +37,15 @@ def run_rank(
 ) -> Ranking:
     """The blocks, or spans of `span` blocks, of a scored model in the order of the figure `by`.
 
-    That is block influence by default, and perplexity where a text is given. By perplexity the model that was scored
-    is loaded, and each of them left out of it on the text, or on the built-in one.
+    By default that is perplexity where a text is given, else the expected loss where the report has it, else block
+    influence. By perplexity the model that was scored is loaded, and each of them left out of it on the text, or on the
+    built-in one.
 
     Raises:
         LinscoreError: for a folder, metric or text that cannot be used.
     """
     report, text = Report.load(folder), text or TextOptions()
-    by, place = figure_of(by or (PERPLEXITY if text.given else BY)), place or PlaceOptions()
+    by, place = figure_of(by or (PERPLEXITY if text.given else default_by(report))), place or PlaceOptions()
     if by == PERPLEXITY:
         return _measured(report, span, text, place)
     if text != TextOptions() or place != PlaceOptions():

@@ -82,7 +82,7 @@ def _place(name: str) -> str:
 def _chosen(request: CutRequest, report: Report, place: PlaceOptions) -> Choice:
     assert request.number is not None
     if not request.measures:
-        return choose_from(report, request.number, by=request.by, span=request.cut.span)
+        return choose_from(report, request.number, by=request.cut.by, span=request.cut.span)
     loaded = load_pretrained(report.model, **asdict(place))
     decoder = loaded.decoder
     check_belongs(report, decoder, loaded.name)

@@ -15,7 +15,7 @@ from linscore.files.parts import remove_leftovers
 from linscore.files.places import within
 from linscore.files.run_folder import SETTINGS, RunFolder
 from linscore.jobs.plan import run_plan
-from linscore.jobs.score_large import PlacedModel, check_large, load_placed
+from linscore.jobs.score_large import PlacedModel, check_large, load_placed, with_gradients
 from linscore.jobs.score_place import Former, default_folder
 from linscore.jobs.score_settings import Selection, Settings
 from linscore.jobs.together import share
@@ -169,8 +169,10 @@ def _load(
     large: LargeOptions,
     processes: Processes,
 ) -> PlacedModel:
-    """The model, where it fits."""
+    """The model, where it fits; whole, where gradients are to come through it."""
     check_large(large)
+    if scoring.sensitivity is not None:
+        large = with_gradients(large)
     asked: dict[str, Any] = {"text": text, "place": place, "scoring": scoring, "selected": selected, "large": large}
     plan = partial(run_plan, model, timed=False, **asked)
     return load_placed(model, place, large, plan, scoring, processes=processes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,20 @@ def check_large(large: LargeOptions) -> None:
         raise LinscoreError(f"`scratch` is of `placement=stream`, and it is {large.placement}: give one or the other")
     if not Path(large.scratch).is_dir():
         raise LinscoreError(f"`scratch={large.scratch}` is no folder: make one, on a disk with room")
+
+
+def with_gradients(large: LargeOptions) -> LargeOptions:
+    """Where a model is placed through which gradients are to come.
+
+    Raises:
+        LinscoreError: where it is asked for in pieces.
+    """
+    if large.placement not in (AUTO, "whole"):
+        raise LinscoreError(
+            f"`sensitivity` takes gradients through the whole model, and `placement={large.placement}` has it in "
+            "pieces: give `placement=whole`, or leave out `sensitivity`"
+        )
+    return replace(large, placement="whole")
 
 
 def load_placed(

@@ -35,6 +35,7 @@ class Settings:
     collect_for: str | None
     span_lengths: str
     encoder: bool = False
+    sensitivity: int | None = None
 
     @staticmethod
     def of(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ class Collector:
             its MLP's input and contribution; "state.4" pairs the state entering block 4 with itself, kept where no
             scored block begins with it, because CKA needs the Gram matrix of what leaves block 3. "span.3-5",
             "fuse.3-5.intermediate" (x: what enters the MLP projection of block 2, δ: what blocks 3 to 5 add, float32)
-            and "fuse.3-5.output": see `SpanStates`.
+            and "fuse.3-5.output": see `SpanStates`. Where a sensitivity is asked for, "delta.3", "delta.3.mlp" and
+            "delta.3-5" are of what a block, a part or a span adds.
         tokens: rows that were meant to count. `nonfinite_rows`: those of them left out of every block.
         crowded: names of moments that met more heavy rows in a batch than are held, and wait for their number since.
 
@@ -243,9 +245,11 @@ class Collector:
 
     def _pairs(self, index: int, states: BlockStates) -> Iterator[Pair]:
         """Everything that is scored around one block, and the spans that end with it."""
-        if index in self.indices:
-            yield from self._block_pairs(index, states)
-        yield from self.spans.pairs(index, states)
+        scored = self._block_pairs(index, states) if index in self.indices else iter(())
+        for pair in chain(scored, self.spans.pairs(index, states)):
+            yield pair
+            if self.options.sensitivity is not None and pair.name.kind in ("block", "span"):
+                yield pair.added
 
     def _block_pairs(self, index: int, states: BlockStates) -> Iterator[Pair]:
         x, y = states.x.flatten(0, 1), states.y.flatten(0, 1)
@@ -267,13 +271,13 @@ class Collector:
             self.moments[name].to(pair.x.device)
         return self.moments[name]
 
-    def new_moments(self, width: int, width_delta: int, device: torch.device) -> Moments:
+    def new_moments(self, width: int, width_delta: int, device: torch.device, folds: int | None = None) -> Moments:
         """Those of no row, as the options have them."""
         options = self.options
         return Moments(
             width,
             width_delta=width_delta,
-            folds=options.folds,
+            folds=folds or options.folds,
             precision=options.precision,
             backend=options.backend,
             device=device,

@@ -54,6 +54,7 @@ class Settings:
     skip_tokens: list[int]
     backend: str | None
     encoder: bool = False
+    sensitivity: int | None = None
 
     @staticmethod
     def of(model: str, options: ScoreOptions) -> Settings:

@@ -110,11 +110,17 @@ def needs_of(decoder: Decoder, workload: Workload) -> Needs:
 
 def block_moments(decoder: Decoder, options: ScoreOptions) -> list[int]:
     """Bytes of the moments that are collected when each block has run, all folds, without heavy rows."""
-    found = [0] * len(decoder.blocks)
-    for index, d, e in _pairs(decoder, options):
-        cell = Cell.zeros(d, e, "meta")
-        found[index] += options.folds * sum(getattr(cell, one.name).nbytes for one in fields(Cell))
+    found, pairs = [0] * len(decoder.blocks), _pairs(decoder, options)
+    for index, d, e in pairs:
+        found[index] += options.folds * _cell_bytes(d, e)
+    for index in {index for index, _, _ in pairs} if options.sensitivity is not None else ():
+        found[index] += (1 + options.sub_blocks) * _cell_bytes(decoder.width, 1)  # of gradients, without folds
     return found
+
+
+def _cell_bytes(d: int, e: int) -> int:
+    cell = Cell.zeros(d, e, "meta")
+    return sum(int(getattr(cell, one.name).nbytes) for one in fields(Cell))
 
 
 def _pairs(decoder: Decoder, options: ScoreOptions) -> list[tuple[int, int, int]]:
@@ -127,6 +133,9 @@ def _pairs(decoder: Decoder, options: ScoreOptions) -> list[tuple[int, int, int]
     parts = 3 if options.sub_blocks else 1
     found = [(index, d, d) for index in sorted(indices) for _ in range(parts + (index + 1 not in indices))]
     found += [(span.last, d, d) for span in [*spans, *options.fuse_output]]
+    if options.sensitivity is not None:  # what each unit adds, by itself
+        units = [index for index in sorted(indices) for _ in range(parts)] + [span.last for span in spans]
+        found += [(index, d, 1) for index in units]
     if options.fuse:
         inputs = likely_inputs(decoder)
         found += [(span.last, inputs, d) for span in options.fuse]

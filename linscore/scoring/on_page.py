@@ -15,7 +15,7 @@ from linscore.pages.rows import EMPTY, datasets, labels
 from linscore.pages.sections import lens_sections, number_section, report_sections, series_sections, token_sections
 from linscore.pages.words import FIGURES
 from linscore.scoring.block_figures import mean_of
-from linscore.scoring.ranking import lowest_first, ranked
+from linscore.scoring.ranking import default_by, lowest_first, ranked
 from linscore.scoring.report import Report
 from linscore.scoring.table import concerning
 
@@ -133,10 +133,11 @@ def _verdict_of_one(report: Report) -> list[str]:
         f"An affine map explains {_range(with_residual)} of what leaves a block and {_range(without)} of what a block "
         f"adds ({how}; on average {_percent(_mean(report, 0))} and {_percent(_mean(report, 1))})."
     )
-    order = ranked(report, BY, 1)
+    by = default_by(report)
+    order = ranked(report, by, 1)
     (easiest, least), (hardest, most) = next(iter(order.items())), next(reversed(order.items()))
     second = (
-        f"By {FIGURES[BY][0]} block {easiest} is the easiest to do without ({least:.3g}) and block {hardest} the "
+        f"By {FIGURES[by][0]} block {easiest} is the easiest to do without ({least:.3g}) and block {hardest} the "
         f"hardest ({most:.3g}); what leaving it out costs is measured by linscore rank with a text."
     )
     return [first, second]
@@ -175,8 +176,10 @@ def _doubts(reports: Sequence[Report]) -> list[str]:
 
 def _ranking(reports: Sequence[Report]) -> Section:
     """The blocks of every model, what looks easiest to do without first."""
-    note = f"By {FIGURES[BY][0]}, {'lowest' if lowest_first(BY) else 'highest'} first: {FIGURES[BY][1]}."
-    tables = [_order(report, name) for report, name in zip(reports, _names(reports), strict=True)]
+    defaults = {default_by(report) for report in reports}
+    by = defaults.pop() if len(defaults) == 1 else BY
+    note = f"By {FIGURES[by][0]}, {'lowest' if lowest_first(by) else 'highest'} first: {FIGURES[by][1]}."
+    tables = [_order(report, name, by) for report, name in zip(reports, _names(reports), strict=True)]
     lines = [_to_paste(report) for report in reports]
     return Section("ranking", "What is easiest to do without", note, tables=tables, lines=lines)
 
@@ -184,7 +187,7 @@ def _ranking(reports: Sequence[Report]) -> Section:
 def _to_paste(report: Report) -> Line:
     """Commands that cut the first blocks of the ranking, here and by other tools; DIR is where the report lies."""
     count = max(1, report.depth // PART)
-    blocks = ",".join(str(span) for span in [*ranked(report, BY, 1)][:count])
+    blocks = ",".join(str(span) for span in [*ranked(report, default_by(report), 1)][:count])
     cuts = [
         f"linscore prune {shlex.quote(report.model)} --drop {blocks}{',' * (count == 1)} --out cut",
         f"linscore rank DIR --drop {count} --format mergekit > cut.yaml",
@@ -193,9 +196,9 @@ def _to_paste(report: Report) -> Line:
     return Line(f"Cut the first {count} of {labels([report.model])[0]}", "\n".join(cuts))
 
 
-def _order(report: Report, name: str) -> Table:
-    order = ranked(report, BY, 1)
+def _order(report: Report, name: str, by: str) -> Table:
+    order = ranked(report, by, 1)
     largest = max(map(abs, order.values())) or 1.0
     rows = [[nth, str(span), value, abs(value) / largest] for nth, (span, value) in enumerate(order.items(), 1)]
-    columns = [Column("rank"), Column("block"), Column(*FIGURES[BY]), Column("of the largest", bar=True)]
-    return Table(f"Blocks of {name} by {FIGURES[BY][0]}", columns, rows)
+    columns = [Column("rank"), Column("block"), Column(*FIGURES[by]), Column("of the largest", bar=True)]
+    return Table(f"Blocks of {name} by {FIGURES[by][0]}", columns, rows)

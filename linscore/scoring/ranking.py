@@ -13,7 +13,7 @@ from linscore.scoring.report import BlockReport, Report, SpanReport
 from linscore.spans import Span
 
 # Figures by which a block can be easier to do without than another: small where it does little, ...
-LOWEST_FIRST = ("block_influence", "angular_distance", "delta_ratio", "norm_delta", "relative_error")
+LOWEST_FIRST = ("block_influence", "angular_distance", "delta_ratio", "norm_delta", "relative_error", "expected_loss")
 # ... and large where a map can do it. What else a report has says nothing of that kind.
 HIGHEST_FIRST = (
     "linearity_heldout",
@@ -24,17 +24,22 @@ HIGHEST_FIRST = (
     "procrustes",
     "cka",
 )
+EXPECTED = "expected_loss"
 PERPLEXITY = "perplexity"  # with the span left out: the loss is measured, nothing is read off moments; lowest first
 SHORT = {"bi": "block_influence"}
+HELD_OUT = "with `folds=1` there is nothing held out"
+_LACKING = {EXPECTED: "it takes a score with `sensitivity`"}
 _IN_REPORTS = (*LOWEST_FIRST, *HIGHEST_FIRST)
 
 
 @overload
-def rank(report: Report, by: str = ..., span: Literal[1] = 1) -> list[BlockReport]: ...
+def rank(report: Report, by: str | None = ..., span: Literal[1] = 1) -> list[BlockReport]: ...
 @overload
-def rank(report: Report, by: str = ..., span: int = 1) -> list[BlockReport] | list[SpanReport]: ...
-def rank(report: Report, by: str = BY, span: int = 1) -> Sequence[BlockReport | SpanReport]:
+def rank(report: Report, by: str | None = ..., span: int = 1) -> list[BlockReport] | list[SpanReport]: ...
+def rank(report: Report, by: str | None = None, span: int = 1) -> Sequence[BlockReport | SpanReport]:
     """The blocks of `report`, or its spans of `span` blocks, ordered by the figure `by`; those that lack it come last.
+
+    Without `by` it is the expected loss where the report has it, else block influence.
 
     Raises:
         LinscoreError: when `by` is no figure that ranks, no block has it, or no span of that length was scored.
@@ -43,11 +48,11 @@ def rank(report: Report, by: str = BY, span: int = 1) -> Sequence[BlockReport | 
         >>> [block.index for block in linscore.rank(report, by="linearity")]
         [..., ..., ..., ..., ..., ...]
     """
-    scored, by = _scored(report, span), figure_of(by)
+    scored, by = _scored(report, span), figure_of(by or default_by(report))
     if by == PERPLEXITY:
         raise LinscoreError(f"a report has no perplexity, which is measured: choose one of {', '.join(_IN_REPORTS)}")
     if all(getattr(one, by) is None for one in scored):
-        raise LinscoreError(f"no block has {by} (with `folds=1` there is nothing held out): choose another metric")
+        raise LinscoreError(f"no block has {by} ({_LACKING.get(by, HELD_OUT)}): choose another metric")
     sign = 1 if lowest_first(by) else -1
 
     def key(one: BlockReport | SpanReport) -> float:
@@ -55,6 +60,11 @@ def rank(report: Report, by: str = BY, span: int = 1) -> Sequence[BlockReport | 
         return math.inf if value is None else sign * value
 
     return sorted(scored, key=key)
+
+
+def default_by(report: Report) -> str:
+    """What ranks the blocks of a report where nobody says."""
+    return BY if all(block.expected_loss is None for block in report.blocks) else EXPECTED
 
 
 def ranked(report: Report, by: str, span: int) -> dict[Span, float]:

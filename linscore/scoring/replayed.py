@@ -28,6 +28,7 @@ NEEDS_A_RUN = (
     "until_stable",
     "fuse",
     "fuse_output",
+    "sensitivity",
 )  # of `ScoreOptions`: what only `score` can do, which runs the model
 
 

@@ -103,6 +103,7 @@ class Report:
     blocks: list[BlockReport]
     spans: list[SpanReport]  # of two blocks or more, where they were asked for
     tokens_digest: str | None = None  # SHA-256 of the token ids, in the order of the batches
+    sensitivity_tokens: int | None = None  # whose gradients were taken, see `ScoreOptions.sensitivity`
     loss: float | None = None  # nats a token, on the first sequences of the text; None without a head
     curve: list[Look] = field(default_factory=list)  # held-out scores along the way; none with one fold
     stable_tokens: int | None = None  # at which no more were needed, see `ScoreOptions.until_stable`
@@ -114,12 +115,12 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the promised keys first in each block and span."""
         apart = {"moments", "blocks", "spans", "warnings", "curve"}
-        unknown = ("run", "moments_digest", "tokens_digest", "loss", "stable_tokens")
+        unknown = ("run", "moments_digest", "tokens_digest", "sensitivity_tokens", "loss", "stable_tokens")
         apart |= {name for name in unknown if getattr(self, name) is None}
         data = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         warnings = [asdict(warning) for warning in self.warnings]
-        blocks = [{"index": block.index} | asdict(block) for block in self.blocks]
-        spans = [{"first": span.first, "last": span.last} | asdict(span) for span in self.spans]
+        blocks = [{"index": block.index} | _collected(asdict(block)) for block in self.blocks]
+        spans = [{"first": span.first, "last": span.last} | _collected(asdict(span)) for span in self.spans]
         curve = {"curve": [asdict(look) for look in self.curve]} if self.curve else {}
         return data | curve | {"warnings": warnings, "blocks": blocks, "spans": spans}
 
@@ -198,6 +199,15 @@ class Report:
     def _facts(self) -> dict[str, Any]:
         """What the file of the moments says about them."""
         return {"model": self.model, "tokens": self.tokens, "depth": self.depth, "skip_first": self.skip_first}
+
+
+def _collected(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a block, without those that take gradients where none were taken."""
+    without = ("expected_loss", "expected_losses") if figures["expected_losses"] is None else ()
+    parts = {name: _collected(part) for name, part in (figures.get("sub_blocks") or {}).items()}
+    return {name: value for name, value in figures.items() if name not in without} | (
+        {"sub_blocks": parts} if parts else {}
+    )
 
 
 def _read(path: Path) -> Report:

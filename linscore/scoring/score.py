@@ -25,13 +25,15 @@ from linscore.machine.processes import ALONE, Processes
 from linscore.machine.versions import versions
 from linscore.options import KeepOptions, ScoreOptions
 from linscore.scoring.collect import Collector
+from linscore.scoring.expected import expected_figures
 from linscore.scoring.kept import KEPT, Kept, Settings, begin, check_begin, keeping
 from linscore.scoring.names import MomentsName
 from linscore.scoring.one_pass import OnePass
 from linscore.scoring.report import BlockReport, Report, SpanReport
+from linscore.scoring.sensitivity import take_gradients
 from linscore.scoring.streamed import Streamed
 from linscore.scoring.warnings import find_warnings, misfit_warnings, unstable_warning
-from linscore.spans import PARTS, Span
+from linscore.spans import PARTS, Span, Unit
 from linscore.statistics.centered import centered
 from linscore.statistics.figures import BlockMetrics, Linearity, block_metrics, state_metrics
 from linscore.statistics.moments import Moments
@@ -73,7 +75,7 @@ def score(
         text: what the report calls the text.
         progress: called after each batch with the number of tokens that counted.
         changes: fields of `ScoreOptions`, in place of those of `options`: folds, skip_first, precision, sub_blocks,
-            until_stable, encoder, blocks, spans, fuse, fuse_output, skip_tokens, backend.
+            until_stable, sensitivity, encoder, blocks, spans, fuse, fuse_output, skip_tokens, backend.
 
     Raises:
         LinscoreError: when the model is no such decoder, another score of it is under way, it cannot be fused, the
@@ -141,10 +143,12 @@ def score_decoder(
         collector = Collector(decoder, options, streamed)
         if streamed is None:
             check_causal(decoder, encoder=options.encoder)
+        gradients, batches = take_gradients(collector, batches)
         done = OnePass(collector, kept, processes)
         done.run(batches, progress)
     if not collector.moments:
         raise LinscoreError("there was no batch to score: give at least one")
+    collector.moments |= gradients.moments
     report = report_of(collector, name or decoder.name, text, spectra, done.seconds, processes)
     fits, stable = done.first_loss, done.looks.stable
     curve = done.looks.ending_with(report.tokens, report.blocks)
@@ -154,6 +158,7 @@ def score_decoder(
     return replace(
         report,
         tokens_digest=str(done.digest),
+        sensitivity_tokens=gradients.tokens or None,
         loss=fits and fits.loss,
         curve=curve,
         stable_tokens=report.tokens if stable else None,
@@ -235,17 +240,22 @@ def _spectra_are_cheap(moments: Moments, tokens: int) -> bool:
 
 def _block_report(moments: Mapping[str, Moments], index: int, spectra: bool) -> BlockReport:
     apart: dict[str, BlockMetrics] = {
-        part: block_metrics(moments[name], spectra=spectra)
+        part: _metrics(moments, Unit(Span(index, index), part), spectra)
         for part in PARTS
-        if (name := str(MomentsName.block(index, part))) in moments
+        if str(MomentsName.block(index, part)) in moments
     }
-    figures = block_metrics(moments[str(MomentsName.block(index))], after=_after(moments, index), spectra=spectra)
+    figures = _metrics(moments, Unit(Span(index, index)), spectra)
     return BlockReport(**vars(figures), index=index, sub_blocks=apart or None)
 
 
 def _span_report(moments: Mapping[str, Moments], span: Span, spectra: bool) -> SpanReport:
-    figures = block_metrics(moments[str(MomentsName.across(span))], after=_after(moments, span.last), spectra=spectra)
-    return SpanReport(**vars(figures), first=span.first, last=span.last)
+    return SpanReport(**vars(_metrics(moments, Unit(span), spectra)), first=span.first, last=span.last)
+
+
+def _metrics(moments: Mapping[str, Moments], unit: Unit, spectra: bool) -> BlockMetrics:
+    after = None if unit.part else _after(moments, unit.span.last)
+    figures = block_metrics(moments[str(MomentsName.of(unit))], after=after, spectra=spectra)
+    return replace(figures, **expected_figures(moments, unit))
 
 
 def _after(moments: Mapping[str, Moments], index: int) -> Moments | None:
@@ -256,14 +266,15 @@ def _after(moments: Mapping[str, Moments], index: int) -> Moments | None:
 
 def _finite(figures: Figures) -> Figures:
     """The same, with None for what is not finite; `find_warnings` has seen it before."""
-    found: dict[str, Any] = {}
-    for name, value in vars(figures).items():
-        if isinstance(value, Linearity):
-            value = _finite(value)
-        if isinstance(value, dict):
-            value = {part: _finite(one) for part, one in value.items()}
-        found[name] = None if isinstance(value, float) and not math.isfinite(value) else value
-    return replace(figures, **found)
+    return replace(figures, **{name: _finite_value(value) for name, value in vars(figures).items()})
+
+
+def _finite_value(value: Any) -> Any:
+    if isinstance(value, Linearity):
+        return _finite(value)
+    if isinstance(value, dict):
+        return {name: _finite_value(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _final_state(final: Moments, spectra: bool) -> dict[str, float | None]:

@@ -27,6 +27,20 @@ class Pair(NamedTuple):
     y: Tensor | None = None
     delta: Tensor | None = None
 
+    @staticmethod
+    def alone(name: MomentsName, states: Tensor) -> Pair:
+        """One set of states, of which the second moment is wanted and nothing else."""
+        return Pair(name, states, delta=states.new_zeros(len(states), 1))
+
+    @property
+    def added(self) -> Pair:
+        """What y adds to x, or δ, by itself."""
+        delta = self.delta
+        if delta is None:
+            assert self.y is not None
+            delta = _delta(self.x, self.y)
+        return Pair.alone(self.name.added, delta)
+
 
 class SpanStates:
     """Holds what enters a span, and what the MLP before it gives, until its last block has run.

@@ -14,6 +14,8 @@ from linscore.spans import Span
 from linscore.statistics.figures import BlockMetrics
 from linscore.terminal import BAR, BARS, bar, number, ranges, warning
 
+EXPECTED = ("drop", "full")  # forms whose expected loss is shown, where it was collected
+
 
 def score_table(report: Report) -> RenderableType:
     """All blocks of a report, then its spans."""
@@ -29,6 +31,8 @@ def score_table(report: Report) -> RenderableType:
     table.add_column("1 − cos", justify="right")
     table.add_column("‖δ‖/‖x‖", justify="right")
     table.add_column("eff. rank", justify="right")
+    for form in EXPECTED if report.sensitivity_tokens else ():
+        table.add_column(f"exp. loss, {form}", justify="right")
     for block in report.blocks:
         table.add_row(*_row(str(block.span), block, heldout))
         for name, part in (block.sub_blocks or {}).items():
@@ -53,6 +57,7 @@ def _row(label: str, block: BlockMetrics, heldout: bool) -> Sequence[str]:
         number(block.block_influence),
         number(block.delta_ratio, 3),
         number(block.effective_rank, 1),
+        *(number(block.expected_losses.get(form)) for form in EXPECTED if block.expected_losses is not None),
     )
 
 

@@ -80,9 +80,9 @@ def mean_map(moments: Centered) -> AffineMap:
 def squared_error(fitted: AffineMap, moments: Centered) -> float:
     """‖error‖² of a map on other rows, from their moments: equal to evaluating it there, to 1e-14.
 
-    E = t_δ − 2 tr(BᵀC_xδ) + tr(BᵀC_xxB) + n‖g‖²,  g = (μ_δ − μ_δ') − Bᵀ(μ_x − μ_x'), the primes being the map's.
+    E = t_δ − 2 tr(BᵀC_xδ) + tr(BᵀC_xxB) + n‖u‖²,  u = (μ_δ − μ_δ') − Bᵀ(μ_x − μ_x'), the primes being the map's.
     """
     b = fitted.b
-    g = (moments.mean_delta - fitted.mean_delta) - b.T @ (moments.mean_x - fitted.mean_x)
+    gap = (moments.mean_delta - fitted.mean_delta) - b.T @ (moments.mean_x - fitted.mean_x)
     quadratic = (b * (moments.c_xx @ b)).sum() - 2 * (b * moments.c_xd).sum()
-    return max(0.0, moments.t_delta + quadratic.item() + moments.n * (g @ g).item())  # rounding may cross zero
+    return max(0.0, moments.t_delta + quadratic.item() + moments.n * (gap @ gap).item())  # rounding may cross zero

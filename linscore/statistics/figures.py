@@ -90,6 +90,8 @@ class BlockMetrics(Linearity):
     rows: int
     heavy_rows: int
     without_heavy: Linearity | None
+    expected_loss: float | None = None  # nats a token, where it is dropped; None: no gradients were taken
+    expected_losses: dict[str, float | None] | None = None  # the same by form, see `linscore.statistics.sensitivity`
 
 
 def linearity(

@@ -133,11 +133,16 @@ def _fit(
     fitted = fit_map(moments, precision=precision) if ridge is None else _ridge_map(moments, ridge, precision)
     if rank is None:
         return fitted, None
-    # BᵀC_xδ is BᵀC_xxB (with ridge: Bᵀ(C_xx + λD)B), whose eigenvectors are the singular vectors wanted.
-    explained = fitted.b.T @ moments.c_xd
-    up = torch.linalg.eigh((explained + explained.T) / 2).eigenvectors[:, -rank:].T
-    down = fitted.b @ up.T
+    down, up = of_rank(fitted.b, moments.c_xd, rank)
     return AffineMap(down @ up, moments.mean_x, moments.mean_delta), (down, up)
+
+
+def of_rank(b: Tensor, c_xd: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The factors `[d, r]` and `[r, e]` of the best B of rank r, from the best of any rank and C_xδ, both `[d, e]`."""
+    # BᵀC_xδ is BᵀC_xxB (with ridge: Bᵀ(C_xx + λD)B), whose eigenvectors are the singular vectors wanted.
+    explained = b.T @ c_xd
+    up = torch.linalg.eigh((explained + explained.T) / 2).eigenvectors[:, -rank:].T
+    return b @ up.T, up
 
 
 def _heldout_error(regression: Regression, kind: str, rank: int | None, ridge: float | None) -> float | None:

@@ -12,7 +12,7 @@ from linscore.decoder.find import Decoder, find_decoder
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import perplexity
 from linscore.options import BY, ScoreOptions
-from linscore.scoring.ranking import PERPLEXITY, figure_of, ranked
+from linscore.scoring.ranking import PERPLEXITY, default_by, figure_of, ranked
 from linscore.scoring.report import Report
 from linscore.scoring.score import score_decoder
 from linscore.spans import Span, indices, runs
@@ -60,13 +60,14 @@ class Choice:
         return [Span.parse(part) for key in self.figures for part in key.split(",")]
 
 
-def choose_from(report: Report, count: int, *, by: str = BY, span: int = 1) -> Choice:
+def choose_from(report: Report, count: int, *, by: str | None = None, span: int = 1) -> Choice:
     """The first `count` blocks of a ranking, in spans of `span` consecutive ones that do not overlap.
 
     Raises:
         LinscoreError: where the report has no such figure, no such spans, or not so many of them.
     """
-    by, scored = figure_of(by), {"model": report.model, "text": report.text, "tokens": report.tokens}
+    by = figure_of(by or default_by(report))
+    scored: dict[str, str | int | None] = {"model": report.model, "text": report.text, "tokens": report.tokens}
     taken = _first(ranked(report, by, span), count, span, by)
     return Choice(indices(taken), by, {str(key): figure for key, figure in taken.items()}, scored=scored)
 

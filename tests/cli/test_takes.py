@@ -17,7 +17,7 @@ CLASSES = [kind for kind in vars(options).values() if is_dataclass(kind) and isi
 PROMISED = {
     "score": "text dataset tokens seq-len batch-size dtype device trust-remote-code folds skip-first skip-special "
     "precision blocks sub-blocks for span-lengths out overwrite json until-stable save-minutes save-tokens resume "
-    "placement scratch skip-shards html encoder",
+    "placement scratch skip-shards html encoder sensitivity",
     "score-states": "model states raw-last folds skip-first precision device out overwrite json",
     "plan": "tokens seq-len batch-size devices placement scratch dtype device trust-remote-code folds precision "
     "sub-blocks blocks for span-lengths json encoder",
