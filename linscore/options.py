@@ -74,16 +74,13 @@ class PlanOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """What of a decoder is scored, and how; the command line has the first six.
+    """What of a decoder is scored, and how; the command line has the first seven, whose help says more.
 
     Attributes:
         folds: 1 leaves the held-out figures empty. Folds follow the text, never the batch.
         skip_first: positions at the start of each sequence that do not count (attention sinks live there).
-        precision: "fast" or "exact" (see `Moments`).
-        sub_blocks: score attention and MLP apart too.
         until_stable: stop once the spread of every held-out score was below it twice (`linscore.scoring.looks`).
         encoder: tokens may see later ones; what predicting the text costs is not measured then.
-        sensitivity: on how many tokens to take gradients, to say what the loss of each unit would cost (`expected`).
         blocks: indices of the blocks to score; all by default.
         spans: consecutive blocks scored as one map, also beyond `blocks`; a single one is taken as one of `blocks`.
         fuse: spans whose map is to go into the MLP projection before them: from its p inputs, 8·p·(p + d) bytes a fold.
