@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ from linscore.models.load import Pretrained
 from linscore.scoring.collect import Collector
 from linscore.scoring.names import MomentsName
 from linscore.spans import Unit
+from linscore.text.batch import UNPREDICTED
+from linscore.text.packing import texts_within
 from linscore.text.source import Text
+from linscore.text.tokens import special_tokens
 
 FIT, CHOOSE, REPORT = (0, 1), 2, 3  # folds of the text
 
@@ -116,18 +120,30 @@ def read_texts(loaded: Pretrained, read: Text, most: int) -> Texts:
     for batch in read.batches(loaded.tokenizer, loaded.context, loaded.model.device, folds=4):
         folds.setdefault(int(batch["folds"][0]), []).append(batch)
     fit = [batch for fold in FIT for batch in folds[fold]]
-    return Texts(fit, _first(folds[CHOOSE], most), _first(folds[REPORT], most))
+    before, _ = special_tokens(loaded.tokenizer)
+    return Texts(fit, *(_windows(folds[fold], before, most) for fold in (CHOOSE, REPORT)))
 
 
-def _first(batches: Batches, most: int) -> Batches:
-    """The first sequences that make up no more than so many tokens; one at least."""
-    found: Batches = []
-    for batch in batches:
-        length = batch["input_ids"].shape[1]
-        left = max(0 if found else 1, most // length - sum(len(one["input_ids"]) for one in found))
-        if left:
-            found.append({"input_ids": batch["input_ids"][:left]})
-    return found
+def _windows(batches: Batches, before: list[int], most: int) -> Batches:
+    """The first texts that make up no more than so many tokens, one at least, as `window_batches` has them.
+
+    They begin as the model is given texts: a cut that lives off what stands first would look cheap without it.
+    """
+    rows = [row for batch in batches for row in batch["input_ids"].tolist()]
+    texts = [text for row in rows for text in texts_within(row, before)]
+    ends = itertools.accumulate(map(len, texts))
+    count = max(1, sum(end <= most for end in ends))
+    some, longest = max(1, len(batches[0]["input_ids"])), sorted(texts[:count], key=len)
+    return [_batch(longest[start : start + some], batches[0]) for start in range(0, count, some)]
+
+
+def _batch(texts: list[list[int]], like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Texts padded on the right, which is not to be predicted."""
+    length = max(map(len, texts))
+    ids = torch.tensor([text + [0] * (length - len(text)) for text in texts])
+    labels = torch.tensor([text + [UNPREDICTED] * (length - len(text)) for text in texts])
+    device = like["input_ids"].device
+    return {"input_ids": ids.to(device), "labels": labels.to(device)}
 
 
 def search(

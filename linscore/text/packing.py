@@ -173,3 +173,17 @@ def batches(sequences: Iterable[Sequence], batch_size: int) -> Iterator[dict[str
 def _batch(queue: list[Sequence]) -> dict[str, Tensor]:
     rows = torch.tensor([sequence.input_ids for sequence in queue])
     return {"input_ids": rows, "folds": torch.tensor([sequence.fold for sequence in queue])}
+
+
+def texts_within(sequence: list[int], before: list[int]) -> list[list[int]]:
+    """The texts that begin in a packed sequence, each with what stands `before` a text.
+
+    The end of a text that began elsewhere is left out, which a model has not seen the beginning of; a sequence in which
+    none begins, as all are of a tokenizer that puts nothing before a text, stays as it is.
+    """
+    length = len(before)
+    starts = [at for at in range(len(sequence)) if length and sequence[at : at + length] == before]
+    if not starts:
+        return [sequence]
+    found = [sequence[start:stop] for start, stop in zip(starts, [*starts[1:], None], strict=True)]
+    return [text for text in found if len(text) > length]

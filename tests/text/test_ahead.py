@@ -4,7 +4,6 @@ import contextlib
 import gc
 import io
 import itertools
-import os
 import signal
 import threading
 import time
@@ -154,9 +153,11 @@ def test_an_error_of_who_takes_them_leaves_no_thread_while_it_is_looked_at():
 
 @pytest.fixture
 def heeded():
-    """Ctrl-C is heeded, also by tests that a shell has put into the background, where it is not."""
+    """Ctrl-C is heeded, also by tests that a shell has put into the background, or where it is blocked."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     signal.signal(signal.SIGINT, before)
 
 
@@ -168,7 +169,7 @@ def test_ctrl_c_does_not_wait_for_a_text_that_hangs(monkeypatch):
     def batches():
         yield from numbered(1)
         waits.wait(20)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         hangs.wait(20)
         yield from numbered(10**9)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -233,6 +234,19 @@ def test_one_string_is_one_document():
     assert [s.input_ids for s in pack("a b", word_tokenizer(eos=True), seq_len=3, folds=1)] == [ids("a b E")]
 
 
+@pytest.fixture
+def outspoken():
+    """transformers says what it has to say, whatever was imported before and has silenced it."""
+    logger = transformers.utils.logging.get_logger("transformers")
+    level, propagate = logger.level, logger.propagate
+    transformers.utils.logging.set_verbosity_warning()
+    logger.propagate = True
+    yield
+    logger.setLevel(level)
+    logger.propagate = propagate
+
+
+@pytest.mark.usefixtures("outspoken")
 def test_a_text_longer_than_the_context_of_the_model_warns_nobody(caplog):
     tokenizer = word_tokenizer()
     tokenizer.model_max_length = 4
