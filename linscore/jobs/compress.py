@@ -207,10 +207,16 @@ def _saved(
     report = Trials(table.replaced, texts.report)
     losses = {"whole": report.loss, "cut": report.measure(table.measured.cut(choice)) if choice else report.loss}
     healed = Healed({unit: table.rows[unit].fitted(form) for unit, form in choice.items()})
+    cut = built(loaded.model, healed)
     if heals == "closed" and choice:
         say("healing what is left")
-        healed = heal(decoder, table.sub_blocks, choice, texts.fit)
-    cut = built(loaded.model, healed)
+        better = heal(decoder, table.sub_blocks, choice, texts.fit)
+        whole = built(loaded.model, better)
+        # What is fitted on text unlike the model's own may harm it; the text that reports is not asked.
+        if left_out_losses(find_decoder(whole), texts.choose, [])[None] < found.step.loss:
+            healed, cut = better, whole
+        else:
+            say("healing costs more on the text that chooses: left out")
     losses["healed"] = left_out_losses(find_decoder(cut), texts.report, [])[None]
     if loaded.stored is torch.float16 and cut.dtype is torch.float32:  # which a CPU has loaded so
         cut.half()

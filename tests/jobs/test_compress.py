@@ -29,10 +29,10 @@ def given(models):
     return str(models / "original"), TextOptions(text=str(path), seq_len=16, batch_size=8)
 
 
-def run(given, out, resume=False, place=CPU, **wanted):
+def run(given, out, resume=False, place=CPU, say=lambda _line: None, **wanted):
     model, text = given
     options = CompressOptions(**{"params": 0.7, "measure_tokens": 256} | wanted)
-    return run_compress(model, out=str(out), wanted=options, text=text, place=place, resume=resume)
+    return run_compress(model, out=str(out), wanted=options, text=text, place=place, resume=resume, progress=say)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,16 @@ def test_the_saved_model_has_the_loss_that_was_reported_and_holds_what_was_asked
     assert result["steps"][-1]["saved"] >= 0.3
     assert result["trials"] == len((done.out / "measured.jsonl").read_text().splitlines())
     assert math.isfinite(done.result.losses["cut"])
+
+
+@pytest.mark.slow
+def test_healing_that_costs_more_on_the_text_that_chooses_is_left_out(given, tmp_path, monkeypatch):
+    measure, harm, said = compress.left_out_losses, iter([{None: math.inf}]), []
+    monkeypatch.setattr(compress, "left_out_losses", lambda *of: next(harm, None) or measure(*of))
+    done = run(given, tmp_path / "out", say=said.append)
+    assert said[-1] == "healing costs more on the text that chooses: left out"
+    assert done.result.losses["healed"] == pytest.approx(done.result.losses["cut"], rel=1e-6)
+    assert loss_of(done.out, given) == pytest.approx(done.result.losses["cut"], rel=1e-6)
 
 
 @pytest.mark.slow
