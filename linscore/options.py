@@ -210,6 +210,7 @@ class EvaluateOptions:
     """What models are compared on, beside the cost of a text."""
 
     tasks: str | None = option(None, "lm-eval tasks, such as arc_easy,boolq,cb.", "LIST")
+    suite: str | None = option(None, "Tasks of others: replaceme, linearpatch, nbl, paper or modern.", "NAME")
     task_data: tuple[str, ...] = option((), "Data of a task from a local file: no network.", "NAME=FILE")
     include_path: str | None = option(None, "A folder with more lm-eval tasks, whose code runs.", "DIR")
     window: int | None = option(None, "Tokens that a model is fed at a time [its context, ≤ 2048].", "W")
@@ -296,5 +297,4 @@ DISTIL_TEXT = TextOptions(batch_size=8)
 DISTIL_TRAINING = TrainingOptions(steps=500, save_every=100)
 DISTIL_PLACE = PlaceOptions(dtype="float32")  # the teacher's; the student trains in float32
 FINETUNE_TEXT = TextOptions(tokens=100_000, batch_size=16)
-FINETUNE_TRAINING = TrainingOptions()
 PROBE_TRAINING = TrainingOptions(seed=0)

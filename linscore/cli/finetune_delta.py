@@ -9,13 +9,7 @@ import click
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, plain, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
-from linscore.options import (
-    FINETUNE_TEXT,
-    FINETUNE_TRAINING,
-    FinetuneOptions,
-    LabelledOptions,
-    PlaceOptions,
-)
+from linscore.options import FINETUNE_TEXT, FinetuneOptions, LabelledOptions, PlaceOptions, TrainingOptions
 
 
 @click.command("finetune-delta")
@@ -23,7 +17,7 @@ from linscore.options import (
 @takes(LabelledOptions(), "labelled")
 @takes(FinetuneOptions(), "finetuning")
 @takes(
-    FINETUNE_TRAINING,
+    TrainingOptions(),
     "training",
     only=("learning_rate",),
     changed={"learning_rate": "Its peak [default: 0.08 / width of the states, 2e-5 at 4,096]."},

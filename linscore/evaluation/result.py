@@ -32,6 +32,8 @@ class Evaluation:
         bits_per_byte: the loss in bits, per byte of text.
         tokens_per_second: predicted tokens per second of forward pass and loss.
         tasks: the results of benchmark tasks, by name.
+        average: the mean of a suite's headline tasks.
+        retained: the same in percent of the uncut model's.
         seconds: for everything, loading included.
     """
 
@@ -50,6 +52,8 @@ class Evaluation:
     bits_per_byte: float | None = None
     tokens_per_second: float | None = None
     tasks: dict[str, TaskResult] = field(default_factory=dict)
+    average: float | None = None
+    retained: float | None = None
     seconds: float = 0.0
 
 

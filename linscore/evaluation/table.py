@@ -22,6 +22,8 @@ _COLUMNS = (
     ("loss", "loss", "{:.4f}"),
     ("perplexity", "perplexity", "{:,.3f}"),
     ("bits/byte", "bits_per_byte", "{:.4f}"),
+    ("average", "average", "{:.4f}"),
+    ("retained\n%", "retained", "{:.2f}"),
 )
 
 

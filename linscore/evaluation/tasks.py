@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,7 @@ from linscore.evaluation.task_data import task_rows
 from linscore.machine.extras import need
 from linscore.models.quiet import quiet
 
-__all__ = ["LoadedTasks", "TaskResult", "load_tasks", "run_tasks"]
+__all__ = ["LoadedTasks", "TaskResult", "by_metric", "load_tasks", "run_tasks"]
 
 LoadedTasks = Mapping[str, Any]  # what lm-eval's TaskManager.load gives: "tasks", "groups", "group_map"
 
@@ -41,7 +41,7 @@ class TaskResult:
     """The figures of one task.
 
     Attributes:
-        metric: the main metric, which is the first that lm-eval gives: accuracy in tasks with choices.
+        metric: the main metric, which is the first that lm-eval gives: accuracy in tasks with choices. In a suite its.
         value: its value.
         stderr: its standard error, None where lm-eval knows none.
         samples: how many questions it was measured on.
@@ -56,7 +56,11 @@ class TaskResult:
 
 
 def load_tasks(
-    tasks: Sequence[str], *, task_data: Mapping[str, str | Path] | None = None, include_path: str | Path | None = None
+    tasks: Sequence[str],
+    *,
+    task_data: Mapping[str, str | Path] | None = None,
+    include_path: str | Path | None = None,
+    shots: Mapping[str, int] | None = None,
 ) -> LoadedTasks:
     """Tasks of lm-eval, groups and tags of them, with their data.
 
@@ -66,6 +70,7 @@ def load_tasks(
             the place of the split it is evaluated on; such a task needs no network.
         include_path: a folder with more task configurations, which come before those of the same name. Functions that
             they name run as code.
+        shots: solved examples in front of each question, by the name of task or group; else as lm-eval has it.
 
     Raises:
         LinscoreError: lm-eval is not installed, a name is not known, or data cannot be had or does not fit.
@@ -76,9 +81,11 @@ def load_tasks(
         raise LinscoreError(f"`task_data` names {', '.join(stray)}, not among `tasks`: name the tasks it belongs to")
     with _quiet():
         manager = _manager(tasks, include_path)
-        loaded = manager.load(
-            [one for name in dict.fromkeys(tasks) for one in _load(manager, name, task_data.get(name))]
-        )
+        found = {name: _load(manager, name, task_data.get(name)) for name in dict.fromkeys(tasks)}
+        loaded = manager.load(list(chain.from_iterable(found.values())))
+    for name, number in (shots or {}).items():
+        for task in manager.load(found[name])["tasks"].values():  # of a group all that it consists of
+            task.set_config("num_fewshot", number)
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
@@ -132,9 +139,14 @@ def _result(figures: Mapping[str, Any]) -> TaskResult | None:
     main = next(iter(metrics), None)
     if main is None:
         return None
-    name, comma, filtered = main.partition(",")
-    stderr = metrics.get(f"{name}_stderr{comma}{filtered}")
-    return TaskResult(main, metrics[main], stderr, int(figures.get("sample_len", 0)), metrics)
+    return by_metric(TaskResult(main, metrics[main], None, int(figures.get("sample_len", 0)), metrics), main)
+
+
+def by_metric(result: TaskResult, metric: str) -> TaskResult:
+    """The same result with another of its metrics as the main one."""
+    name, comma, filtered = metric.partition(",")
+    stderr = result.metrics.get(f"{name}_stderr{comma}{filtered}")
+    return replace(result, metric=metric, value=result.metrics[metric], stderr=stderr)
 
 
 def _manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from linscore.errors import LinscoreError, at_least
+from linscore.errors import LinscoreError, at_least, one_of
 from linscore.evaluation.perplexity import TextLoss, next_token_losses, text_loss
 from linscore.evaluation.result import Evaluation
+from linscore.evaluation.suites import SUITES, Suite, in_suite, with_retained
 from linscore.evaluation.tasks import LoadedTasks, load_tasks, run_tasks
 from linscore.jobs.passes import Windows, windows
 from linscore.jobs.together import share
@@ -40,6 +41,7 @@ class _Job:
 
     text: Text | None
     tasks: LoadedTasks | None
+    suite: Suite | None
     window: int | None
     stride: int | None
     batch_size: int | None
@@ -57,8 +59,8 @@ def run_evaluate(
 ) -> list[Evaluation]:
     """Evaluate models, Hub names, folders or "embedded", one after the other.
 
-    Where neither a text nor tasks are given, on the built-in text. `task_data` are "NAME=FILE" each. Several processes
-    (torchrun) share the text, the first answers the tasks, and all return the same.
+    Where neither a text nor tasks or a suite are given, on the built-in text. `task_data` are "NAME=FILE" each. Several
+    processes (torchrun) share the text, the first answers the tasks, and all return the same.
 
     Raises:
         LinscoreError: for any input that cannot be used.
@@ -69,15 +71,14 @@ def run_evaluate(
     for model in models:  # before the first of them takes its time
         context = read_context(model, trust_remote_code=place.trust_remote_code)
         within_context("window", asked.window, context, of=model)
-    loaded = None
-    if asked.tasks is not None:
-        data = _files(asked.task_data)
-        loaded = load_tasks(_names(asked.tasks), task_data=data, include_path=asked.include_path)
-    predicted = Text(text) if asked.tasks is None or text.given else None
+    suite = None if asked.suite is None else SUITES[asked.suite]
+    loaded = _tasks(asked, suite)
+    predicted = Text(text) if loaded is None or text.given else None
     processes = share(place, Text(text).source)
     about = (asked.window, asked.stride, text.batch_size, asked.limit, place, processes)
-    job = _Job(predicted, loaded, *about)
-    return [_evaluate(model, form, job) for model, form in zip(models, forms, strict=True)]
+    job = _Job(predicted, loaded, suite, *about)
+    found = [_evaluate(model, form, job) for model, form in zip(models, forms, strict=True)]
+    return found if suite is None else with_retained(suite, found, [_origin(model) for model in models])
 
 
 def _check(models: Sequence[str], text: TextOptions, asked: EvaluateOptions) -> None:
@@ -89,17 +90,31 @@ def _check(models: Sequence[str], text: TextOptions, asked: EvaluateOptions) -> 
     of_text = {"tokens": text.tokens, "window": asked.window, "stride": asked.stride}
     for what, value in {**of_text, "batch_size": text.batch_size, "limit": asked.limit}.items():
         at_least(what, value, 1)
-    if asked.tasks is not None and not text.given:
+    if asked.suite is not None:
+        one_of("suite", asked.suite, SUITES)
+        if asked.tasks is not None:
+            raise LinscoreError("`suite` and `tasks` are both given: a suite has its own tasks, leave one out")
+    with_tasks = asked.tasks is not None or asked.suite is not None
+    if with_tasks and not text.given:
         _refuse(of_text, "a text", "`text` or `dataset`")
-    if asked.tasks is None:
+    if not with_tasks:
         of_tasks = {"task_data": asked.task_data or None, "include_path": asked.include_path, "limit": asked.limit}
-        _refuse(of_tasks, "tasks", "`tasks`")
+        _refuse(of_tasks, "tasks", "`tasks` or `suite`")
 
 
 def _refuse(arguments: Mapping[str, object], of: str, missing: str) -> None:
     given = [f"`{name}`" for name, value in arguments.items() if value is not None]
     if given:
         raise LinscoreError(f"{', '.join(given)} belongs to {of}: give {missing} too, or leave it out")
+
+
+def _tasks(asked: EvaluateOptions, suite: Suite | None) -> LoadedTasks | None:
+    """The tasks that are asked for, with their data."""
+    if asked.tasks is None and suite is None:
+        return None
+    names = list(suite.shots) if suite is not None else _names(asked.tasks or "")
+    shots = None if suite is None else suite.shots
+    return load_tasks(names, task_data=_files(asked.task_data), include_path=asked.include_path, shots=shots)
 
 
 def _names(tasks: str) -> list[str]:
@@ -127,6 +142,11 @@ def _form(model: str) -> str:
     return " + ".join(_FORMS[form] for form in sorted({one.form for one in record.replacements}))
 
 
+def _origin(model: str) -> str | None:
+    """What the model was cut from, by the same record."""
+    return Record.load(model).model if (Path(model) / RECORD).is_file() else None
+
+
 def _evaluate(name: str, form: str, job: _Job) -> Evaluation:
     """One model, loaded and let go again."""
     begin = time.perf_counter()
@@ -142,7 +162,8 @@ def _evaluate(name: str, form: str, job: _Job) -> Evaluation:
     if job.tasks is not None:
         rows = cut["batch_size"]
         tasks = partial(run_tasks, loaded.model, loaded.tokenizer, job.tasks, batch_size=rows, limit=job.limit)
-        figures["tasks"] = job.processes.from_first(tasks() if job.processes.first else None)
+        answers = job.processes.from_first(tasks() if job.processes.first else None) or {}
+        figures["tasks"] = answers if job.suite is None else in_suite(job.suite, answers)
     figures |= _memory(loaded.model)
     del loaded
     release()

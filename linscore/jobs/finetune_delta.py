@@ -22,7 +22,6 @@ from linscore.models.load import Pretrained, load_tokenizer, load_with_head, rea
 from linscore.models.release import release
 from linscore.options import (
     FINETUNE_TEXT,
-    FINETUNE_TRAINING,
     FinetuneOptions,
     LabelledOptions,
     PlaceOptions,
@@ -49,7 +48,7 @@ def run_finetune_delta(
     *,
     labelled: LabelledOptions | None = None,
     finetuning: FinetuneOptions | None = None,
-    training: TrainingOptions = FINETUNE_TRAINING,
+    training: TrainingOptions | None = None,
     scored: TextOptions = FINETUNE_TEXT,
     place: PlaceOptions | None = None,
     out: str | None = None,
@@ -67,7 +66,7 @@ def run_finetune_delta(
     check_single("finetune-delta", "start it without torchrun")
     labelled, asked, place = labelled or LabelledOptions(), finetuning or FinetuneOptions(), place or PlaceOptions()
     trust = place.trust_remote_code
-    settings = _settings(asked, training, scored)
+    settings = _settings(asked, training or TrainingOptions(), scored)
     context = read_context(model, trust_remote_code=trust)
     longest = within_context("longest", asked.longest, context, LONGEST, of=model)
     examples = _examples(load_tokenizer(model, trust_remote_code=trust), labelled, asked, longest)

@@ -31,7 +31,7 @@ PROMISED = {
     "trust-remote-code json",
     "compress": "params memory kv loss heal measure-tokens steps measured text dataset tokens seq-len batch-size "
     "resume out dtype device trust-remote-code json",
-    "evaluate": "text dataset tokens tasks task-data include-path window stride batch-size limit dtype device "
+    "evaluate": "text dataset tokens tasks suite task-data include-path window stride batch-size limit dtype device "
     "trust-remote-code json",
     "distil": "text dataset teacher train steps batch-size seq-len learning-rate hidden kl lm save-every resume out "
     "dtype device trust-remote-code",

@@ -17,6 +17,7 @@ from linscore import drop, linearize
 from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import LinscoreError
 from linscore.evaluation.result import Evaluation, to_json
+from linscore.evaluation.suites import Suite, SuiteTask
 from linscore.evaluation.table import evaluation_table
 from linscore.evaluation.tasks import TaskResult
 from linscore.jobs.evaluate import run_evaluate
@@ -176,6 +177,27 @@ def test_tasks_alone_leave_the_text_out(tmp_path, boolq):
     assert "perplexity" not in table
 
 
+@pytest.mark.slow
+def test_a_suite_has_an_average_and_what_is_retained_of_the_uncut_model(tmp_path, boolq, monkeypatch):
+    pytest.importorskip("lm_eval")
+    suite = Suite((SuiteTask("boolq", shots=1),), headline=("boolq",))
+    monkeypatch.setattr("linscore.jobs.evaluate.SUITES", {"nbl": suite})
+    monkeypatch.setattr("linscore.jobs.evaluate.run_tasks", lambda model, *_, **__: answers[len(model.model.layers)])
+    answers = {
+        depth: {"boolq": TaskResult("acc", acc, None, 3, {"acc": acc})}
+        for depth, acc in ((DEPTH, 0.8), (DEPTH - 1, 0.6))
+    }
+    what = model()
+    names = [saved(tmp_path / "whole", what), saved(tmp_path / "cut", drop(what, [1]), record("drop"))]
+    found = run_evaluate(names, suite="nbl", task_data=[boolq], device="cpu")
+    assert [one.average for one in found] == [0.8, 0.6]
+    assert [one.retained for one in found] == pytest.approx([100, 75])
+    assert found[0].text is None
+    assert all(words in shown(found) for words in ("average", "retained", "75.00"))
+    assert json.loads(to_json(found))["evaluations"][1]["retained"] == pytest.approx(75)
+    assert run_evaluate(names[1:], suite="nbl", task_data=[boolq], device="cpu")[0].retained is None
+
+
 def test_a_text_and_tasks_give_both(tmp_path, text, boolq):
     pytest.importorskip("lm_eval")
     name = saved(tmp_path / "model", model())
@@ -232,6 +254,9 @@ def test_a_table_shows_dashes_where_one_model_has_no_figure():
         ({"task_data": ["boolq=x"], "include_path": "x"}, "`task_data`, `include_path` belongs to tasks"),
         ({"tasks": "boolq", "window": 3, "stride": 2}, "`window`, `stride` belongs to a text"),
         ({"tasks": ","}, "`tasks` is empty"),
+        ({"suite": "nbl", "tasks": "boolq"}, "`suite` and `tasks` are both given"),
+        ({"suite": "nlb"}, "`suite` is 'nlb': choose replaceme, linearpatch, nbl, paper, modern"),
+        ({"suite": "nbl", "stride": 2}, "`stride` belongs to a text"),
         ({"tasks": "boolq", "task_data": ["boolq"]}, "no.* NAME=FILE"),
     ],
 )
