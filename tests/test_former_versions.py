@@ -41,7 +41,8 @@ def test_moments_give_the_figures_of_their_report():
         after = moments.get(f"block.{index + 1}", moments["state.4"])
         found = asdict(linscore.block_metrics(moments[f"block.{index}"], after=after))
         for name, value in found.items():
-            assert value == block[name] or value == pytest.approx(block[name], rel=1e-9, abs=1e-12), name
+            then = block.get(name)  # a figure of a later version is not there, and not known of such moments
+            assert value == then or value == pytest.approx(then, rel=1e-9, abs=1e-12), name
 
 
 @pytest.mark.parametrize("cut", ["dropped", "linear"])

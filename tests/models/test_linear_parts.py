@@ -23,8 +23,8 @@ QUICK = ["llama", "bloom"]
 MORE = ["gpt2", "gptj", "falcon", "mpt", "opt", "gemma2", "mixtral", "gpt_oss"]
 
 
-def cut_of(family: str):
-    return replace_units(shared(family), {"0.attention": None, "1.mlp": random_map(1), "2": random_map(2)})
+def cut_of(family: str, of=shared):
+    return replace_units(of(family), {"0.attention": None, "1.mlp": random_map(1), "2": random_map(2)})
 
 
 def greedy(model) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_16_bits_keep_the_means(tmp_path):
 
 
 def test_copies_and_pickles_are_the_same_model():
-    cut = cut_of("gptj")
+    cut = cut_of("gptj", tiny)  # whoever asks a shared model for its hidden states leaves hooks that no pickle takes
     for again in (copy.deepcopy(cut), pickle.loads(pickle.dumps(cut))):
         assert torch.equal(logits(again, tokens()), logits(cut, tokens()))
         assert type(find_decoder(again).blocks[1]) is type(find_decoder(cut).blocks[1])
