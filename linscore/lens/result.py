@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-from linscore.files.json_file import json_text, read_json
-from linscore.files.whole import whole_file
+from linscore.files.saved import Saved
 
 LENS = "lens.json"
 DAMAGED = "is damaged or was not written by `linscore lens`: run it again"
@@ -47,7 +45,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lens:
+class Lens(Saved):
     """States of one sample of tokens at every depth of a model.
 
     Attributes:
@@ -64,28 +62,5 @@ class Lens:
     note: str | None
     versions: dict[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self)
-
-    def to_json(self, folder: str | Path | None = None) -> str:
-        """The text of `lens.json` in `folder`, absolute paths as they lie from there; None: as typed."""
-        return json_text(self.to_dict(), folder)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `lens.json`."""
-        path = Path(folder) / LENS
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part:
-            part.write_text(self.to_json(folder), encoding="utf-8")
-        return path
-
-    @staticmethod
-    def load(folder: str | Path) -> Lens:
-        """Read the `lens.json` of a folder.
-
-        Raises:
-            LinscoreError: when it is damaged or none.
-        """
-        path = Path(folder)
-        return read_json(path / LENS if path.is_dir() else path, Lens, damaged=DAMAGED)
+    FILE: ClassVar[str] = LENS
+    DAMAGED: ClassVar[str] = DAMAGED

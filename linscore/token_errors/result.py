@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-from linscore.files.json_file import json_text, read_json
-from linscore.files.whole import whole_file
+from linscore.files.saved import Saved
 
 TOKENS = "tokens.json"
 DAMAGED = "is damaged or was not written by `linscore tokens`: run it again"
@@ -82,7 +80,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenErrors:
+class TokenErrors(Saved):
     """The errors of single tokens in every block of a model."""
 
     model: str
@@ -95,28 +93,5 @@ class TokenErrors:
     sample: Sample
     versions: dict[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self)
-
-    def to_json(self, folder: str | Path | None = None) -> str:
-        """The text of `tokens.json` in `folder`, absolute paths as they lie from there; None: as typed."""
-        return json_text(self.to_dict(), folder)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `tokens.json`."""
-        path = Path(folder) / TOKENS
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part:
-            part.write_text(self.to_json(folder), encoding="utf-8")
-        return path
-
-    @staticmethod
-    def load(folder: str | Path) -> TokenErrors:
-        """Read the `tokens.json` of a folder.
-
-        Raises:
-            LinscoreError: when it is damaged or none.
-        """
-        path = Path(folder)
-        return read_json(path / TOKENS if path.is_dir() else path, TokenErrors, damaged=DAMAGED)
+    FILE: ClassVar[str] = TOKENS
+    DAMAGED: ClassVar[str] = DAMAGED
