@@ -69,7 +69,7 @@ def score(models: tuple[str, ...], html: bool, as_json: bool, **asked: Any) -> N
     if found is None:
         return
     report, paths = found
-    page = _page(paths) if html else None
+    page = _page(report, paths) if html else None
     if as_json:
         click.echo(_text(paths), nl=False)
         return
@@ -84,10 +84,11 @@ def score(models: tuple[str, ...], html: bool, as_json: bool, **asked: Any) -> N
         click.echo(f"page     {page}")
 
 
-def _page(paths: Paths) -> Path:
-    from linscore.jobs.report import write_page
+def _page(report: Report, paths: Paths) -> Path:
+    from linscore.jobs.report import PAGE, save_page
 
-    return write_page([paths[0].parent])
+    folder = paths[0].parent
+    return save_page([(folder, report)], folder / PAGE)
 
 
 def _show_several(scored: Iterable[tuple[Report, Paths]], html: bool, as_json: bool) -> None:
@@ -95,7 +96,7 @@ def _show_several(scored: Iterable[tuple[Report, Paths]], html: bool, as_json: b
     texts = []
     try:
         for report, paths in scored:
-            page = _page(paths) if html else None
+            page = _page(report, paths) if html else None
             if as_json:
                 texts.append(_text(paths).rstrip())
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from linscore.decoder.find import Decoder
 from linscore.decoder.run import run
 from linscore.decoder.stand_ins import restore_forward
 from linscore.decoder.states import SubBlocks, entering_state, first_tensor
+from linscore.spans import PARTS, Part
 
-Part = Literal["attention", "mlp"]
 Adds = Callable[[Tensor], Tensor] | None  # from the stream [B, T, d] to what is added to it; None: nothing
 
 
@@ -50,11 +50,11 @@ class SubStandIns:
         """For as long as the context lasts, these parts of blocks are replaced."""
         with ExitStack() as undo:
             for index in sorted({index for index, _ in stand_ins}):
-                parts = {part: stand_ins[index, part] for part in ("attention", "mlp") if (index, part) in stand_ins}
+                parts = {part: stand_ins[index, part] for part in PARTS if (index, part) in stand_ins}
                 self._replace(index, parts, undo)
             yield
 
-    def _replace(self, index: int, parts: Mapping[str, Adds], undo: ExitStack) -> None:
+    def _replace(self, index: int, parts: Mapping[Part, Adds], undo: ExitStack) -> None:
         block, reads = self._blocks[index], {}
 
         def enters(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

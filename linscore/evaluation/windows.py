@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from linscore.text.batch import UNPREDICTED
 from linscore.text.documents import Document
 from linscore.text.tokens import encode, overlap, recut, special_tokens
 
-__all__ = ["Reader", "window_batches"]
+__all__ = ["Reader", "Window", "batch_of", "window_batches"]
 
 SORTED_BATCHES = 16  # so many are read ahead and sorted by length, which leaves little padding
 
@@ -48,7 +48,7 @@ def window_batches(
     return Reader(tokenizer, tokens).batches(documents, window, stride, batch_size)
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """Token ids, each but the last fed to the model; the last `predicted` of them are what it is to predict."""
 
     ids: list[int]
@@ -77,7 +77,7 @@ class Reader:
             )
         return _batches(self.windows(documents, window, stride), batch_size)
 
-    def windows(self, documents: Iterable[Document], window: int, stride: int) -> Iterator[_Window]:
+    def windows(self, documents: Iterable[Document], window: int, stride: int) -> Iterator[Window]:
         """The windows of all documents, until enough tokens are predicted."""
         for document in [documents] if isinstance(documents, str) else documents:
             yield from _windows(self._pieces(document), window, stride, max(1, len(self.before)))
@@ -117,7 +117,8 @@ class Reader:
         return len(text[: encoded["offset_mapping"][count - 1][1]].encode())
 
 
-def _batch(windows: list[_Window]) -> dict[str, Tensor]:
+def batch_of(windows: Sequence[Window]) -> dict[str, Tensor]:
+    """Windows padded on the right, as `window_batches` gives them."""
     longest = max(len(one.ids) for one in windows)
     rows = torch.tensor([one.ids + one.ids[-1:] * (longest - len(one.ids)) for one in windows])
     ends = torch.tensor([len(one.ids) for one in windows])[:, None]
@@ -126,21 +127,21 @@ def _batch(windows: list[_Window]) -> dict[str, Tensor]:
     return {"input_ids": rows, "labels": rows.where((at >= starts) & (at < ends), UNPREDICTED)}
 
 
-def _batches(windows: Iterator[_Window], batch_size: int) -> Iterator[dict[str, Tensor]]:
+def _batches(windows: Iterator[Window], batch_size: int) -> Iterator[dict[str, Tensor]]:
     while ahead := list(itertools.islice(windows, batch_size * SORTED_BATCHES)):
         ahead.sort(key=lambda one: (len(one.ids), one.predicted))
-        yield from (_batch(ahead[at : at + batch_size]) for at in range(0, len(ahead), batch_size))
+        yield from (batch_of(ahead[at : at + batch_size]) for at in range(0, len(ahead), batch_size))
 
 
-def _windows(pieces: Iterable[list[int]], window: int, stride: int, done: int) -> Iterator[_Window]:
+def _windows(pieces: Iterable[list[int]], window: int, stride: int, done: int) -> Iterator[Window]:
     """The windows of one document, whose first `done` tokens are not to be predicted."""
     held: list[int] = []
     for piece in pieces:
         held += piece
         start = 0
         while len(held) - start > window:
-            yield _Window(held[start : start + window + 1], max(0, window + 1 - done))
+            yield Window(held[start : start + window + 1], max(0, window + 1 - done))
             start, done = start + stride, window + 1 - stride
         held = held[start:]
     if len(held) > done:
-        yield _Window(held, len(held) - done)
+        yield Window(held, len(held) - done)

@@ -22,11 +22,11 @@ from linscore.decoder.find import Decoder
 from linscore.decoder.states import SubBlocks
 from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
+from linscore.evaluation.windows import Window, batch_of
 from linscore.models.load import Pretrained
 from linscore.scoring.collect import Collector
 from linscore.scoring.names import MomentsName
 from linscore.spans import Unit
-from linscore.text.batch import UNPREDICTED
 from linscore.text.packing import texts_within
 from linscore.text.source import Text
 from linscore.text.tokens import special_tokens
@@ -133,17 +133,12 @@ def _windows(batches: Batches, before: list[int], most: int) -> Batches:
     texts = [text for row in rows for text in texts_within(row, before)]
     ends = itertools.accumulate(map(len, texts))
     count = max(1, sum(end <= most for end in ends))
-    some, longest = max(1, len(batches[0]["input_ids"])), sorted(texts[:count], key=len)
-    return [_batch(longest[start : start + some], batches[0]) for start in range(0, count, some)]
-
-
-def _batch(texts: list[list[int]], like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Texts padded on the right, which is not to be predicted."""
-    length = max(map(len, texts))
-    ids = torch.tensor([text + [0] * (length - len(text)) for text in texts])
-    labels = torch.tensor([text + [UNPREDICTED] * (length - len(text)) for text in texts])
-    device = like["input_ids"].device
-    return {"input_ids": ids.to(device), "labels": labels.to(device)}
+    some, device = max(1, len(batches[0]["input_ids"])), batches[0]["input_ids"].device
+    windows = [Window(text, len(text) - 1) for text in sorted(texts[:count], key=len)]
+    return [
+        {name: part.to(device) for name, part in batch_of(windows[start : start + some]).items()}
+        for start in range(0, count, some)
+    ]
 
 
 def search(

@@ -57,7 +57,11 @@ def write_page(folders: Sequence[str | Path], out: str | Path | None = None) -> 
     path = Path(folders[0]) / PAGE if out is None else Path(out)
     if path.is_dir():
         raise LinscoreError(f"{path} is a folder: give the name of a file as `out`")
-    results = list(_results(folders))
+    return save_page(list(_results(folders)), path)
+
+
+def save_page(results: Sequence[tuple[Path, Result]], path: Path) -> Path:
+    """Write the page of results, each with the folder that names it."""
     text = page_of(
         [one for _, one in results if isinstance(one, Report)],
         {str(folder): one.to_dict() for folder, one in results if isinstance(one, Dynamics)},

@@ -19,14 +19,10 @@ def scores(data: Datasets, score: str) -> Spec:
     rows = data["blocks"]
     kinds = {f"{score}{end}": kind for end, kind in KINDS.items() if draw.has(rows, f"{score}{end}")}
     base = draw.chart("blocks").encode(x=draw.depth(rows))
-    lines = (
-        base.encode(color=draw.colour(rows))
-        .transform_fold(list(kinds), as_=["key", "value"])
-        .transform_calculate(kind=f"{draw.literal(kinds)}[datum.key]")
-    )
+    lines = draw.folded(base.encode(color=draw.colour(rows)), kinds)
     y = alt.Y("value:Q", title=SCORES[score], scale=alt.Scale(zero=False))
     drawn = [
-        lines.mark_line(point=False, strokeWidth=2).encode(y=y, strokeDash=draw.dash("kind:N", list(kinds.values()))),
+        lines.mark_line(point=False, strokeWidth=2).encode(y=y, strokeDash=draw.dash("what:N", list(kinds.values()))),
         lines.mark_point(filled=True, size=28, opacity=1).encode(y=y, tooltip=draw.told(list(kinds))),
     ]
     spread = f"{score}_heldout_spread"
@@ -81,16 +77,11 @@ def lines(data: Datasets, names: tuple[str, ...], title: str) -> Spec | None:
     scale, axis = alt.Scale(), alt.Axis()
     if min(values) > 0 and max(values) > MANY * min(values):
         scale, axis = alt.Scale(type="log"), alt.Axis(tickCount=4, format="~g")
-    base = (
-        draw.chart("blocks")
-        .transform_fold([*there], as_=["key", "value"])
-        .transform_calculate(what=f"{draw.literal({name: FIGURES[name][0] for name in there})}[datum.key]")
-        .encode(
-            x=draw.depth(rows),
-            y=alt.Y("value:Q", title=title, scale=scale, axis=axis),
-            color=draw.colour(rows),
-            tooltip=draw.told(there),
-        )
+    base = draw.folded(draw.chart("blocks"), {name: FIGURES[name][0] for name in there}).encode(
+        x=draw.depth(rows),
+        y=alt.Y("value:Q", title=title, scale=scale, axis=axis),
+        color=draw.colour(rows),
+        tooltip=draw.told(there),
     )
     if len(there) > 1:
         base = base.encode(strokeDash=draw.dash("what:N", [FIGURES[name][0] for name in there]))
@@ -130,9 +121,7 @@ def looks(data: Datasets) -> Spec | None:
         return None
     names = {f"{score}_heldout": words for score, words in SCORES.items()}
     base = (
-        draw.chart("looks")
-        .transform_fold(list(names), as_=["key", "value"])
-        .transform_calculate(what=f"{draw.literal(names)}[datum.key]")
+        draw.folded(draw.chart("looks"), names)
         .transform_aggregate(mean="mean(value)", groupby=["model", "tokens", "what"])
         .encode(
             x=alt.X(
@@ -188,10 +177,7 @@ def at_step(data: Datasets) -> Spec:
     which = alt.param(name="checkpoint", value=len(steps) - 1, bind=slider)
     names = {f"{score}_heldout": words for score, words in SCORES.items()}
     base = (
-        draw.chart("steps")
-        .transform_filter(f"datum.step == {steps}[checkpoint]")
-        .transform_fold(list(names), as_=["key", "value"])
-        .transform_calculate(what=f"{draw.literal(names)}[datum.key]")
+        draw.folded(draw.chart("steps").transform_filter(f"datum.step == {steps}[checkpoint]"), names)
         .encode(
             x=draw.depth(rows),
             y=alt.Y("value:Q", title="held out", scale=alt.Scale(domain=[0, 1])),

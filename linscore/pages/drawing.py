@@ -30,6 +30,11 @@ def spec(chart: Any, description: str, height: int = HEIGHT) -> Spec:
     return spec
 
 
+def folded(base: alt.Chart, words: dict[str, str]) -> alt.Chart:
+    """A row for each figure of a row: its `key`, its `value`, and `what` it is called."""
+    return base.transform_fold([*words], as_=["key", "value"]).transform_calculate(what=f"{literal(words)}[datum.key]")
+
+
 def has(rows: list[Row], name: str) -> bool:
     """Whether some row has that figure."""
     return any(row.get(name) is not None for row in rows)

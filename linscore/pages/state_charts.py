@@ -34,17 +34,12 @@ def knowing(data: Datasets) -> Spec:
     import altair as alt
 
     rows, names = data["knowing"], ("linear", "tokenwise")
-    base = (
-        draw.chart("knowing")
-        .transform_fold([*names], as_=["key", "value"])
-        .transform_calculate(what=f"{draw.literal({name: FIGURES[name][0] for name in names})}[datum.key]")
-        .encode(
-            x=draw.depth(rows),
-            y=alt.Y("value:Q", title="part of what the block adds, held out"),
-            color=draw.colour(rows),
-            strokeDash=draw.dash("what:N", [FIGURES[name][0] for name in names]),
-            tooltip=draw.told([*names, "unexplained"]),
-        )
+    base = draw.folded(draw.chart("knowing"), {name: FIGURES[name][0] for name in names}).encode(
+        x=draw.depth(rows),
+        y=alt.Y("value:Q", title="part of what the block adds, held out"),
+        color=draw.colour(rows),
+        strokeDash=draw.dash("what:N", [FIGURES[name][0] for name in names]),
+        tooltip=draw.told([*names, "unexplained"]),
     )
     return draw.spec(
         base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28)), "what the token and the state tell"
@@ -56,17 +51,12 @@ def read_off(data: Datasets) -> Spec:
     import altair as alt
 
     rows, names = data["depths"], ("loss", "loss_without_norm")
-    base = (
-        draw.chart("depths")
-        .transform_fold([*names], as_=["key", "value"])
-        .transform_calculate(what=f"{draw.literal({name: FIGURES[name][0] for name in names})}[datum.key]")
-        .encode(
-            x=_depths(),
-            y=alt.Y("value:Q", title="nats a token"),
-            color=draw.colour(rows),
-            strokeDash=draw.dash("what:N", [FIGURES[name][0] for name in names]),
-            tooltip=_told([*names, "agrees"]),
-        )
+    base = draw.folded(draw.chart("depths"), {name: FIGURES[name][0] for name in names}).encode(
+        x=_depths(),
+        y=alt.Y("value:Q", title="nats a token"),
+        color=draw.colour(rows),
+        strokeDash=draw.dash("what:N", [FIGURES[name][0] for name in names]),
+        tooltip=_told([*names, "agrees"]),
     )
     return draw.spec(base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28)), "logit lens: loss at every depth")
 

@@ -180,18 +180,19 @@ def _ranking(reports: Sequence[Report]) -> Section:
     by = defaults.pop() if len(defaults) == 1 else BY
     note = f"By {FIGURES[by][0]}, {'lowest' if lowest_first(by) else 'highest'} first: {FIGURES[by][1]}."
     tables = [_order(report, name, by) for report, name in zip(reports, _names(reports), strict=True)]
-    lines = [_to_paste(report) for report in reports]
+    lines = [_to_paste(report, by) for report in reports]
     return Section("ranking", "What is easiest to do without", note, tables=tables, lines=lines)
 
 
-def _to_paste(report: Report) -> Line:
+def _to_paste(report: Report, by: str) -> Line:
     """Commands that cut the first blocks of the ranking, here and by other tools; DIR is where the report lies."""
     count = max(1, report.depth // PART)
-    blocks = ",".join(str(span) for span in [*ranked(report, default_by(report), 1)][:count])
+    blocks = ",".join(str(span) for span in [*ranked(report, by, 1)][:count])
+    asked = "" if by == default_by(report) else f" --by {by}"
     cuts = [
         f"linscore prune {shlex.quote(report.model)} --drop {blocks}{',' * (count == 1)} --out cut",
-        f"linscore rank DIR --drop {count} --format mergekit > cut.yaml",
-        f"linscore rank DIR --drop {count} --format llama.cpp",
+        f"linscore rank DIR --drop {count}{asked} --format mergekit > cut.yaml",
+        f"linscore rank DIR --drop {count}{asked} --format llama.cpp",
     ]
     return Line(f"Cut the first {count} of {labels([report.model])[0]}", "\n".join(cuts))
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from linscore.decoder.find import Decoder, weight_sample
+from linscore.decoder.find import Decoder
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
 from linscore.options import ScoreOptions
@@ -20,9 +19,8 @@ from linscore.scoring.first_loss import FirstLoss
 from linscore.scoring.looks import Looks
 from linscore.scoring.report import Report
 from linscore.scoring.score import report_of
-from linscore.scoring.ways import AsRun, Watcher
-from linscore.statistics.moments import Moments
-from linscore.text.batch import Batch, TokenDigest, Tokens, read_batch
+from linscore.scoring.ways import AsRun, Watcher, Whole
+from linscore.text.batch import TokenDigest, Tokens, read_batch
 
 NEEDS_A_RUN = (
     "until_stable",
@@ -32,35 +30,19 @@ NEEDS_A_RUN = (
 )  # of `ScoreOptions`: what only `score` can do, which runs the model
 
 
-class Replayed:
+class Replayed(Whole):
     """A way to run one batch at a time whose states are in `states`: for each block, those around it."""
 
-    tells = False
-
     def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+        super().__init__(decoder)
         self.states: Mapping[int, BlockStates] = {}
 
     @property
     def weight_sample(self) -> list[float] | None:
         """A few of its weights, where there are any."""
-        return weight_sample(self._decoder) or None
+        return super().weight_sample or None
 
-    def trying(self) -> AbstractContextManager[Decoder]:
-        """The decoder itself."""
-        return nullcontext(self._decoder)
-
-    def go_on(self, weight_sample: list[float] | None) -> None:
-        """Nothing is needed of it."""
-
-    def put_by(self, name: str, moments: Moments) -> None:
-        """They stay where they are."""
-
-    def groups(self, batches: Iterable[Batch], first: int = 0) -> Iterator[list[Batch]]:  # noqa: ARG002
-        """Each batch by itself."""
-        return ([batch] for batch in batches)
-
-    def parts(self, input_ids: Tensor, attention_mask: Tensor | None, _position_ids: Tensor | None) -> AsRun:
+    def parts(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> AsRun:  # noqa: ARG002
         """The batch as it was run."""
         return [(torch.ones(len(input_ids), dtype=torch.bool), input_ids, attention_mask)]
 
@@ -76,10 +58,6 @@ class Replayed:
     def first_loss(self, batch: Tokens) -> FirstLoss | None:  # noqa: ARG002
         """Not known."""
         return None
-
-    def to_solve(self, moments: Mapping[str, Moments]) -> Mapping[str, Moments]:
-        """The moments where they are."""
-        return moments
 
 
 class Replay:

@@ -59,10 +59,10 @@ def token_errors(
     Raises:
         LinscoreError: as `score`, and with one fold, where nothing is held out.
     """
-    options = options or ScoreOptions()
+    options = replace(options or ScoreOptions(), sub_blocks=False, spans=())
     if options.folds < 2:
         raise LinscoreError(f"`folds={options.folds}` holds nothing out: give 2 or more")
-    report = score_decoder(decoder, batches(), replace(options, sub_blocks=False, spans=()), spectra=False, name=name)
+    report = score_decoder(decoder, batches(), options, spectra=False, name=name)
     moments = {block.index: report.moments[f"block.{block.index}"] for block in report.blocks}
     second = _SecondPass(decoder, options, moments)
     for batch in batches():
