@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from linscore.evaluation.perplexity import text_loss as text_loss
     from linscore.models.load import load as load
     from linscore.models.load import load_pretrained as load_pretrained
-    from linscore.options import KeepOptions as KeepOptions
-    from linscore.options import ScoreOptions as ScoreOptions
+    from linscore.options.place import KeepOptions as KeepOptions
+    from linscore.options.score import ScoreOptions as ScoreOptions
     from linscore.regularization.regularizer import LinearityRegularizer as LinearityRegularizer
     from linscore.regularization.taps import layer_loss as layer_loss
     from linscore.regularization.trainer import LinearityRegularizerMixin as LinearityRegularizerMixin
@@ -59,7 +59,7 @@ _HOMES = {
     "Collector": "linscore.scoring.collect",
     "FittedMap": "linscore.statistics.maps",
     "Fusion": "linscore.surgery.fuse",
-    "KeepOptions": "linscore.options",
+    "KeepOptions": "linscore.options.place",
     "LinearityCallback": "linscore.dynamics.callback",
     "LinearityRegularizer": "linscore.regularization.regularizer",
     "LinearityRegularizerMixin": "linscore.regularization.trainer",
@@ -68,7 +68,7 @@ _HOMES = {
     "Record": "linscore.surgery.record",
     "RegularizedTrainer": "linscore.regularization.trainer",
     "Report": "linscore.scoring.report",
-    "ScoreOptions": "linscore.options",
+    "ScoreOptions": "linscore.options.score",
     "Span": "linscore.spans",
     "TextLoss": "linscore.evaluation.perplexity",
     "block_metrics": "linscore.statistics.figures",

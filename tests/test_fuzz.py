@@ -25,7 +25,7 @@ from linscore.files.curve import read_curve, write_curve
 from linscore.files.json_file import read_json
 from linscore.files.run_folder import SETTINGS, RunFolder
 from linscore.models.load import read_context
-from linscore.options import LabelledOptions
+from linscore.options.text import LabelledOptions
 from linscore.pretraining.recipe import CONFIGS, Recipe, read_recipe
 from linscore.scoring.kept import Position
 from linscore.scoring.looks import Look

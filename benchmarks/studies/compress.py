@@ -34,7 +34,9 @@ from linscore.embedded.shipped import EMBEDDED, EMBEDDED_TEXT
 from linscore.errors import LinscoreError
 from linscore.jobs.compress import run_compress
 from linscore.models.load import load_pretrained
-from linscore.options import CompressOptions, PlaceOptions, TextOptions
+from linscore.options.cut import CompressOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 from linscore.spans import runs
 from linscore.surgery.choose import choose, choose_from
 from linscore.surgery.fuse import fit_fusion, fuse

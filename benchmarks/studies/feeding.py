@@ -23,7 +23,7 @@ from torch import Tensor
 import linscore
 from linscore.embedded.shipped import EMBEDDED
 from linscore.models.load import Pretrained, load_pretrained
-from linscore.options import TextOptions
+from linscore.options.text import TextOptions
 from linscore.pretraining.token_store import standard_library
 from linscore.text.ahead import Ahead
 from linscore.text.source import Text

@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, PreTr
 from linscore.embedded.shipped import EMBEDDED, SHIPPED
 from linscore.jobs.plan import run_plan
 from linscore.machine.versions import versions
-from linscore.options import ScoreOptions, TextOptions
+from linscore.options.score import ScoreOptions
+from linscore.options.text import TextOptions
 
 TOKENS, MB = 4096, 1e6
 COMMON = {"vocab_size": 4096, "max_position_embeddings": 512}

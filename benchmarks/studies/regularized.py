@@ -34,7 +34,8 @@ from linscore.files.run_folder import SETTINGS
 from linscore.jobs.probe import run_probe
 from linscore.jobs.train import LINEARITY, MODEL, run_train
 from linscore.models.load import load_pretrained
-from linscore.options import LabelledOptions, ProbeOptions, RegularizerOptions, TextOptions, TrainingOptions
+from linscore.options.text import LabelledOptions, TextOptions
+from linscore.options.training import ProbeOptions, RegularizerOptions, TrainingOptions
 from linscore.pretraining.curve import CURVE
 from linscore.pretraining.recipe import read_recipe
 from linscore.scoring.block_figures import FIGURES

@@ -37,7 +37,7 @@ from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.embedded.shipped import EMBEDDED, EMBEDDED_TEXT
 from linscore.evaluation.perplexity import batch_loss
 from linscore.models.load import load_pretrained
-from linscore.options import TextOptions
+from linscore.options.text import TextOptions
 from linscore.spans import PARTS, Span, Unit
 from linscore.text.source import Text
 

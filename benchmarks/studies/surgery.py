@@ -29,7 +29,7 @@ from linscore.distillation.distil import distil
 from linscore.embedded.shipped import EMBEDDED, EMBEDDED_TEXT
 from linscore.evaluation.perplexity import TextLoss, text_loss
 from linscore.models.load import Pretrained, load_pretrained
-from linscore.options import TextOptions
+from linscore.options.text import TextOptions
 from linscore.pretraining.token_store import standard_library
 from linscore.spans import Span, runs
 from linscore.surgery.choose import choose, choose_from, losses_without

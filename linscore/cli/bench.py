@@ -7,7 +7,9 @@ import click
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import plain, takes
 from linscore.errors import LinscoreError
-from linscore.options import BenchOptions, PlaceOptions, TextOptions, TuneOptions
+from linscore.options.kernels import BenchOptions, TuneOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 
 
 @click.command()

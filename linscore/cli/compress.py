@@ -10,7 +10,9 @@ from linscore.cli.cut import say
 from linscore.cli.follow_up import PLACE, TEXT, next_command
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, plain, resume, run_folder, takes
-from linscore.options import CompressOptions, PlaceOptions, TextOptions
+from linscore.options.cut import CompressOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 
 
 @click.command()

@@ -9,7 +9,9 @@ import click
 
 from linscore.cli.follow_up import PLACE, TEXT, next_command
 from linscore.cli.takes import Command, as_json, new_folder, takes
-from linscore.options import CutOptions, PlaceOptions, TextOptions
+from linscore.options.cut import CutOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 
 if TYPE_CHECKING:
     from linscore.jobs.cut import Cut

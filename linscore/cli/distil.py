@@ -9,7 +9,7 @@ import click
 from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import new_folder, resume, takes
-from linscore.options import DISTIL_PLACE, DISTIL_TEXT, DISTIL_TRAINING, DistilOptions
+from linscore.options.training import DISTIL_PLACE, DISTIL_TEXT, DISTIL_TRAINING, DistilOptions
 
 
 @click.command()

@@ -6,7 +6,8 @@ import click
 
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, plain, result_folder, takes
-from linscore.options import PlaceOptions, TextOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 
 
 @click.command()

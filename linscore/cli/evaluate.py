@@ -6,7 +6,9 @@ import click
 
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, plain, takes
-from linscore.options import EvaluateOptions, PlaceOptions, TextOptions
+from linscore.options.cut import EvaluateOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 
 
 @click.command()

@@ -9,7 +9,9 @@ import click
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, plain, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
-from linscore.options import FINETUNE_TEXT, FinetuneOptions, LabelledOptions, PlaceOptions, TrainingOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import LabelledOptions
+from linscore.options.training import FINETUNE_TEXT, FinetuneOptions, TrainingOptions
 
 
 @click.command("finetune-delta")

@@ -9,7 +9,7 @@ import click
 from linscore.cli.cut import cutting, say, show
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import takes
-from linscore.options import FuseOptions, MapOptions
+from linscore.options.cut import FuseOptions, MapOptions
 
 
 @click.command()

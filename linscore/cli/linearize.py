@@ -9,7 +9,7 @@ import click
 from linscore.cli.cut import PARTS, cutting, say, show
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import takes
-from linscore.options import MapOptions
+from linscore.options.cut import MapOptions
 
 
 @click.command()

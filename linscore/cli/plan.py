@@ -10,7 +10,9 @@ import click
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, in_options, plain, takes
 from linscore.embedded.shipped import EMBEDDED
-from linscore.options import LargeOptions, PlaceOptions, PlanOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options.place import LargeOptions, PlaceOptions, PlanOptions
+from linscore.options.score import ScoreOptions, SelectOptions
+from linscore.options.text import TextOptions
 
 
 @click.command()

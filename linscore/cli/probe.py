@@ -9,7 +9,9 @@ import click
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, plain, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
-from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, ProbeOptions, TextOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import LabelledOptions, TextOptions
+from linscore.options.training import PROBE_TRAINING, ProbeOptions
 
 
 @click.command()

@@ -11,7 +11,9 @@ import click
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import plain, takes
 from linscore.errors import LinscoreError
-from linscore.options import CutOptions, PlaceOptions, TextOptions
+from linscore.options.cut import CutOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 
 if TYPE_CHECKING:
     from linscore.jobs.rank_cut import RankedCut

@@ -12,15 +12,9 @@ from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, plain, result_folder, resume, takes
 from linscore.embedded.shipped import EMBEDDED
-from linscore.options import (
-    KeepOptions,
-    LargeOptions,
-    PlaceOptions,
-    SaveOptions,
-    ScoreOptions,
-    SelectOptions,
-    TextOptions,
-)
+from linscore.options.place import KeepOptions, LargeOptions, PlaceOptions, SaveOptions
+from linscore.options.score import ScoreOptions, SelectOptions
+from linscore.options.text import TextOptions
 
 if TYPE_CHECKING:
     from linscore.scoring.report import Report

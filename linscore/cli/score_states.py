@@ -10,7 +10,9 @@ from linscore.cli.follow_up import next_command
 from linscore.cli.meanwhile import loading
 from linscore.cli.score import show_report
 from linscore.cli.takes import as_json, plain, result_folder, takes
-from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, StatesOptions
+from linscore.options.place import PlaceOptions, SaveOptions
+from linscore.options.score import ScoreOptions
+from linscore.options.text import StatesOptions
 
 
 @click.command("score-states")

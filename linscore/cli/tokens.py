@@ -7,7 +7,9 @@ import click
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, plain, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
-from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.score import ScoreOptions, SelectOptions
+from linscore.options.text import TextOptions
 
 
 @click.command()

@@ -9,7 +9,9 @@ import click
 from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import resume, run_folder, takes
-from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
+from linscore.options.training import RegularizerOptions, TrainingOptions
 
 
 @click.command()

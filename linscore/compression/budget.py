@@ -11,7 +11,7 @@ from linscore.compression.choices import Form
 from linscore.compression.forms import Row
 from linscore.decoder.find import Decoder
 from linscore.errors import LinscoreError
-from linscore.options import CompressOptions
+from linscore.options.cut import CompressOptions
 from linscore.spans import Unit
 
 KINDS = ("params", "memory", "kv", "loss")

@@ -33,7 +33,9 @@ from linscore.jobs.cut import check_finite, described, parameter_names, stand_in
 from linscore.machine.versions import versions
 from linscore.models.cost import sizes
 from linscore.models.load import Pretrained, load_pretrained
-from linscore.options import CompressOptions, PlaceOptions, TextOptions
+from linscore.options.cut import CompressOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 from linscore.spans import Unit, after, indices
 from linscore.surgery.left_out import left_out_losses
 from linscore.surgery.record import Record, Replacement

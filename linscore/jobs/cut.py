@@ -19,7 +19,7 @@ from linscore.jobs.cut_request import CutRequest
 from linscore.machine.versions import versions
 from linscore.models.cost import sizes
 from linscore.models.load import Pretrained, load_pretrained
-from linscore.options import PlaceOptions
+from linscore.options.place import PlaceOptions
 from linscore.scoring.belongs import check_belongs
 from linscore.spans import Span, Unit, after, indices
 from linscore.statistics.maps import FittedMap

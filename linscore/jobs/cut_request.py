@@ -10,7 +10,8 @@ from linscore.decoder.find import Decoder
 from linscore.errors import LinscoreError, at_least
 from linscore.jobs.passes import Passes, windows
 from linscore.models.load import Pretrained
-from linscore.options import BY, CutOptions, TextOptions
+from linscore.options.cut import BY, CutOptions
+from linscore.options.text import TextOptions
 from linscore.scoring.ranking import PERPLEXITY, figure_of
 from linscore.scoring.report import Report
 from linscore.spans import Unit

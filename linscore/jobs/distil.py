@@ -26,15 +26,9 @@ from linscore.files.whole import new_folder
 from linscore.machine.extras import need
 from linscore.machine.processes import check_single
 from linscore.models.load import Pretrained, load_pretrained
-from linscore.options import (
-    DISTIL_PLACE,
-    DISTIL_TEXT,
-    DISTIL_TRAINING,
-    DistilOptions,
-    PlaceOptions,
-    TextOptions,
-    TrainingOptions,
-)
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
+from linscore.options.training import DISTIL_PLACE, DISTIL_TEXT, DISTIL_TRAINING, DistilOptions, TrainingOptions
 from linscore.progress import StepProgress
 from linscore.surgery.record import Record
 from linscore.surgery.save import save_checkpoint

@@ -23,7 +23,9 @@ from linscore.jobs.together import share
 from linscore.machine.processes import Processes
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.models.release import release
-from linscore.options import PlaceOptions, ScoreOptions, TextOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.score import ScoreOptions
+from linscore.options.text import TextOptions
 from linscore.progress import TokenProgress
 from linscore.scoring.report import Report
 from linscore.scoring.score import score_decoder

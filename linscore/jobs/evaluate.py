@@ -23,7 +23,9 @@ from linscore.machine.device import choose_device
 from linscore.machine.processes import Processes
 from linscore.models.load import Pretrained, load_pretrained, read_context
 from linscore.models.release import release
-from linscore.options import EvaluateOptions, PlaceOptions, TextOptions
+from linscore.options.cut import EvaluateOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 from linscore.progress import TokenProgress
 from linscore.surgery.record import RECORD, Record
 from linscore.text.source import Text, within_context

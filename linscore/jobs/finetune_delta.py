@@ -20,14 +20,9 @@ from linscore.machine.processes import check_single
 from linscore.machine.versions import versions
 from linscore.models.load import Pretrained, load_tokenizer, load_with_head, read_context
 from linscore.models.release import release
-from linscore.options import (
-    FINETUNE_TEXT,
-    FinetuneOptions,
-    LabelledOptions,
-    PlaceOptions,
-    TextOptions,
-    TrainingOptions,
-)
+from linscore.options.place import PlaceOptions
+from linscore.options.text import LabelledOptions, TextOptions
+from linscore.options.training import FINETUNE_TEXT, FinetuneOptions, TrainingOptions
 from linscore.progress import StepProgress, TokenProgress
 from linscore.scoring.block_figures import FIGURES, block_figures
 from linscore.scoring.report import Report

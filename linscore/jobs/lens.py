@@ -11,7 +11,8 @@ from linscore.files.lock import alone_in
 from linscore.lens.look import TOKENS, look
 from linscore.lens.result import Lens
 from linscore.models.load import load_pretrained
-from linscore.options import PlaceOptions, TextOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 from linscore.text.source import Text
 
 

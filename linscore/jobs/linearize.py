@@ -10,7 +10,9 @@ from linscore.jobs.cut import Cut, Result, Say, quiet_say, read_ridge, replaced,
 from linscore.jobs.cut_moments import find_moments
 from linscore.jobs.cut_request import CutRequest
 from linscore.models.load import Pretrained
-from linscore.options import CutOptions, MapOptions, PlaceOptions, TextOptions
+from linscore.options.cut import CutOptions, MapOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 from linscore.scoring.names import MomentsName
 from linscore.spans import Unit
 from linscore.statistics.maps import fit_block_map

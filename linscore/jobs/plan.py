@@ -13,7 +13,9 @@ from linscore.machine.device import choose_device
 from linscore.machine.devices import here, kind_of, named
 from linscore.machine.free_memory import free_host_memory
 from linscore.models.load import PLACEMENTS, load_on_paper
-from linscore.options import LargeOptions, PlaceOptions, PlanOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options.place import LargeOptions, PlaceOptions, PlanOptions
+from linscore.options.score import ScoreOptions, SelectOptions
+from linscore.options.text import TextOptions
 from linscore.scoring.needs import Workload, needs_of
 from linscore.scoring.plan import Plan, make_plan
 from linscore.text.source import Text, batch_of, within_context

@@ -14,7 +14,9 @@ from linscore.machine.extras import need
 from linscore.machine.processes import Processes
 from linscore.machine.versions import versions
 from linscore.models.load import Pretrained, load_pretrained
-from linscore.options import PROBE_TRAINING, LabelledOptions, PlaceOptions, ProbeOptions, TextOptions, TrainingOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import LabelledOptions, TextOptions
+from linscore.options.training import PROBE_TRAINING, ProbeOptions, TrainingOptions
 from linscore.probing.features import Features, check_pool, text_features
 from linscore.probing.plot import plot_probing
 from linscore.probing.probe import FOLDS, Probing, check_classes, probe_layers

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from linscore.jobs.cut import Cut, Result, run_cut
 from linscore.jobs.cut_request import CutRequest
 from linscore.models.load import Pretrained
-from linscore.options import CutOptions, PlaceOptions, TextOptions
+from linscore.options.cut import CutOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 from linscore.spans import Unit, after, indices, runs
 from linscore.surgery.drop import drop
 from linscore.surgery.record import Replacement

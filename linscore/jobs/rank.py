@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from linscore.errors import LinscoreError
-from linscore.options import PlaceOptions, TextOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 from linscore.scoring.ranking import PERPLEXITY, default_by, figure_of, rank
 from linscore.scoring.report import Report
 from linscore.spans import Span

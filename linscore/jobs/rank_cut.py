@@ -11,7 +11,9 @@ from linscore.embedded.shipped import SHIPPED
 from linscore.errors import LinscoreError
 from linscore.jobs.cut_request import CutRequest
 from linscore.models.load import load_on_paper, load_pretrained
-from linscore.options import CutOptions, PlaceOptions, TextOptions
+from linscore.options.cut import CutOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 from linscore.scoring.belongs import check_belongs
 from linscore.scoring.report import Report
 from linscore.spans import indices

@@ -22,15 +22,9 @@ from linscore.jobs.together import share
 from linscore.machine.processes import Processes, check_single
 from linscore.models.load import load_pretrained
 from linscore.models.release import release
-from linscore.options import (
-    KeepOptions,
-    LargeOptions,
-    PlaceOptions,
-    SaveOptions,
-    ScoreOptions,
-    SelectOptions,
-    TextOptions,
-)
+from linscore.options.place import KeepOptions, LargeOptions, PlaceOptions, SaveOptions
+from linscore.options.score import ScoreOptions, SelectOptions
+from linscore.options.text import TextOptions
 from linscore.progress import TokenProgress
 from linscore.scoring.kept import KEPT, Kept, begin, check_begin, keeping
 from linscore.scoring.report import MOMENTS, REPORT, Report, ScoreWarning

@@ -14,7 +14,8 @@ from linscore.jobs.plan import AUTO, room_of
 from linscore.machine.free_memory import free_host_memory
 from linscore.machine.processes import ALONE, Processes, check_single
 from linscore.models.load import Pretrained, load_pretrained, weights_on_disk
-from linscore.options import LargeOptions, PlaceOptions, ScoreOptions
+from linscore.options.place import LargeOptions, PlaceOptions
+from linscore.options.score import ScoreOptions
 from linscore.progress import say
 from linscore.scoring.plan import Plan
 from linscore.scoring.streamed import Streamed

@@ -6,7 +6,9 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 
 from linscore.errors import LinscoreError
-from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.score import ScoreOptions, SelectOptions
+from linscore.options.text import TextOptions
 from linscore.spans import Span, parse_blocks, runs
 
 __all__ = ["COLLECT_FOR", "Selection", "Settings"]

@@ -15,7 +15,9 @@ from linscore.files.lock import alone_in
 from linscore.files.parts import remove_leftovers
 from linscore.jobs.score_place import Former, default_folder
 from linscore.machine.device import choose_device
-from linscore.options import PlaceOptions, SaveOptions, ScoreOptions, StatesOptions
+from linscore.options.place import PlaceOptions, SaveOptions
+from linscore.options.score import ScoreOptions
+from linscore.options.text import StatesOptions
 from linscore.progress import TokenProgress
 from linscore.scoring.given_states import GivenStates
 from linscore.scoring.report import MOMENTS, REPORT, Report, ScoreWarning

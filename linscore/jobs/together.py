@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from linscore.machine.processes import Processes, join
-from linscore.options import PlaceOptions
+from linscore.options.place import PlaceOptions
 from linscore.text.source import Source
 
 __all__ = ["share"]

@@ -13,7 +13,9 @@ from linscore.embedded.shipped import EMBEDDED
 from linscore.files.lock import alone_in
 from linscore.jobs.score_settings import Selection
 from linscore.models.load import Pretrained, load_pretrained
-from linscore.options import PlaceOptions, ScoreOptions, SelectOptions, TextOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.score import ScoreOptions, SelectOptions
+from linscore.options.text import TextOptions
 from linscore.progress import watched
 from linscore.text.source import Text
 from linscore.token_errors.collect import token_errors

@@ -28,7 +28,9 @@ from linscore.files.whole import new_folder
 from linscore.machine.extras import need
 from linscore.models.quiet import quiet
 from linscore.models.read_back import check_saved
-from linscore.options import PlaceOptions, RegularizerOptions, TextOptions, TrainingOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
+from linscore.options.training import RegularizerOptions, TrainingOptions
 from linscore.pretraining.checkpoints import any_checkpoint, newest_checkpoint
 from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve
 from linscore.pretraining.heldout import HeldoutLossCallback

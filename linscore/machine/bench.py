@@ -25,7 +25,7 @@ from linscore.machine.device import choose_device
 from linscore.machine.extras import need
 from linscore.machine.kernel_cases import CASES, Case
 from linscore.machine.timing import floor, interleaved, rates
-from linscore.options import TuneOptions
+from linscore.options.kernels import TuneOptions
 
 
 @dataclass(frozen=True)

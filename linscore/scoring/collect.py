@@ -22,7 +22,7 @@ from linscore.decoder.states import BlockStates
 from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
 from linscore.machine.memory import is_out_of_memory
-from linscore.options import ScoreOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.midway import Between, Midway
 from linscore.scoring.names import MomentsName
 from linscore.scoring.parts import Part, Reader

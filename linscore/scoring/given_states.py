@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from linscore.decoder.find import Decoder
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
-from linscore.options import ScoreOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.replayed import Replay
 from linscore.scoring.report import Report, ScoreWarning
 

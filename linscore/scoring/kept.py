@@ -24,7 +24,8 @@ from linscore.files.full_disk import FullDiskError
 from linscore.files.json_file import json_text, read_json
 from linscore.files.run_folder import RunFolder
 from linscore.files.whole import whole_file
-from linscore.options import KeepOptions, ScoreOptions
+from linscore.options.place import KeepOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.first_loss import FirstLoss
 from linscore.scoring.looks import Look

@@ -17,7 +17,7 @@ from linscore_kernels.second_moments.eager_workspace import MOST, Workspace
 from linscore.decoder.find import Decoder
 from linscore.decoder.mlp_output import likely_inputs
 from linscore.models.on_paper import Sizes, loss_on_paper, pass_on_paper, sizes_on_paper
-from linscore.options import ScoreOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.first_loss import TOKENS
 from linscore.spans import Span
 from linscore.statistics.cell import Cell

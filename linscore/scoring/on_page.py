@@ -9,7 +9,7 @@ from typing import Any
 
 from linscore.errors import LinscoreError
 from linscore.machine.extras import need
-from linscore.options import BY
+from linscore.options.cut import BY
 from linscore.pages.page import Column, Heat, Line, Page, Section, Table, html
 from linscore.pages.rows import EMPTY, datasets, labels
 from linscore.pages.sections import lens_sections, number_section, report_sections, series_sections, token_sections

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from linscore.errors import LinscoreError
-from linscore.options import ScoreOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.settle import Rows, rows_by_fold
 from linscore.text.batch import Batch, Tokens, read_batch
 from linscore.text.folds import FoldDealer

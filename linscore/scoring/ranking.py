@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Literal, overload
 
 from linscore.errors import LinscoreError
-from linscore.options import BY
+from linscore.options.cut import BY
 from linscore.scoring.report import BlockReport, Report, SpanReport
 from linscore.spans import Span
 

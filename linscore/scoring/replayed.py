@@ -13,7 +13,7 @@ from torch import Tensor
 from linscore.decoder.find import Decoder
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
-from linscore.options import ScoreOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.first_loss import FirstLoss
 from linscore.scoring.looks import Looks

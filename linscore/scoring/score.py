@@ -23,7 +23,8 @@ from linscore.files.run_folder import RunFolder
 from linscore.machine.allocator import giving_back
 from linscore.machine.processes import ALONE, Processes
 from linscore.machine.versions import versions
-from linscore.options import KeepOptions, ScoreOptions
+from linscore.options.place import KeepOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.expected import expected_figures
 from linscore.scoring.kept import KEPT, Kept, Settings, begin, check_begin, keeping

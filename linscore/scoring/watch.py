@@ -23,7 +23,7 @@ from linscore.decoder.run import check_causal
 from linscore.decoder.run import watch as watch_blocks
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
-from linscore.options import ScoreOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.replayed import Replay
 from linscore.scoring.report import Report
 from linscore.statistics.moments import Moments

@@ -21,7 +21,7 @@ from linscore_kernels.second_moments.heavy_rows import accumulate_apart, accumul
 from torch import Tensor
 
 from linscore.errors import LinscoreError, at_least, one_of, whole
-from linscore.options import MOST_FOLDS
+from linscore.options.score import MOST_FOLDS
 from linscore.statistics.cell import Cell, ordinary_tensors
 from linscore.statistics.moments_state import facts_of, load, tensors_of
 from linscore.statistics.update import Update

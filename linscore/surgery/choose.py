@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from linscore.decoder.find import Decoder, find_decoder
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import perplexity
-from linscore.options import BY, ScoreOptions
+from linscore.options.cut import BY
+from linscore.options.score import ScoreOptions
 from linscore.scoring.ranking import PERPLEXITY, default_by, figure_of, ranked
 from linscore.scoring.report import Report
 from linscore.scoring.score import score_decoder

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from linscore.errors import LinscoreError, at_least, whole
-from linscore.options import MOST_FOLDS
+from linscore.options.score import MOST_FOLDS
 from linscore.text.documents import Document
 from linscore.text.folds import passage_length
 

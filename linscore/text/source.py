@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from linscore.embedded.shipped import EMBEDDED_TEXT
 from linscore.errors import LinscoreError, at_least
 from linscore.machine.extras import need
-from linscore.options import LabelledOptions, TextOptions
+from linscore.options.text import LabelledOptions, TextOptions
 from linscore.text.ahead import Ahead
 from linscore.text.compressed import is_compressed
 from linscore.text.documents import Document, Say, read_documents, warn

@@ -14,7 +14,7 @@ from linscore.decoder.run import run, watch
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
 from linscore.machine.versions import versions
-from linscore.options import ScoreOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.parts import Part
 from linscore.scoring.score import score_decoder

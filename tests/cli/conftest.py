@@ -7,7 +7,7 @@ from tiny_models import tiny
 from words import tokenizer, words
 
 from linscore.jobs.score import run_score
-from linscore.options import TextOptions
+from linscore.options.text import TextOptions
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.jobs.rank import run_rank
-from linscore.options import TextOptions
+from linscore.options.text import TextOptions
 from linscore.spans import Span
 
 CONTEXT = 48

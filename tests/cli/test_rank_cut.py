@@ -9,7 +9,8 @@ from commands import refused
 
 from linscore.jobs.prune import run_prune
 from linscore.jobs.score import run_score
-from linscore.options import CutOptions, TextOptions
+from linscore.options.cut import CutOptions
+from linscore.options.text import TextOptions
 from linscore.surgery.record import Record
 
 

@@ -3,6 +3,8 @@
 import typing
 from collections import Counter
 from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pkgutil import iter_modules
 
 import click
 import pytest
@@ -11,8 +13,11 @@ from linscore import options
 from linscore.cli import COMMANDS, cli
 from linscore.cli.takes import in_options, takes
 from linscore.errors import LinscoreError, above_zero, at_least, one_of
+from linscore.options.cut import EvaluateOptions
+from linscore.options.text import TextOptions
 
-CLASSES = [kind for kind in vars(options).values() if is_dataclass(kind) and isinstance(kind, type)]
+ROOMS = [import_module(f"linscore.options.{found.name}") for found in iter_modules(options.__path__)]
+CLASSES = {kind for room in ROOMS for kind in vars(room).values() if is_dataclass(kind) and isinstance(kind, type)}
 # What commands promised before options had one home: command → flags that people have in scripts.
 PROMISED = {
     "score": "text dataset tokens seq-len batch-size dtype device trust-remote-code folds skip-first skip-special "
@@ -114,12 +119,12 @@ def test_a_command_takes_some_fields_with_the_defaults_of_an_instance():
     seen = []
 
     @click.command()
-    @takes(options.TextOptions(batch_size=8), "text", only=("tokens", "batch_size"), changed={"tokens": "So many."})
+    @takes(TextOptions(batch_size=8), "text", only=("tokens", "batch_size"), changed={"tokens": "So many."})
     def command(text):
         seen.append(text)
 
     command.main(["--tokens", "5"], standalone_mode=False)
-    assert seen == [options.TextOptions(tokens=5, batch_size=8)]
+    assert seen == [TextOptions(tokens=5, batch_size=8)]
     assert "So many." in command.get_help(click.Context(command))
     with pytest.raises(click.NoSuchOption):
         command.main(["--text", "x"], standalone_mode=False)
@@ -132,7 +137,7 @@ def test_types_and_flags_follow_the_class():
     score = {one.name: one for one in cli.commands["score"].params}
     assert score["sub_blocks"].is_flag
     assert score["collect_for"].opts[0] == "--for"
-    assert typing.get_type_hints(options.EvaluateOptions)["window"] == int | None
+    assert typing.get_type_hints(EvaluateOptions)["window"] == int | None
 
 
 @pytest.mark.parametrize(

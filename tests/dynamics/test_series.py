@@ -12,7 +12,7 @@ from stacked import stacked_states
 from linscore.dynamics.series import Dynamics
 from linscore.errors import LinscoreError
 from linscore.models.load import load_pretrained
-from linscore.options import TextOptions
+from linscore.options.text import TextOptions
 from linscore.text.source import Text
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_picture")

@@ -13,7 +13,9 @@ from linscore.jobs import compress
 from linscore.jobs.compress import Result, run_compress
 from linscore.jobs.compress_search import read_texts
 from linscore.models.load import load_pretrained
-from linscore.options import CompressOptions, PlaceOptions, TextOptions
+from linscore.options.cut import CompressOptions
+from linscore.options.place import PlaceOptions
+from linscore.options.text import TextOptions
 from linscore.surgery.record import Record
 from linscore.text.source import Text
 

@@ -76,7 +76,7 @@ def test_maps_of_parts_are_those_of_the_sub_blocks_moments(linear, models):
 def _batches(models):
     from linscore.jobs.passes import Passes
     from linscore.models.load import load_pretrained
-    from linscore.options import TextOptions
+    from linscore.options.text import TextOptions
     from linscore.text.source import Text
 
     text = TextOptions(text=str(models / "text.txt"), tokens=400, seq_len=40)

@@ -9,7 +9,7 @@ from linscore import LinscoreError
 from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.jobs.passes import Passes, windows
 from linscore.models.load import Pretrained
-from linscore.options import TextOptions
+from linscore.options.text import TextOptions
 from linscore.text.source import Text
 
 CONTEXT = 32

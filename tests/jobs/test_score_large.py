@@ -7,7 +7,7 @@ from linscore.jobs import score_large
 from linscore.jobs.score_large import load_placed
 from linscore.machine.processes import Processes
 from linscore.models.load import load_pretrained
-from linscore.options import LargeOptions, PlaceOptions
+from linscore.options.place import LargeOptions, PlaceOptions
 from linscore.scoring.plan import Placed
 
 PLACE = PlaceOptions(device="cpu")

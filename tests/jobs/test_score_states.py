@@ -12,7 +12,7 @@ from tiny_models import VOCABULARY, shared
 from linscore import Report, ScoreOptions, load_moments, score
 from linscore.jobs import score_states as job
 from linscore.jobs.score_states import run_score_states
-from linscore.options import StatesOptions
+from linscore.options.text import StatesOptions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

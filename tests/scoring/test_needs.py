@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from linscore.decoder.find import find_decoder
 from linscore.errors import LinscoreError
 from linscore.models.on_paper import Held
-from linscore.options import ScoreOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.needs import SOLVE, Workload, block_moments, cpu_workspace, gpu_workspace, needs_of
 from linscore.spans import Span

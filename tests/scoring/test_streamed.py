@@ -14,7 +14,8 @@ from linscore import Span, score
 from linscore.decoder.find import find_decoder
 from linscore.errors import Interrupted, LinscoreError
 from linscore.files.run_folder import RunFolder
-from linscore.options import KeepOptions, ScoreOptions
+from linscore.options.place import KeepOptions
+from linscore.options.score import ScoreOptions
 from linscore.scoring.kept import KEPT, Kept, Settings, begin, keeping
 from linscore.scoring.report import Report
 from linscore.scoring.score import score_decoder

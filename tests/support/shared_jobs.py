@@ -15,7 +15,9 @@ from linscore.jobs.dynamics import run_dynamics
 from linscore.jobs.evaluate import run_evaluate
 from linscore.jobs.probe import run_probe
 from linscore.machine.processes import ALONE, Processes, join
-from linscore.options import EvaluateOptions, LabelledOptions, ScoreOptions, TextOptions
+from linscore.options.cut import EvaluateOptions
+from linscore.options.score import ScoreOptions
+from linscore.options.text import LabelledOptions, TextOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.score import score_decoder
 from linscore.spans import Span

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from linscore.errors import LinscoreError
-from linscore.options import TextOptions
+from linscore.options.text import TextOptions
 from linscore.text.ahead import AHEAD, NAME, Ahead
 from linscore.text.source import Text
 from tests.text.test_packing import word_tokenizer

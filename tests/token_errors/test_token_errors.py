@@ -11,7 +11,7 @@ from tiny_models import tiny
 
 from linscore import LinscoreError
 from linscore.decoder.find import find_decoder
-from linscore.options import ScoreOptions
+from linscore.options.score import ScoreOptions
 from linscore.token_errors.collect import token_errors
 from linscore.token_errors.result import TokenErrors
 from linscore.token_errors.table import token_table
