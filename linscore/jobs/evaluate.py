@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from linscore.errors import LinscoreError, at_least, one_of
 from linscore.evaluation.perplexity import TextLoss, next_token_losses, text_loss
 from linscore.evaluation.result import Evaluation
-from linscore.evaluation.suites import SUITES, Suite, in_suite, with_retained
+from linscore.evaluation.suites import SUITES, Chosen, chosen, with_retained
 from linscore.evaluation.tasks import LoadedTasks, load_tasks, run_tasks
 from linscore.jobs.passes import Windows, windows
 from linscore.jobs.together import share
@@ -42,8 +42,8 @@ class _Job:
     """What every model of a run is asked for."""
 
     text: Text | None
+    chosen: Chosen
     tasks: LoadedTasks | None
-    suite: Suite | None
     window: int | None
     stride: int | None
     batch_size: int | None
@@ -73,13 +73,14 @@ def run_evaluate(
     for model in models:  # before the first of them takes its time
         context = read_context(model, trust_remote_code=place.trust_remote_code)
         within_context("window", asked.window, context, of=model)
-    suite = None if asked.suite is None else SUITES[asked.suite]
-    loaded = _tasks(asked, suite)
+    asked_for = _chosen(asked)
+    loaded = _tasks(asked_for, asked)
     predicted = Text(text) if loaded is None or text.given else None
     processes = share(place, Text(text).source)
     about = (asked.window, asked.stride, text.batch_size, asked.limit, place, processes)
-    job = _Job(predicted, loaded, suite, *about)
+    job = _Job(predicted, asked_for, loaded, *about)
     found = [_evaluate(model, form, job) for model, form in zip(models, forms, strict=True)]
+    suite = asked_for.suite
     return found if suite is None else with_retained(suite, found, [_origin(model) for model in models])
 
 
@@ -95,7 +96,8 @@ def _check(models: Sequence[str], text: TextOptions, asked: EvaluateOptions) -> 
     if asked.suite is not None:
         one_of("suite", asked.suite, SUITES)
         if asked.tasks is not None:
-            raise LinscoreError("`suite` and `tasks` are both given: a suite has its own tasks, leave one out")
+            both = f"{asked.suite},{asked.tasks}"
+            raise LinscoreError(f"`suite` and `tasks` are both given: name the suite among the tasks, `tasks={both}`")
     with_tasks = asked.tasks is not None or asked.suite is not None
     if with_tasks and not text.given:
         _refuse(of_text, "a text", "`text` or `dataset`")
@@ -110,20 +112,22 @@ def _refuse(arguments: Mapping[str, object], of: str, missing: str) -> None:
         raise LinscoreError(f"{', '.join(given)} belongs to {of}: give {missing} too, or leave it out")
 
 
-def _tasks(asked: EvaluateOptions, suite: Suite | None) -> LoadedTasks | None:
-    """The tasks that are asked for, with their data."""
-    if asked.tasks is None and suite is None:
-        return None
-    names = list(suite.shots) if suite is not None else _names(asked.tasks or "")
-    shots = None if suite is None else suite.shots
-    return load_tasks(names, task_data=_files(asked.task_data), include_path=asked.include_path, shots=shots)
-
-
-def _names(tasks: str) -> list[str]:
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    if not names:
+def _chosen(asked: EvaluateOptions) -> Chosen:
+    """The tasks that are asked for: a suite is a name that stands for several."""
+    if asked.suite is not None:
+        return chosen([asked.suite])
+    names = [name.strip() for name in (asked.tasks or "").split(",") if name.strip()]
+    if not names and asked.tasks is not None:
         raise LinscoreError("`tasks` is empty: name tasks, such as arc_easy,boolq")
-    return names
+    return chosen(names)
+
+
+def _tasks(asked_for: Chosen, asked: EvaluateOptions) -> LoadedTasks | None:
+    """These tasks, with their data."""
+    if not asked_for.names:
+        return None
+    data = _files(asked.task_data)
+    return load_tasks(asked_for.names, task_data=data, include_path=asked.include_path, shots=asked_for.shots)
 
 
 def _files(task_data: Sequence[str]) -> dict[str, str]:
@@ -165,7 +169,7 @@ def _evaluate(name: str, form: str, job: _Job) -> Evaluation:
         rows = cut["batch_size"]
         tasks = partial(run_tasks, loaded.model, loaded.tokenizer, job.tasks, batch_size=rows, limit=job.limit)
         answers = job.processes.from_first(tasks() if job.processes.first else None) or {}
-        figures["tasks"] = answers if job.suite is None else in_suite(job.suite, answers)
+        figures["tasks"] = job.chosen.results(answers, job.tasks.get("group_map", {}))
     figures |= _memory(loaded.model)
     del loaded
     release()

@@ -61,8 +61,8 @@ class CompressOptions:
 class EvaluateOptions:
     """What models are compared on, beside the cost of a text."""
 
-    tasks: str | None = option(None, "lm-eval tasks, such as arc_easy,boolq,cb.", "LIST")
-    suite: str | None = option(None, "Tasks of others: replaceme, linearpatch, nbl, paper or modern.", "NAME")
+    tasks: str | None = option(None, "lm-eval tasks, such as arc_easy,boolq; names of suites stand for theirs.", "LIST")
+    suite: str | None = option(None, "Tasks of others: replaceme, linearpatch, nbl, paper, pruning or modern.", "NAME")
     task_data: tuple[str, ...] = option((), "Data of a task from a local file: no network.", "NAME=FILE")
     include_path: str | None = option(None, "A folder with more lm-eval tasks, whose code runs.", "DIR")
     window: int | None = option(None, "Tokens that a model is fed at a time [its context, ≤ 2048].", "W")

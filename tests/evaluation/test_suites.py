@@ -8,13 +8,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linscore.cli import cli
 from linscore.embedded.shipped import EMBEDDED_MODEL
+from linscore.errors import LinscoreError
 from linscore.evaluation.result import Evaluation
-from linscore.evaluation.suites import SUITES, Suite, SuiteTask, in_suite, with_retained
-from linscore.evaluation.tasks import TaskResult, load_tasks, run_tasks
+from linscore.evaluation.suites import SUITES, Suite, SuiteTask, chosen, with_retained
+from linscore.evaluation.tasks import TaskResult, _homes, load_tasks, run_tasks
 
 # Of lm-eval's; indexing all of them takes a quarter of a minute.
 FOLDERS = ("arc", "glue/rte", "gsm8k", "hellaswag", "lambada", "mmlu/default", "openbookqa", "piqa", "race", "sciq")
-FOLDERS += ("super_glue", "winogrande", "wsc273")
+FOLDERS += ("super_glue", "winogrande", "wsc273", "xstorycloze")
 ROWS = [
     {"question": "is it so", "passage": "It is so.", "answer": True},
     {"question": "does it end", "passage": "It goes on.", "answer": False},
@@ -31,7 +32,9 @@ def prompt(row):
 
 
 def evaluated(name, *values):
-    tasks = {task: TaskResult("acc", value, None, 10, {}) for task, value in zip("abc", values, strict=True)}
+    tasks = {
+        task: TaskResult("acc", value, None, 10, {"acc": value}) for task, value in zip("abc", values, strict=True)
+    }
     return Evaluation(model=name, form="", parameters=1, weights_mib=1.0, tasks=tasks)
 
 
@@ -45,11 +48,12 @@ def test_lm_eval_has_every_task_and_the_metric_that_counts():
     for suite in SUITES.values():
         for task in suite.tasks:
             config = index[task.name].cfg
-            name, _, filtered = task.metric.partition(",")
             metrics = config.get("metric_list") or config["aggregate_metric_list"]
-            assert name in [one["metric"] for one in metrics], task
-            assert not filtered or filtered in [one["name"] for one in config["filter_list"]]
+            for name, _, filtered in (metric.partition(",") for metric in task.metrics):
+                assert name in [one["metric"] for one in metrics], task
+                assert not filtered or filtered in [one["name"] for one in config["filter_list"]]
             assert not config.get("unsafe_code")
+    assert not {*SUITES} & {*_homes(tasks_of(lm_eval))}  # a name stands for one thing
 
 
 def test_headlines_are_of_tasks_of_the_suite_and_help_names_every_suite():
@@ -62,11 +66,41 @@ def test_headlines_are_of_tasks_of_the_suite_and_help_names_every_suite():
 
 
 def test_what_is_said_of_the_papers():
-    assert SUITES["replaceme"].shots["winogrande"] == 5
+    assert chosen(["replaceme"]).shots["winogrande"] == 5
     assert SUITES["replaceme"].headline == ("boolq", "hellaswag", "piqa", "mmlu")
-    assert SUITES["nbl"].shots["mmlu"] == 5
-    assert sum(SUITES["nbl"].shots.values()) == 5  # the others without an example
-    assert {*SUITES["linearpatch"].shots.values()} == {0}
+    assert chosen(["nbl"]).shots["mmlu"] == 5
+    assert sum(chosen(["nbl"]).shots.values()) == 5  # the others without an example
+    assert {task.shots for task in SUITES["linearpatch"].tasks} == {0}
+    pruned = {"boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"}
+    assert {task.name for task in SUITES["pruning"].tasks} == pruned
+
+
+def test_table_2_of_the_paper_is_the_mean_of_ten_figures_of_eight_tasks():
+    # Its rows of Mistral 650M, plain and with the cosine regularizer, and the means that it prints.
+    metrics = ("acc", "acc", "f1", "acc", "acc", "f1", "em", "acc", "acc", "acc")
+    names = ("boolq", "cb", "cb", "copa", "multirc", "record", "record", "rte", "wic", "xstorycloze_en")
+    rows = (
+        ((48.50, 42.86, 21.96, 56.0, 56.97, 21.80, 21.05, 51.26, 51.10, 61.75), 43.33),
+        ((57.50, 41.07, 28.57, 61.0, 57.10, 23.20, 22.54, 55.23, 50.00, 64.39), 46.06),
+    )
+    for row, mean in rows:
+        results = {name: TaskResult("", 0.0, None, 1, {}) for name in names}
+        for name, metric, value in zip(names, metrics, row, strict=True):
+            results[name].metrics[metric] = value
+        assert SUITES["paper"].mean(results) == pytest.approx(mean, abs=0.006)
+
+
+def test_names_of_suites_stand_for_their_tasks_beside_others():
+    found = chosen(["paper", "piqa", "boolq"])
+    assert found.names == (*(task.name for task in SUITES["paper"].tasks), "piqa")
+    assert found.suite == SUITES["paper"]
+    assert "piqa" not in found.shots
+    several = chosen(["pruning", "paper"])
+    assert several.suite is None
+    assert [several.names.count(name) for name in ("boolq", "record", "openbookqa")] == [1, 1, 1]
+    assert chosen(["arc_easy"]).of_suites == {}
+    with pytest.raises(LinscoreError, match="two ways: give them one after the other"):
+        chosen(["replaceme", "pruning"])  # winogrande with 5 examples, and without
 
 
 def test_an_average_is_of_the_headline_and_retained_is_of_the_uncut_model():
@@ -87,19 +121,24 @@ def test_nothing_is_retained_of_a_model_that_is_cut_itself_or_knows_nothing():
     assert with_retained(TWO, [evaluated("m", 0, 0, 1)], [None])[0].retained is None
 
 
-def test_the_metric_of_the_suite_is_the_one_that_is_reported():
+def test_the_metric_of_the_suite_is_the_one_that_is_reported(monkeypatch):
     perplexity = {"perplexity": 9.0, "perplexity_stderr": 1.0, "acc": 0.4, "acc_stderr": 0.02}
     strict = {"exact_match,strict-match": 0.3, "exact_match_stderr,strict-match": 0.01}
+    subject = TaskResult("acc", 1.0, None, 5, {"acc": 1.0})
     results = {
         "lambada": TaskResult("perplexity", 9.0, 1.0, 5, perplexity),
         "gsm8k": TaskResult("x", 0.0, None, 5, strict),
-        "part_of_a_group": TaskResult("acc", 1.0, None, 5, {"acc": 1.0}),
+        **dict.fromkeys(("mmlu", "stem", "physics", "own"), subject),
     }
-    suite = Suite((SuiteTask("lambada"), SuiteTask("gsm8k", 5, "exact_match,strict-match")), ())
-    found = in_suite(suite, results)
+    tasks = (SuiteTask("lambada"), SuiteTask("gsm8k", 5, ("exact_match,strict-match",)), SuiteTask("mmlu"))
+    monkeypatch.setitem(SUITES, "mine", Suite(tasks, ("lambada",)))
+    groups = {"mmlu": ["stem"], "stem": ["physics"], "other": ["own"]}
+    found = chosen(["mine", "other"]).results(results, groups)
     assert {name: (one.metric, one.value, one.stderr) for name, one in found.items()} == {
         "lambada": ("acc", 0.4, 0.02),
         "gsm8k": ("exact_match,strict-match", 0.3, 0.01),
+        "mmlu": ("acc", 1.0, None),
+        "own": ("acc", 1.0, None),
     }
 
 

@@ -17,7 +17,7 @@ from linscore import drop, linearize
 from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import LinscoreError
 from linscore.evaluation.result import Evaluation, to_json
-from linscore.evaluation.suites import Suite, SuiteTask
+from linscore.evaluation.suites import SUITES, Suite, SuiteTask
 from linscore.evaluation.table import evaluation_table
 from linscore.evaluation.tasks import TaskResult
 from linscore.jobs.evaluate import run_evaluate
@@ -181,7 +181,7 @@ def test_tasks_alone_leave_the_text_out(tmp_path, boolq):
 def test_a_suite_has_an_average_and_what_is_retained_of_the_uncut_model(tmp_path, boolq, monkeypatch):
     pytest.importorskip("lm_eval")
     suite = Suite((SuiteTask("boolq", shots=1),), headline=("boolq",))
-    monkeypatch.setattr("linscore.jobs.evaluate.SUITES", {"nbl": suite})
+    monkeypatch.setitem(SUITES, "nbl", suite)
     monkeypatch.setattr("linscore.jobs.evaluate.run_tasks", lambda model, *_, **__: answers[len(model.model.layers)])
     answers = {
         depth: {"boolq": TaskResult("acc", acc, None, 3, {"acc": acc})}
@@ -196,6 +196,8 @@ def test_a_suite_has_an_average_and_what_is_retained_of_the_uncut_model(tmp_path
     assert all(words in shown(found) for words in ("average", "retained", "75.00"))
     assert json.loads(to_json(found))["evaluations"][1]["retained"] == pytest.approx(75)
     assert run_evaluate(names[1:], suite="nbl", task_data=[boolq], device="cpu")[0].retained is None
+    [named] = run_evaluate(names[:1], tasks="nbl, boolq", task_data=[boolq], device="cpu")
+    assert (named.average, named.retained) == (0.8, 100)
 
 
 def test_a_text_and_tasks_give_both(tmp_path, text, boolq):
@@ -254,8 +256,8 @@ def test_a_table_shows_dashes_where_one_model_has_no_figure():
         ({"task_data": ["boolq=x"], "include_path": "x"}, "`task_data`, `include_path` belongs to tasks"),
         ({"tasks": "boolq", "window": 3, "stride": 2}, "`window`, `stride` belongs to a text"),
         ({"tasks": ","}, "`tasks` is empty"),
-        ({"suite": "nbl", "tasks": "boolq"}, "`suite` and `tasks` are both given"),
-        ({"suite": "nlb"}, "`suite` is 'nlb': choose replaceme, linearpatch, nbl, paper, modern"),
+        ({"suite": "nbl", "tasks": "boolq"}, "name the suite among the tasks, `tasks=nbl,boolq`"),
+        ({"suite": "nlb"}, "`suite` is 'nlb': choose replaceme, linearpatch, nbl, paper, pruning, modern"),
         ({"suite": "nbl", "stride": 2}, "`stride` belongs to a text"),
         ({"tasks": "boolq", "task_data": ["boolq"]}, "no.* NAME=FILE"),
     ],
