@@ -1,26 +1,27 @@
 """What a smaller decoder costs under one budget, by `linscore compress` and by the ways of others: a table.
 
-    python -m benchmarks.studies.compress                                        # the built-in decoder, an hour
-    python -m benchmarks.studies.compress FOLDER --train FILE --test FILE        # any other
+    python -m benchmarks.studies.compress --runs DIR                                 # the built-in decoder, an hour
+    python -m benchmarks.studies.compress FOLDER --train FILE --test FILE --runs DIR # any other
+    python -m benchmarks.studies.compress NAME --suite replaceme --runs DIR          # and what others judge by
 
-Everything is fitted and chosen on the training text; losses are of the test text, in windows that do not overlap.
-Results go to benchmarks/results/compress-NAME.json and .md.
+Everything is fitted and chosen on the training text; losses are of the test text, in windows that do not overlap. Rows
+go to benchmarks/results/compress/NAME.json as they are measured, and its table to NAME.md: a run that is begun again
+measures what is not there yet. What compress saves lies in DIR. With --suite or --tasks it answers tasks, too.
 
-    dropped      whole blocks, the one that costs least perplexity first, measured again after each
-    linearized   the same blocks as affine maps; fused: in the MLP before them
-    recipe       the paper's: blocks of highest in-sample linearity as affine maps, distilled
-    span         ReplaceMe's: the span of least angular distance, fused by least squares without a constant
-    compress     attention, MLP and blocks in all forms, as searched; then healed in closed form
+    compress            attention, MLP and blocks in all forms, as searched; healed in closed form; chosen on more text
+    dropped             whole blocks, the one that costs least perplexity first, measured again after each
+    linearized, fused   the same blocks as affine maps; in the MLP before them
+    recipe              the paper's: blocks of highest in-sample linearity as affine maps
+    span                ReplaceMe's: the span of least angular distance, fused by least squares without a constant
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,151 +30,166 @@ from transformers import PreTrainedModel
 
 import linscore
 from benchmarks import results
-from benchmarks.studies.surgery import Bench, distilled, training_text
+from benchmarks.studies.compress_others import Cut, Others
+from benchmarks.studies.compress_rows import FOLDER, Rows, grid, head
+from benchmarks.studies.compress_tasks import answer
+from benchmarks.studies.surgery import Bench, training_text
 from linscore.embedded.shipped import EMBEDDED, EMBEDDED_TEXT
 from linscore.errors import LinscoreError
-from linscore.jobs.compress import run_compress
+from linscore.jobs.compress import RESULT, run_compress
 from linscore.models.load import load_pretrained
 from linscore.options.cut import CompressOptions
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
-from linscore.spans import runs
-from linscore.surgery.choose import choose, choose_from
-from linscore.surgery.fuse import fit_fusion, fuse
 
 SHARES = (0.9, 0.8, 0.7)
+LIKE = ("tokens", "compress_tokens", "measure_tokens", "test_tokens", "steps")  # rows of one table share these
+HEALED = "compress, healed"
 
 
 class Study:
-    """One decoder, its rows so far, and what was searched."""
+    """One decoder, and the rows of its table."""
 
-    def __init__(self, bench: Bench, name: str, folder: Path, options: argparse.Namespace) -> None:
-        self.bench, self.name, self.folder, self.options = bench, name, folder, options
-        self.rows: list[dict[str, Any]] = []
-        self.blocks = sum(p.numel() for p in bench.loaded.decoder.blocks.parameters())
-        self.base = bench.loss(bench.loaded.model).nats_per_token
+    def __init__(self, bench: Bench, options: argparse.Namespace, rows: Rows) -> None:
+        self.bench, self.options, self.rows = bench, options, rows
+        self.blocks, self.uncut = _of_blocks(bench.loaded.model), rows.about["uncut"]
 
     def add(self, row: str, share: float, model: PreTrainedModel, **more: Any) -> None:
         """Measure a model, and keep what it adds to the loss and what is left of the blocks."""
-        added = self.bench.loss(model).nats_per_token - self.base
-        left = sum(p.numel() for p in linscore.find_decoder(model).blocks.parameters()) / self.blocks
-        self.rows.append({"row": row, "share": share, "gone": 1 - left, "added": added, **more})
-        print(f"{row:<24} {share:.1f}  {1 - left:6.1%} gone  {added:+.4f}", flush=True)
+        added = self.bench.loss(model).nats_per_token - self.uncut
+        self.rows.add({"row": row, "share": share, "gone": 1 - _of_blocks(model) / self.blocks, "added": added, **more})
 
-    def whole_blocks(self, share: float, order: list[int], report: linscore.Report) -> None:
+    def compress(self) -> None:
+        """By the command's own job, healed and not; chosen on more text."""
+        few, more = self.options.measure_tokens, self.options.more_tokens
+        for share in SHARES:
+            healed = self._compressed("compress", share, few, "none", None)
+            self._compressed(HEALED, share, few, "closed", healed)
+        for share in SHARES if more else ():
+            self._compressed(f"compress, chosen on {more:,}", share, more, "none", None)
+
+    def _compressed(self, row: str, share: float, measure: int, heals: str, measured: Path | None) -> Path:
+        """One row; `measured` holds what was measured on the way to the same choice."""
+        out = Path(self.options.runs) / f"{Path(self.options.model).name}-{share}-{measure}-{heals}"
+        if not self.rows.has(row, share):
+            if not out.exists():
+                self._run(out, share, measure, heals, measured)
+            result = json.loads((out / RESULT).read_text(encoding="utf-8"))
+            more = {name: result[name] for name in ("trials", "passes", "seconds", "losses")}
+            more |= {"choice": result["steps"][-1]["choice"], "measured": result["steps"][-1]["loss"]}
+            self.add(row, share, linscore.load(str(out), device=self.options.device), folder=out.name, **more)
+        return out
+
+    def _run(self, out: Path, share: float, measure: int, heals: str, measured: Path | None) -> None:
+        """`linscore compress`, gone on with where it was killed."""
+        found = None if measured is None else str(measured)
+        run_compress(
+            self.options.model,
+            out=str(out),
+            wanted=CompressOptions(params=share, heal=heals, measure_tokens=measure, measured=found),
+            text=TextOptions(text=self.bench.train, tokens=self.options.compress_tokens),
+            place=PlaceOptions(dtype=self.options.dtype, device=self.options.device),
+            resume=out.with_name(f"{out.name}.search").exists(),
+        )
+
+    def others(self) -> None:
         """The ways that take whole blocks, as many as come nearest to the share."""
-        model, depth = self.bench.loaded.model, report.depth
-        count = max(1, round((1 - share) * depth))
-        gone = sorted(order[:count])
-        self.add("dropped", share, linscore.drop(model, gone), blocks=gone)
-        maps = {i: linscore.fit_block_map(report.moments[f"block.{i}"], ridge="auto") for i in range(depth)}
-        self.add("linearized", share, linscore.linearize(model, {i: maps[i] for i in gone}), blocks=gone)
-        self.attempt("fused", share, lambda: self.fused(gone))
-        chosen = choose_from(report, count, by="linearity").blocks
-        linear = linscore.linearize(model, {i: maps[i] for i in chosen})
-        self.add("recipe", share, distilled(self.bench, linear, chosen), blocks=chosen)
-        self.attempt("span", share, lambda: self.span(count))
+        depth = len(self.bench.loaded.decoder.blocks)
+        counts = {share: max(1, round((1 - share) * depth)) for share in SHARES}
+        measured: dict[tuple[str, int], dict[str, Any]] = {}
+        for row, makes in Others(self.bench, max(counts.values())).ways().items():
+            for share, count in counts.items():
+                if not self.rows.has(row, share):
+                    self._other(row, share, partial(makes, count), measured.get((row, count)))
+                measured[row, count] = self.rows.find(row, share) or {}
 
-    def attempt(self, row: str, share: float, make: Callable[[], PreTrainedModel]) -> None:
-        """A way that some choices of blocks do not take."""
+    def _other(self, row: str, share: float, makes: Callable[[], Cut], same: dict[str, Any] | None) -> None:
+        """One row; `same` is one of as many blocks."""
+        if same is not None:
+            self.rows.add({**same, "share": share})
+            return
+        started = time.perf_counter()
         try:
-            self.add(row, share, make())
-        except LinscoreError as error:
-            self.rows.append({"row": row, "share": share, "reason": str(error)})
-
-    def fused(self, gone: list[int]) -> PreTrainedModel:
-        """Blocks gone, each run of them fused into the MLP before it."""
-        model, spans = self.bench.loaded.model, runs(gone)
-        moments = linscore.score(model, self.bench.batches(), fuse=spans, spectra=False).moments
-        return fuse(model, {span: fit_fusion(model, span, moments) for span in spans})
-
-    def span(self, count: int) -> PreTrainedModel:
-        """ReplaceMe's: one span by angular distance, T = M⁺Y on the output, nothing else."""
-        model, batches = self.bench.loaded.model, self.bench.batches
-        [chosen] = choose(model, batches, count, by="angular_distance", span=count).spans
-        moments = linscore.score(model, batches(), fuse_output=[chosen], spectra=False).moments
-        return fuse(model, {chosen: fit_fusion(model, chosen, moments, on="output", ridge=None)})
-
-    def compressed(self, share: float, before: Path | None) -> Path:
-        """By the command's own job, healed and not; where it lies."""
-        text = TextOptions(text=self.bench.train, tokens=self.options.compress_tokens)
-        place, found = PlaceOptions(dtype="float32", device="cpu"), before
-        for row, heals in (("compress", "none"), ("compress, healed", "closed")):
-            started, out = time.perf_counter(), self.folder / f"{share}-{heals}"
-            wanted = CompressOptions(
-                params=share,
-                heal=heals,
-                measure_tokens=self.options.measure_tokens,
-                measured=None if found is None else str(found),
-            )
-            done = run_compress(self.name, out=str(out), wanted=wanted, text=text, place=place)
-            seconds = time.perf_counter() - started
-            more = {"choice": done.result.steps[-1]["choice"], "trials": done.result.trials}
-            more |= {"passes": done.result.passes, "seconds": seconds, "measured": done.result.steps[-1]["loss"]}
-            self.add(row, share, linscore.load(str(out), device="cpu"), **more)
-            found = out
-        assert found is not None
-        return found
+            model, blocks = makes()
+        except LinscoreError as error:  # some choices of blocks are not taken
+            self.rows.add({"row": row, "share": share, "reason": str(error)})
+        else:
+            self.add(row, share, model, blocks=blocks, seconds=time.perf_counter() - started)
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The table: loss added on the test text, in nats per token, and what is gone of the blocks' parameters."""
-    lines = [f"# Compressing {found['model']}", ""]
-    lines += [f"- {name}: {value}" for name, value in found["facts"].items()]
-    lines += [f"- {name}: {value}" for name, value in found["options"].items()]
-    lines += [f"- uncut: {found['base']:.4f} nats per token", "- loss added (share of the blocks' parameters gone)", ""]
-    lines += ["| | " + " | ".join(f"{share:g} stays" for share in SHARES) + " |", "|---|" + "---|" * len(SHARES)]
-    for name in dict.fromkeys(row["row"] for row in found["rows"]):
-        cells = {row["share"]: row for row in found["rows"] if row["row"] == name}
-        lines.append(f"| {name} | " + " | ".join(_cell(cells.get(share)) for share in SHARES) + " |")
+def _of_blocks(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in linscore.find_decoder(model).blocks.parameters())
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Loss added on the test text, in nats per token, and what of the blocks is gone; how it was searched."""
+    rows = found["rows"]
+    lines = [*head(f"Compressing {found['about']['model']}", found), ""]
+    lines += ["Loss added, in nats per token of the test text (share of the blocks' parameters gone):", ""]
+    lines += [*grid(rows, SHARES, _cell), "", "How it was searched:", ""]
+    lines += ["| | stays | trials | passes | seconds | loss on the choosing text | choice |", "|---|" + "---|" * 6]
+    for row in rows:
+        if "choice" in row and "healed" not in row["row"]:
+            choice = ", ".join(f"{unit} {form}" for unit, form in row["choice"].items())
+            cells = (row["row"], f"{row['share']:g}", row["trials"], f"{row['passes']:.1f}", f"{row['seconds']:.0f}")
+            lines.append(f"| {' | '.join(map(str, cells))} | {row['measured']:.4f} | {choice} |")
     return "\n".join([*lines, ""])
 
 
-def _cell(row: dict[str, Any] | None) -> str:
-    return "–" if row is None or "added" not in row else f"{row['added']:+.4f} ({row['gone']:.1%})"
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['added']:+.4f} ({row['gone']:.1%})" if "added" in row else "not possible"
 
 
-def main() -> None:
-    """Measure one decoder and write its table."""
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default=EMBEDDED)
+    parser.add_argument("--runs", required=True, help="folder for what compress saves, gone on with where it is there")
     parser.add_argument("--train", help="text to fit, choose and distil on; the built-in decoder has one")
     parser.add_argument("--test", help="text to measure on")
     parser.add_argument("--tokens", type=int, default=100_000, help="of the training text, for the ways of others")
     parser.add_argument("--compress-tokens", type=int, default=160_000, help="of the training text, for compress")
     parser.add_argument("--measure-tokens", type=int, default=8192, help="that a trial is measured on")
-    parser.add_argument("--steps", type=int, default=100, help="of distillation")
-    parser.add_argument("--only", choices=("all", "compress"), default="all", help="leave out the ways of others")
-    options = parser.parse_args()
-    loaded = load_pretrained(options.model, dtype="float32", device="cpu")
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        (folder / "train").mkdir()
-        train = options.train or training_text(folder / "train")
-        study = Study(Bench(loaded, train, options.test or str(EMBEDDED_TEXT), options), options.model, folder, options)
-        found: Path | None = None
-        for share in SHARES:
-            found = study.compressed(share, found)
-        if options.only == "all":
-            report = linscore.score(loaded.model, study.bench.batches(), spectra=False)
-            small = list(itertools.islice(study.bench.batches(), 5))
-            count = max(1, round((1 - min(SHARES)) * report.depth))
-            order = choose(loaded.model, lambda: small, count, by="perplexity", sequential=True).blocks
-            for share in SHARES:
-                study.whole_blocks(share, order, report)
-    name = Path(options.model).name
-    names = ("tokens", "compress_tokens", "measure_tokens", "steps")
-    written = {
-        "model": name,
-        "facts": results.facts(),
-        "options": {one: getattr(options, one) for one in names},
-        "base": study.base,
-        "rows": study.rows,
-    }
-    path = results.ROOT / "benchmarks" / "results" / f"compress-{name}.json"
-    path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(markdown(written), encoding="utf-8")
-    print(path, path.with_suffix(".md"), sep="\n")
+    parser.add_argument("--more-tokens", type=int, default=32_768, help="that it is measured on once more; 0: not")
+    parser.add_argument("--test-tokens", type=int, help="of the test text [all of it]")
+    parser.add_argument("--steps", type=int, default=60, help="of distillation, 8 sequences each")
+    parser.add_argument("--only", choices=("all", "compress", "others"), default="all", help="rows")
+    parser.add_argument("--afresh", action="store_true", help="measure the rows of compress anew")
+    parser.add_argument("--suite", help="as linscore evaluate takes it, and the next three")
+    parser.add_argument("--tasks")
+    parser.add_argument("--task-data", action="append", default=[])
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure one decoder and write its tables."""
+    options = _options()
+    loaded = load_pretrained(options.model, dtype=options.dtype, device=options.device)
+    runs, name = Path(options.runs), Path(options.model).name
+    train = options.train or standing_text(runs / "train")
+    bench = Bench(loaded, train, options.test or str(EMBEDDED_TEXT), options)
+    about = {"model": name} | {one: getattr(options, one) for one in LIKE}
+    about["uncut"] = bench.loss(loaded.model).nats_per_token
+    rows = Rows(FOLDER / f"{name}.json", about, markdown, "compress" if options.afresh else "")
+    study = Study(bench, options, rows)
+    if options.only != "others":
+        study.compress()
+    if options.only != "compress":
+        study.others()
+    if options.suite or options.tasks:
+        healed = {f"{share:g} stays": runs / row["folder"] for share in SHARES if (row := rows.find(HEALED, share))}
+        answer(options, healed, FOLDER / f"{name}-{options.suite or 'tasks'}.json", results.facts())
+    print(rows.path, rows.table, sep="\n")
+
+
+def standing_text(folder: Path) -> str:
+    """The built-in decoder's training text in a folder that stays: a run that goes on reads the same."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        training_text(folder)
+    return str(folder)
 
 
 if __name__ == "__main__":

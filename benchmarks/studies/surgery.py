@@ -15,12 +15,12 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import linscore
@@ -61,9 +61,9 @@ class Bench:
         return text.batches(self.loaded.tokenizer, self.loaded.context, self.loaded.model.device)
 
     def loss(self, model: PreTrainedModel) -> TextLoss:
-        """Of the whole test text, windows that do not overlap."""
-        context = self.loaded.context
-        return text_loss(model, self.loaded.tokenizer, Source(self.test).documents(), window=context, stride=context)
+        """Of the test text, windows that do not overlap."""
+        how = {"window": self.loaded.context, "stride": self.loaded.context, "tokens": self.options.test_tokens}
+        return text_loss(model, self.loaded.tokenizer, Source(self.test).documents(), **how)
 
     def add(self, table: str, row: str, count: int, blocks: list[int], model: PreTrainedModel) -> float:
         """Measure a model and keep the figure."""
@@ -106,7 +106,9 @@ def forms(bench: Bench, report: linscore.Report) -> None:
         }
         if len(wide) < count:
             bench.add("forms", "linearized, span by span", count, blocks, linscore.linearize(model, wide))
-        bench.add("forms", "distilled", count, blocks, distilled(bench, linear, blocks))
+        itself = {index: index for index in blocks}
+        distilled(bench, linear, itself, [linscore.find_decoder(linear).blocks[index] for index in blocks])
+        bench.add("forms", "distilled", count, blocks, linear)
 
 
 def singles(bench: Bench) -> None:
@@ -124,19 +126,18 @@ def singles(bench: Bench) -> None:
         bench.add("singles", "linearized", index, [index], linscore.linearize(model, {index: fitted}))
 
 
-def distilled(bench: Bench, linear: PreTrainedModel, blocks: list[int]) -> PreTrainedModel:
-    """The linear blocks trained against the original's states and logits, everything else frozen."""
-    own = {id(p) for index in blocks for p in linscore.find_decoder(linear).blocks[index].parameters()}
+def distilled(bench: Bench, student: PreTrainedModel, pairs: Mapping[int, int], trained: Iterable[nn.Module]) -> None:
+    """Some of a student's modules trained against the original's states and predictions, everything else frozen."""
+    own = {id(parameter) for module in trained for parameter in module.parameters()}
     distil(
-        linear,
+        student,
         bench.loaded.model,
         lambda: bench.batches(batch_size=8),
-        pairs={index: index for index in blocks},
-        parameters=[name for name, p in linear.named_parameters() if id(p) in own],
+        pairs=pairs,
+        parameters=[name for name, parameter in student.named_parameters() if id(parameter) in own],
         steps=bench.options.steps,
         kl=1.0,
     )
-    return linear
 
 
 def metrics(bench: Bench, report: linscore.Report) -> None:
@@ -220,6 +221,7 @@ def main() -> None:
     parser.add_argument("--train", help="text to fit and distil on; the built-in decoder has one")
     parser.add_argument("--test", help="text to measure on")
     parser.add_argument("--tokens", type=int, default=100_000, help="of the training text")
+    parser.add_argument("--test-tokens", type=int, help="of the test text [all of it]")
     parser.add_argument("--steps", type=int, default=100, help="of distillation")
     parser.add_argument("--batches", type=int, default=5, help="of training text to measure blocks by perplexity on")
     options = parser.parse_args()

@@ -1,0 +1,54 @@
+"""The rows of a study that may be killed, and the tables made of them."""
+
+import json
+
+import pytest
+
+from benchmarks.studies import compress_tasks
+from benchmarks.studies.compress import markdown
+from benchmarks.studies.compress_rows import Rows
+from linscore.evaluation.result import Evaluation
+
+ABOUT = {"model": "small", "steps": 3}
+
+
+def rows(tmp_path, about=ABOUT, **more):
+    return Rows(tmp_path / "new" / "small.json", about, markdown, **more)
+
+
+def test_every_row_is_in_the_file_as_soon_as_it_is_known_and_is_not_asked_for_again(tmp_path):
+    first = rows(tmp_path)
+    first.add({"row": "dropped", "share": 0.9, "gone": 0.1, "added": 0.25})
+    content = json.loads(first.path.read_text())
+    assert [row["added"] for row in content["rows"]] == [0.25]
+    assert "| dropped | +0.2500 (10.0%) | – | – |" in first.table.read_text()
+    later = rows(tmp_path)
+    assert later.has("dropped", 0.9)
+    assert not later.has("dropped", 0.8)
+    later.add({"row": "dropped", "share": 0.8, "reason": "cannot go"})
+    assert "| dropped | +0.2500 (10.0%) | not possible | – |" in later.table.read_text()
+
+
+def test_rows_of_other_settings_do_not_stand_in_one_table(tmp_path):
+    rows(tmp_path).add({"row": "dropped", "share": 0.9, "reason": "cannot go"})
+    with pytest.raises(SystemExit, match="remove it"):
+        rows(tmp_path, ABOUT | {"steps": 4})
+
+
+def test_only_the_rows_that_begin_with_a_word_are_measured_anew(tmp_path):
+    before = rows(tmp_path)
+    for row in ("compress", "compress, healed", "fused"):
+        before.add({"row": row, "share": 0.9, "reason": "none"})
+    after = rows(tmp_path, afresh="compress")
+    assert [after.has(row, 0.9) for row in ("compress", "compress, healed", "fused")] == [False, False, True]
+
+
+def test_a_model_that_others_published_on_gets_its_figure_and_others_stay_unmeasured():
+    found = {
+        "uncut": Evaluation(model="a", form="original", parameters=1, weights_mib=1.0, average=0.5),
+        "0.8 stays": Evaluation(model="b", form="dropped", parameters=1, weights_mib=1.0, average=0.45, retained=90.0),
+    }
+    lines = compress_tasks.table({"model": "Llama-2-7B-hf"}, found, {"date": "d", "commit": "c"}).splitlines()
+    ours = {tuple(line.split(" | ")[:2]): line.split(" | ")[-1] for line in lines if "LinearPatch" in line}
+    assert ours[("| Llama-2-7B", "7 of 32 blocks")] == "0.8 stays: 90.00 |"
+    assert ours[("| Llama-3-8B", "5 of 32 blocks")] == "not measured |"
