@@ -27,6 +27,10 @@ class KeptStates:
         """The state of a batch, on the device; on a CPU it is valid until the next is put in its place."""
         return self._kept[batch].to(self._device, non_blocking=True)
 
+    def rows(self, batch: int, first: int, stop: int) -> Tensor:
+        """The same of some of its sequences."""
+        return self._kept[batch][first:stop].to(self._device, non_blocking=True)
+
     def __setitem__(self, batch: int, state: Tensor) -> None:
         kept = self._kept.get(batch)
         if kept is None or (kept.shape, kept.dtype) != (state.shape, state.dtype):

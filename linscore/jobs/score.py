@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from linscore.jobs.score_place import Former, default_folder
 from linscore.jobs.score_settings import Selection, Settings
 from linscore.jobs.together import share
 from linscore.machine.processes import Processes, check_single
-from linscore.models.load import load_pretrained
 from linscore.models.release import release
 from linscore.options.place import KeepOptions, LargeOptions, PlaceOptions, SaveOptions
 from linscore.options.score import ScoreOptions, SelectOptions
@@ -70,15 +69,15 @@ def run_score(
     chosen, large = Selection(selected), large or LargeOptions()
     read.source.check()
     processes = share(place, read.source)
+    load = partial(_load, model, read.options, place, scoring, selected, large, processes)
     if not processes.first:
-        _scored(_whole(model, place, scoring), read, scoring, chosen, None, processes)
+        _scored(load(), read, scoring, chosen, None, processes)
         return None
     settings = Settings.of(model, read.options, place, scoring, selected)
     with (
         alone_in(out or default_folder(model)) as folder,
         RunFolder(folder / KEPT, settings, places=("model", "text")) as run,
     ):
-        load = partial(_load, model, read.options, place, scoring, selected, large, processes)
         placed = _begun(run, model, str(read), load, resume=resume, overwrite=overwrite)
         with keeping(run, keep) as kept:
             report = _scored(placed, read, scoring, chosen, kept, processes)
@@ -163,18 +162,13 @@ def _load(
     large: LargeOptions,
     processes: Processes,
 ) -> PlacedModel:
-    """The model, where it fits; whole, where gradients are to come through it."""
+    """The model, where it fits, or as each of several processes has it; whole, where gradients come through it."""
     check_large(large)
     if scoring.sensitivity is not None:
         large = with_gradients(large)
     asked: dict[str, Any] = {"text": text, "place": place, "scoring": scoring, "selected": selected, "large": large}
     plan = partial(run_plan, model, timed=False, **asked)
     return load_placed(model, place, large, plan, scoring, processes=processes)
-
-
-def _whole(model: str, place: PlaceOptions, scoring: ScoreOptions) -> PlacedModel:
-    """The model on its device, as each of several processes has it."""
-    return PlacedModel(load_pretrained(model, **asdict(place), encoder=scoring.encoder))
 
 
 def _scored(

@@ -35,10 +35,13 @@ def check_large(large: LargeOptions) -> None:
     """Before a model is loaded.
 
     Raises:
-        LinscoreError: for a `scratch` that is not there, or that nothing would be kept in, or several processes.
+        LinscoreError: for a `scratch` that is not there, or that nothing would be kept in, or for several processes,
+            each of which would spread the model.
     """
-    if large.placement not in (AUTO, "whole"):
-        check_single("score of a model in pieces", "give `placement=whole`, or start it without torchrun")
+    if large.placement == "map":
+        check_single(
+            "score of a model that is spread over devices", "give `placement=stream`, or start it without torchrun"
+        )
     if large.scratch is None:
         return
     if large.placement not in (AUTO, "stream"):
@@ -97,7 +100,7 @@ def load_placed(
             say(plan.line())
     loaded = load_pretrained(model, placement=placement, **options)
     try:
-        return PlacedModel(loaded, _stream_of(loaded, large))
+        return PlacedModel(loaded, _stream_of(loaded, large, processes))
     except LinscoreError as error:  # a family whose blocks need more
         if large.placement != AUTO:
             raise
@@ -111,8 +114,10 @@ def _is_small(model: str, folds: int) -> bool:
     return size is not None and free is not None and SMALL * folds * size < free
 
 
-def _stream_of(loaded: Pretrained, large: LargeOptions) -> Streamed | None:
+def _stream_of(loaded: Pretrained, large: LargeOptions, processes: Processes) -> Streamed | None:
     """The way to run a model that came without its blocks; None for one that has them.
+
+    Several processes run a group of batches together: those on one machine share its memory, all of them a folder.
 
     Raises:
         LinscoreError: for a family whose blocks cannot run one at a time.
@@ -120,4 +125,6 @@ def _stream_of(loaded: Pretrained, large: LargeOptions) -> Streamed | None:
     if loaded.weights is None:
         return None
     folder = None if large.scratch is None else Path(large.scratch)
-    return Streamed(loaded.decoder, loaded.weights, room=room_of(large), folder=folder)
+    beside = processes.here if folder is None else processes.count
+    room = processes.count * min(processes.all(room_of(large) // beside))
+    return Streamed(loaded.decoder, loaded.weights, room=room, folder=folder)

@@ -37,6 +37,11 @@ class Processes:
         """Whether this is the one that reports, writes, and holds the result's folder."""
         return self.number == 0
 
+    @property
+    def here(self) -> int:
+        """How many of them are on this machine; all, where the launcher does not say."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE") or self.count) if self.count > 1 else 1
+
     def takes(self, piece: int) -> bool:
         """Whether the piece of work of this number is this process's."""
         return piece % self.count == self.number

@@ -45,7 +45,7 @@ class OnePass:
         former = self._former = processes.from_first(None if kept is None else kept.restore(collector))
         if former is not None:
             collector.crowded = set(former.crowded)
-            self._shared.begin_with_first()
+            self._shared.begin_with_first(all_there=former.block is None)
         options = collector.options
         self.digest, self._read = TokenDigest(), TokenDigest()
         self.first_loss = former.first_loss if former else None
@@ -70,7 +70,7 @@ class OnePass:
         """
         given = iter(batches)
         self._pass_over(given, progress)
-        first = 0 if self._former is None else self._former.group
+        first = self._former.group if self._former is not None else int(not self._shared.settled)
         groups = iter(()) if self.looks.stable else self._collector.way.groups(given, first)
         if self._processes.count == 1:
             self._run_alone(groups, progress)
@@ -99,13 +99,14 @@ class OnePass:
 
     def _run_shared(self, groups: Iterator[list[Batch]], progress: Callable[[int], None] | None) -> None:
         ended = False
-        lasts = self._processes.from_first(self._kept is not None)
+        way = self._collector.way
+        waits = self._processes.from_first(self._kept is not None) and not way.tells
         with ExitStack() as held:
-            came = held.enter_context(held_back(patient=True)) if lasts else []
+            came = held.enter_context(held_back(patient=True)) if waits else []
             for group in groups:
-                tokens = self._take(group)
+                tokens = self._take(group, progress if way.tells else None)
                 ended = self._do_what_is_due(ends=bool(came))
-                if progress is not None:
+                if progress is not None and not way.tells:
                     progress(tokens)
                 if ended or self.looks.stable:
                     break
@@ -141,20 +142,25 @@ class OnePass:
             )
 
     def _take(self, group: list[Batch], progress: Callable[[int], None] | None = None) -> int:
-        """Collect a group of batches, or leave it to another process; how many tokens counted."""
-        collector = self._collector
-        if self._shared.mine:
+        """Collect a group of batches, or of several processes one's own of them; how many tokens counted."""
+        collector, parts, others = self._collector, [], 0
+        for place, batch in enumerate(group):
+            if self._shared.takes(place):
+                parts += collector.parts(batch)
+            else:
+                others += collector.pass_over(batch)
+        tokens = others
+        if parts:
             begun = self._begun_midway(group)
-            between = None if self._kept is None else partial(self._save_midway, group)
-            parts = [part for batch in group for part in collector.parts(batch)]
-            tokens = collector.add_parts(parts, progress, between, begun)
-        else:
-            tokens = sum(map(collector.pass_over, group))
+            alone = self._kept is not None and self._processes.count == 1  # of several, none has the states of all
+            tokens += collector.add_parts(parts, progress, partial(self._save_midway, group) if alone else None, begun)
+        if progress is not None and others:
+            progress(others)
         if not self._batches and self._processes.first and not collector.options.encoder:
             self.first_loss = collector.way.first_loss(read_batch(group[0]))
         for batch in group:
             self._count(batch)
-        self._shared.count_group()
+        self._shared.count_group(len(group))
         self._counted += tokens
         if self._kept is not None and self._former is not None:
             self._kept.check_weights(self._former, collector)

@@ -1,8 +1,9 @@
 """One score by several processes: whose batch is whose, one pilot for all, one sum of what each has collected.
 
-Every process reads the whole text, which costs little beside a model, and runs the batches that are its own. The first
-ones are the first process's until each pair of states has its pilot, which then is every process's: the same rows are
-heavy as in one process, and the sums differ in nothing but their order (decisions: One score by several processes).
+Every process reads the whole text, which costs little beside a model, and runs the batches that are its own, of many
+that are run as one group its share. The first ones are the first process's until each pair of states has its pilot,
+which then is every process's: the same rows are heavy as in one process, and the sums differ in nothing but their order
+(decisions: One score by several processes).
 """
 
 from __future__ import annotations
@@ -46,31 +47,33 @@ class Shared:
 
     def __init__(self, collector: Collector, processes: Processes) -> None:
         self._collector, self._processes = collector, processes
-        self._groups = 0
+        self._batches, self._many = 0, False
         self.settled = processes.count == 1  # whether all know all pairs of states, and their pilots
 
-    @property
-    def mine(self) -> bool:
-        """Whether this process runs the next group of batches."""
-        return self._processes.takes(self._groups) if self.settled else self._processes.first
+    def takes(self, place: int) -> bool:
+        """Whether this process runs the batch at this place of the next group."""
+        return self._processes.takes(self._batches + place) if self.settled else self._processes.first
 
     @property
     def round_ends(self) -> bool:
-        """Whether every process has run as many groups, but for the first ones."""
-        return self._groups % self._processes.count == 0
+        """Whether every process has run as many batches, but for the first ones, or its share of many."""
+        return self._many or self._batches % self._processes.count == 0
 
-    def count_group(self) -> None:
-        """The next group of batches was run, by the process whose it was."""
-        self._groups += 1
+    def count_group(self, batches: int) -> None:
+        """The next group, of so many batches, was run by the processes whose they were."""
+        self._batches, self._many = self._batches + batches, batches > 1
         if not self.settled:
             self.begin_with_first()
 
-    def begin_with_first(self) -> None:
-        """Give every process the pairs of states that the first has, in its order, and their pilots."""
+    def begin_with_first(self, *, all_there: bool = True) -> None:
+        """Give every process the pairs of states that the first has, in its order, and their pilots.
+
+        Unless they are `all_there`, as between two blocks, the next group is the first process's, too.
+        """
         begun = self._processes.from_first({name: Begun.of(one) for name, one in self._collector.moments.items()})
         if not self._processes.first:
             _begin_with(self._collector, begun)
-        self.settled = bool(begun) and all(one.pilot is not None for one in begun.values())
+        self.settled = all_there and bool(begun) and all(one.pilot is not None for one in begun.values())
 
     def add_up(self) -> None:
         """Give every process the sums of all, in float64; their order depends only on how many processes there are."""
@@ -79,12 +82,13 @@ class Shared:
         if not self.settled:
             self.begin_with_first()
         collector, add_up = self._collector, self._processes.add_up
-        held = list(collector.moments.values())
-        kept = torch.tensor([[cell is not None for cell in (*one.light, *one.heavy)] for one in held]).long()
+        held = collector.moments
+        kept = torch.tensor([[cell is not None for cell in (*one.light, *one.heavy)] for one in held.values()]).long()
         add_up(kept)
-        for one, anywhere in zip(held, kept.bool().tolist(), strict=True):
+        for (name, one), anywhere in zip(held.items(), kept.bool().tolist(), strict=True):
             for cell in _cells(one, anywhere):
                 add_up(*(getattr(cell, field.name) for field in fields(Cell)))
+            collector.way.put_by(name, one)
         collector.tokens, collector.nonfinite_rows = self._processes.sums(collector.tokens, collector.nonfinite_rows)
 
     def go_on(self) -> None:
@@ -96,7 +100,7 @@ class Shared:
             one.light, one.heavy = [None] * one.folds, [None] * one.folds
 
     def check_same(self, read: str) -> None:
-        """Machines may hold different copies of a text, whose digest is `read`, or of a model.
+        """Machines may hold different copies of a text, whose digest is `read`, or of a model, where it has run.
 
         Raises:
             LinscoreError: where this process's are not the first's.
@@ -105,7 +109,9 @@ class Shared:
             return
         here = {"text": read, "model": self._collector.way.weight_sample}
         there = self._processes.from_first(here)
-        other = next((what for what in here if here[what] != there[what]), None)
+        other = next(
+            (what for what in here if None not in (here[what], there[what]) and here[what] != there[what]), None
+        )
         if other is not None:
             raise LinscoreError(f"this process has read another {other} than the first: give all of them the same")
 
@@ -116,6 +122,7 @@ def _begin_with(collector: Collector, begun: Mapping[str, Begun]) -> None:
         found = collector.moments.pop(name, None) or collector.new_moments(one.d, one.width_delta, collector.device)
         found.pilot = found.pilot or (one.pilot and one.pilot.to(found.device))
         collector.moments[name] = found
+        collector.way.put_by(name, found)
     collector.begun = True
 
 

@@ -15,6 +15,7 @@ from linscore.decoder.block_by_block import BlockByBlock, Weights
 from linscore.decoder.find import Decoder, token_embedding, weight_sample
 from linscore.decoder.kept_states import KeptStates
 from linscore.machine.allocator import give_back
+from linscore.machine.memory import Fitting
 from linscore.scoring.first_loss import FirstLoss, first_loss, first_rows
 from linscore.scoring.span_states import Held
 from linscore.scoring.ways import AsRun, Watcher
@@ -43,7 +44,7 @@ class Streamed:
 
     def __init__(self, decoder: Decoder, weights: Weights, *, room: int, folder: Path | None = None) -> None:
         self._decoder, self._room, self._folder = decoder, room, folder
-        self._one, self._put_by = BlockByBlock(decoder, weights), PutBy(folder)
+        self._one, self._put_by, self._fitting = BlockByBlock(decoder, weights), PutBy(folder), Fitting()
         self._embedding = token_embedding(decoder.backbone).weight  # type: ignore[union-attr]
         self._rows: Tensor | None = None  # of the first batch: their loss is measured
         self._left: Tensor | None = None  # what leaves the last block on them
@@ -105,10 +106,9 @@ class Streamed:
             with self._one.at(index):
                 self._see(index)
                 if also is not None:
-                    kept[ALSO] = self._one.run_block(index, kept[ALSO] if index else None, (also, None, None))
+                    self._run_block(index, ALSO, Tokens(also, None, None), kept, {}, watcher)
                 for number, tokens in batches.items() if index <= last else ():
                     self._run_block(index, number, tokens, kept, held[number], watcher)
-                    watcher.settle(number)
                     watcher.ran(number, index + 1, last + 1)
                 watcher.settle(None)
                 for name, moments in watcher.added().items():  # to make room for those of the next block
@@ -154,18 +154,35 @@ class Streamed:
     def _run_block(
         self, index: int, number: int, tokens: Tokens, kept: KeptStates, held: Held, watcher: Watcher
     ) -> None:
-        state = kept[number] if index else None
-        if state is not None and index in watcher.spans.blocks:
-            state = state.clone()  # a span holds it, and what leaves the block takes its place
-        take = partial(watcher.take, number, 0) if index in watcher.blocks else None
-        inputs = (tokens.input_ids, tokens.mask, tokens.position_ids)
-        with watcher.spans.collecting(held):
-            kept[number] = self._one.run_block(index, state, inputs, take, watcher.sub_blocks)
-        held.update({key: tensor.cpu() for key, tensor in held.items()})
+        """All rows of a batch at once; where there is no memory for that, in parts, each with what spans hold of it."""
+        rows, length = tokens.input_ids.shape
+
+        def some(first: int, stop: int) -> tuple[Tensor, Held]:
+            part, whole = tokens.rows(first, stop), stop - first == rows
+            if not whole:
+                watcher.settle(None)  # what is not settled holds memory
+            state = kept.rows(number, first, stop) if index else None
+            if state is not None and index in watcher.spans.blocks:
+                state = state.clone()  # a span holds it, and what leaves the block takes its place
+            take = partial(watcher.take, number, first) if index in watcher.blocks and number != ALSO else None
+            inputs = (part.input_ids, part.mask, part.position_ids)
+            of_part = {key: tensor[first * length : stop * length] for key, tensor in held.items()}
+            with watcher.spans.collecting(of_part):
+                left = self._one.run_block(index, state, inputs, take, watcher.sub_blocks)
+            return left if whole else left.cpu(), {key: tensor.cpu() for key, tensor in of_part.items()}
+
+        left, of_parts = zip(*self._fitting.run(rows, some, partial(watcher.settle, number)), strict=True)
+        kept[number] = _joined(list(left))
+        held.clear()
+        held.update({key: _joined([one[key] for one in of_parts]) for key in of_parts[0]})
 
     def _see(self, index: int) -> None:
         block = self._decoder.blocks[index]
         self._samples[index] = weight_sample(replace(self._decoder, blocks=nn.ModuleList([block])))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class _On(Mapping[str, Moments]):

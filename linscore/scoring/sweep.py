@@ -69,7 +69,9 @@ class Sweep:
         for number in dict.fromkeys(number for number, _ in self._taken if number != but):
             of_part = [one for n, one in self._taken if n == number]
             shape = self._parts[number].counting.shape
-            self._left[number].update(settle(of_part, shape, self._lost[number]))
+            left = self._left[number]
+            for name, where in settle(of_part, shape, self._lost[number]).items():
+                left[name] = left[name] | where if name in left else where  # a part may be settled bit by bit
         self._taken = [one for one in self._taken if one[0] == but]
 
     def added(self) -> set[str]:

@@ -101,7 +101,7 @@ def test_a_family_that_cannot_stream_is_spread_with_its_reason(model, monkeypatc
         asked.append(placement)
         return load_pretrained(model, placement=placement, device="cpu")
 
-    def refuse(_loaded, _large):
+    def refuse(_loaded, *_how):
         raise LinscoreError("m: blocks share memory, so it cannot run one block at a time: give `placement=map`")
 
     monkeypatch.setattr(score_large, "load_pretrained", load)

@@ -39,15 +39,20 @@ def _report(folder):
 def test_processes_that_share_batches_report_what_one_does():
     """Spans, fusions and sub-blocks; padding; fewer batches than processes; sinks and NaNs that only one process meets.
 
+    With the model whole, and streamed: then each runs its share of a group of batches, block by block.
     The oracle is one process, which deals nothing and adds nothing up.
     """
     alone = reports()
     assert alone[3]["nonfinite_rows"] > 33  # what cases are there for
     assert len(alone[0]["curve"]) == 2
-    (first, ran), (second, others) = together(2, shared_reports)
+    ((first, ran), (streamed, groups)), ((second, others), (_, other_groups)) = together(2, shared_reports)
     assert str(first) == str(second)  # of which NaN would not be equal
     assert (ran, others) == (16, 11)  # the last case has its pilots from its second batch
     assert_alike(first, alone)
+    for report in alone:
+        report.pop("curve", None)  # whose looks are between groups
+    assert_alike(streamed, alone)
+    assert (groups, other_groups) == (9, 4)  # of 4, 2, 1 and 2: the first one of each case is not shared
 
 
 @pytest.mark.slow

@@ -2,12 +2,25 @@
 
 import pytest
 import torch
+from linscore_kernels import HEAVY
 from span_moments import FUSE, SPANS, tokens
 from tiny_models import tiny
 
 import linscore
+from benchmarks.studies.sweep_stream import PutAside
 from linscore import LinscoreError
+from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreWarning
+from linscore.options.score import ScoreOptions
+from linscore.scoring.names import MomentsName
+from linscore.scoring.parts import Part
+from linscore.scoring.score import score_decoder
+from linscore.scoring.settle import Positions
+from linscore.scoring.span_states import Pair
+from linscore.scoring.streamed import Streamed
+from linscore.scoring.sweep import Sweep, of_every
+from linscore.statistics.update import Update
+from linscore.text.batch import Tokens
 
 SPOILT = 63
 
@@ -42,12 +55,14 @@ def batches():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", [6, 1])
-def test_a_batch_without_room_gives_the_scores_of_one_with_room(most):
+@pytest.mark.parametrize(("most", "streamed"), [(6, False), (1, False), (6, True), (1, True)])
+def test_a_batch_without_room_gives_the_scores_of_one_with_room(most, streamed):
     options = {"folds": 3, "spans": SPANS[:1], "fuse": FUSE[:1], "skip_first": 1, "precision": "exact"}
     whole = linscore.score(limited(99), batches(), **options)
-    with pytest.warns(LinscoreWarning, match="11 sequences at once need more memory than there is: 6 are run") as said:
-        found = linscore.score(limited(most), batches(), **options)
+    with pytest.warns(LinscoreWarning, match="sequences at once need more memory than there is") as said:
+        found = (
+            score_streamed(limited(most), options) if streamed else linscore.score(limited(most), batches(), **options)
+        )
     assert len(said) == 1
     assert (found.tokens, found.nonfinite_rows) == (whole.tokens, whole.nonfinite_rows) == (33 * 11 - 11 * 3 - 1, 1)
     assert [one.rows for one in found.blocks] == [one.rows for one in whole.blocks]
@@ -58,6 +73,31 @@ def test_a_batch_without_room_gives_the_scores_of_one_with_room(most):
     for one, other in zip([*found.blocks, *found.spans], [*whole.blocks, *whole.spans], strict=True):
         assert one.linearity_heldout == pytest.approx(other.linearity_heldout, abs=1e-7)
         assert one.linearity_no_residual == pytest.approx(other.linearity_no_residual, abs=1e-7)
+
+
+def score_streamed(model, options):
+    decoder = linscore.find_decoder(model)
+    way = Streamed(decoder, PutAside(decoder.blocks), room=1 << 30)
+    return score_decoder(decoder, batches(), ScoreOptions(**options), streamed=way)
+
+
+def test_heavy_rows_of_both_halves_are_left_for_later():
+    """More of them than are held: positions are marked, whichever half of the batch is settled first."""
+    heavy, batch = torch.tensor([[1, 0, 0], [0, 1, 1]]).bool(), BlockStates(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2))
+    part = Part(Tokens(heavy.long(), None, None), torch.zeros(2), heavy | True, {0: Positions(None, None)})
+
+    def begin(_pair, positions, *, fold):  # noqa: ARG001
+        status = heavy.flatten()[positions.positions].to(torch.uint8) * HEAVY
+        return Update(status, torch.tensor([float((status == HEAVY).sum()), 0.0]), room=0)
+
+    lost, left = [{}], [{}]
+    pair = Pair(MomentsName.block(0), torch.zeros(3, 2), torch.zeros(3, 2))
+    sweep = Sweep([part], {0: of_every(part.rows)}, lost, left, lambda *_: iter([pair]), begin)
+    for first in range(2):
+        sweep.take(0, first, 0, batch)
+        sweep.settle()
+    assert torch.equal(left[0]["block.0"], heavy)
+    assert not lost[0]
 
 
 def test_a_row_that_is_too_much_ends_the_run():

@@ -10,6 +10,7 @@ import torch
 from tiny_models import VOCABULARY, tiny
 from torch import Tensor
 
+from benchmarks.studies.sweep_stream import PutAside
 from linscore.decoder.find import find_decoder, token_embedding
 from linscore.jobs.dynamics import run_dynamics
 from linscore.jobs.evaluate import run_evaluate
@@ -20,6 +21,7 @@ from linscore.options.score import ScoreOptions
 from linscore.options.text import LabelledOptions, TextOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.score import score_decoder
+from linscore.scoring.streamed import Streamed
 from linscore.spans import Span
 
 SINK, BROKEN, SKIPPED = 4, 5, 6  # token ids: far from all others, not finite, and not to count
@@ -51,26 +53,31 @@ CASES: list[tuple[str, ScoreOptions, list[Any]]] = [
 ]
 
 
-def reports(processes: Processes = ALONE) -> list[dict[str, Any]]:
-    """Of each case; `seconds` and `run` left out."""
+def reports(processes: Processes = ALONE, *, streamed: bool = False) -> list[dict[str, Any]]:
+    """Of each case; `seconds` and `run` left out, and of those that are `streamed` the looks between groups."""
     found = []
     for family, options, batches in CASES:
         model = tiny(family)
         with torch.no_grad():
             token_embedding(model).weight[SINK] *= 3000
             token_embedding(model).weight[BROKEN] = float("nan")
-        report = score_decoder(find_decoder(model), batches, options, processes=processes).to_dict()
-        found.append({name: value for name, value in report.items() if name not in ("seconds", "run")})
+        decoder = find_decoder(model)
+        room = 4 * 7 * 11 * decoder.width * 4  # bytes of some four batches
+        way = Streamed(decoder, PutAside(decoder.blocks), room=room) if streamed else None
+        report = score_decoder(decoder, batches, options, processes=processes, streamed=way).to_dict()
+        left_out = ("seconds", "run", "curve") if streamed else ("seconds", "run")
+        found.append({name: value for name, value in report.items() if name not in left_out})
     return found
 
 
-def shared_reports() -> tuple[list[dict[str, Any]], int]:
-    """For one of several processes: the reports, and how many batches it ran for them."""
+def shared_reports() -> list[tuple[list[dict[str, Any]], int]]:
+    """For one of several processes: the reports, and how many batches it ran for them; then streamed, with groups."""
     torch.set_num_threads(1)
     ran = []
     add = Collector.add_parts
     Collector.add_parts = lambda self, parts, *_: ran.append(parts) or add(self, parts)  # type: ignore[method-assign]
-    return reports(join()), len(ran)
+    whole = reports(join()), len(ran)
+    return [whole, (reports(join(), streamed=True), len(ran) - whole[1])]
 
 
 def shared_jobs(models: str, folder: str) -> list[Any]:
