@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks/suite"), str(RO
 import torch  # noqa: E402
 from linscore_kernels.launching import pieces  # noqa: E402
 from linscore_kernels.second_moments import held_rows, totals_kernel, triton  # noqa: E402
-from linscore_kernels.second_moments.gram_kernel import splits_for, tile_list  # noqa: E402
+from linscore_kernels.second_moments.tile_list import splits_for, tile_list  # noqa: E402
 from linscore_kernels.second_moments.token_stats_kernel import tile_shape  # noqa: E402
 from linscore_kernels.second_moments.triton import is_split, operand_shape  # noqa: E402
 from linscore_kernels.sums import FIGURES  # noqa: E402

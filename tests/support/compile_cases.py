@@ -13,7 +13,8 @@ from linscore_kernels.second_moments.heavy_rows_kernel import SCAN, WIDEST, _hea
 from linscore_kernels.second_moments.merge_kernel import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
 from linscore_kernels.second_moments.token_stats_kernel import _token_stats_kernel, tile_shape
 from linscore_kernels.second_moments.totals_kernel import BLOCK, COLUMNS, PARTS, ROWS, _totals_kernel
-from linscore_kernels.tuning.parameters import launch_for
+from linscore_kernels.tuning.parameters import Launch, launch_for
+from linscore_kernels.tuning.tune import candidates
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 MAIN_ARCHITECTURES = (80, 90, 100)
@@ -35,6 +36,9 @@ def product_cases() -> dict[str, tuple]:
     for a in (*MAIN_ARCHITECTURES, 120):
         found[f"gram-single-bf16-merged-{a}"] = gram_case(a, "single", "bf16", 4096, merge=True)
         found[f"gram-split-fp16-merged-{a}"] = gram_case(a, "split", "fp16", 4096, merge=True)
+        found[f"gram-single-bf16-flattened-{a}"] = persistent_case(a, "flattened")
+    found["gram-single-bf16-nested-90"] = persistent_case(90, "nested")
+    found["gram-single-bf16-flattened-merged-90"] = persistent_case(90, "flattened", merge=True)
     for a in MAIN_ARCHITECTURES:
         found[f"gram-single-fp16-{a}"] = gram_case(a, "single", "fp16", 4096)
         found[f"gram-single-bf16-narrow-{a}"] = gram_case(a, "single", "bf16", 64)
@@ -70,15 +74,17 @@ def layer_loss_cases() -> dict[str, tuple]:
     }
 
 
-def gram_case(architecture: int, path: str, dtype: str, d: int, *, merge: bool = False) -> tuple:
-    launch = launch_for(architecture, d, path)
+def gram_case(
+    architecture: int, path: str, dtype: str, d: int, *, merge: bool = False, launch: Launch | None = None
+) -> tuple:
+    launch = launch or launch_for(architecture, d, path)
     left = right = f"*{dtype}"
     if launch.descriptors:
         left = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_m}]>"
         right = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_n}]>"
     types = {"left": left, "right": right, "tiles_ptr": "*i32", "out_ptr": "*fp64" if merge else "*fp32"}
     types |= dict.fromkeys(("rows", "width", "d", "width_delta", "out_stride"), "i32/16")
-    types |= dict.fromkeys(("steps", "split_steps", "sign"), "i32")
+    types |= dict.fromkeys(("steps", "split_steps", "tiles", "works", "sign"), "i32")
     if d % 16:
         types |= {"d": "i32", "width_delta": "i32"}
     constants = gram_constants(launch, split=path == "split", merge=merge, upcast=False)
@@ -87,6 +93,13 @@ def gram_case(architecture: int, path: str, dtype: str, d: int, *, merge: bool =
     else:
         constants["scale_ptr"] = None
     return architecture, _gram_kernel, types, constants, {"num_warps": launch.warps, "num_stages": launch.stages}
+
+
+def persistent_case(architecture: int, kernel: str, *, merge: bool = False) -> tuple:
+    """As tuning tries it, of whatever group: that is nothing of the kernel's."""
+    launches = candidates(architecture, "single").values()
+    launch = next(launch for launch in launches if launch.kernel == kernel)
+    return gram_case(architecture, "single", "bf16", 4096, merge=merge, launch=launch)
 
 
 def residual_case(architecture: int, dtype: str, d: int, *, delta_given: bool) -> tuple:

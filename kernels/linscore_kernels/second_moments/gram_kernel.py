@@ -11,7 +11,6 @@ token_stats. Split operands take three passes, Σ lo·hi + Σ hi·lo + Σ hi·hi
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,25 +23,28 @@ from ..launching import OPTIONS, interpreted, multiprocessors, on_device, pieces
 from ..tiles import halves
 from ..tuning.parameters import Launch
 from .merge_kernel import add_sums, launch_merge
+from .tile_list import splits_for, tile_list
 
-# What a partial tile costs to write and merge, in tokens of its own product: 16 B per entry at 3.3 TB/s against
-# 2 FLOP per entry and token at 600 TFLOP/s (H100), rounded up.
-TOKENS_PER_MERGE = 1024
-LONGEST = 16384  # tokens of one float32 accumulator (decisions: How long one tensor-core sum may be)
 PIECE = 4  # columns per warp of what is added to float64 sums at once: 32 registers a thread for tiles of 128 rows
-GROUP = 8  # rows of tiles that run together, so that their operands meet in L2
 
 
 @triton.jit
 def _products(
-    left, right, left_column, right_column, right_part, begin, steps, rows, width,
+    left, right, left_column, right_column, right_part, begin, steps, longest, rows, width,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    SPLIT: tl.constexpr, DESCRIPTORS: tl.constexpr, UPCAST: tl.constexpr,
+    SPLIT: tl.constexpr, DESCRIPTORS: tl.constexpr, UPCAST: tl.constexpr, FLATTEN: tl.constexpr,
 ):  # fmt: skip
-    """One accumulator over `steps` blocks of tokens from row `begin`, all passes."""
+    """One accumulator over `steps` blocks of tokens from row `begin`, all passes.
+
+    With FLATTEN, and not SPLIT, the loop goes on to `longest` steps, with zeros: loops that become one are as long.
+    """
+    tl.static_assert(not (SPLIT and FLATTEN))
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for i in range(steps * 3 if SPLIT else steps):
-        row = begin + i * BLOCK_K
+    for i in range(steps * 3 if SPLIT else longest if FLATTEN else steps):
+        row, column_limit = begin + i * BLOCK_K, width
+        if FLATTEN:
+            row = tl.where(i < steps, row, 2 * rows)  # behind the last one, where descriptors find zeros
+            column_limit = tl.where(i < steps, width, 0)
         left_row, right_row = row, row + right_part * rows
         if SPLIT:  # part 0 is hi, part 1 lo
             second, third = (i >= steps).to(tl.int32), (i >= 2 * steps).to(tl.int32)
@@ -56,8 +58,8 @@ def _products(
             token = tl.arange(0, BLOCK_K) * width
             m = left_column + tl.arange(0, BLOCK_M)[:, None]  # addressed as transposed, which the pipeliner follows
             k = right_column + tl.arange(0, BLOCK_N)[None, :]
-            a = tl.load(left + left_row.to(tl.int64) * width + (token[None, :] + m), mask=m < width, other=0.0)
-            b = tl.load(right + right_row.to(tl.int64) * width + (token[:, None] + k), mask=k < width, other=0.0)
+            a = tl.load(left + left_row.to(tl.int64) * width + (token[None, :] + m), mask=m < column_limit, other=0.0)
+            b = tl.load(right + right_row.to(tl.int64) * width + (token[:, None] + k), mask=k < column_limit, other=0.0)
         if UPCAST:  # the interpreter multiplies bfloat16 as integers
             a, b = a.to(tl.float32), b.to(tl.float32)
         sums = tl.dot(a, b, sums)
@@ -66,23 +68,24 @@ def _products(
 
 @triton.jit
 def _flushed_products(
-    left, right, left_column, right_column, right_part, first, count, rows, width,
+    left, right, left_column, right_column, right_part, first, count, longest, rows, width,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, FLUSH: tl.constexpr,
-    SPLIT: tl.constexpr, DESCRIPTORS: tl.constexpr, UPCAST: tl.constexpr,
+    SPLIT: tl.constexpr, DESCRIPTORS: tl.constexpr, UPCAST: tl.constexpr, FLATTEN: tl.constexpr,
 ):  # fmt: skip
     """The same over `count` blocks of tokens from the `first`, no sum of the tensor core longer than FLUSH of them."""
+    tl.static_assert(not (FLUSH and FLATTEN))
     if FLUSH == 0:
         sums = _products(
-            left, right, left_column, right_column, right_part, first * BLOCK_K, count, rows, width,
-            BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
+            left, right, left_column, right_column, right_part, first * BLOCK_K, count, longest, rows, width,
+            BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST, FLATTEN,
         )  # fmt: skip
     else:
         sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for start in range(0, count, FLUSH):
             sums += _products(
                 left, right, left_column, right_column, right_part, (first + start) * BLOCK_K,
-                tl.minimum(FLUSH, count - start), rows, width,
-                BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST,
+                tl.minimum(FLUSH, count - start), FLUSH, rows, width,
+                BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, DESCRIPTORS, UPCAST, False,
             )  # fmt: skip
     return sums
 
@@ -109,7 +112,38 @@ def _store_sums(
         _store_tile(sums, out, row, column, columns_left, d, columns, BLOCK_M, BLOCK_N)
 
 
-@triton.jit(do_not_specialize=["steps", "split_steps", "sign"])  # they vary with the batch
+@triton.jit
+def _gram_tile(
+    left, right, tiles_ptr, out_ptr, scale_ptr, tile, share, sign, out_stride, rows, width, d, width_delta,
+    steps, split_steps,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, FLUSH: tl.constexpr, HALVES: tl.constexpr,
+    PIECE: tl.constexpr, SPLIT: tl.constexpr, DESCRIPTORS: tl.constexpr, UPCAST: tl.constexpr, FLATTEN: tl.constexpr,
+):  # fmt: skip
+    """The products of one `share` of the tokens for one `tile` of the list."""
+    i = tl.load(tiles_ptr + 2 * tile)
+    j = tl.load(tiles_ptr + 2 * tile + 1)
+    half_tiles = tl.cdiv(d, BLOCK_N)
+    of_delta = (j >= half_tiles).to(tl.int32)
+    left_column, right_column = i * BLOCK_M, (j - of_delta * half_tiles) * BLOCK_N
+    right_part = of_delta * 2 if SPLIT else of_delta
+    first = share * split_steps
+    count = tl.minimum(split_steps, steps - first)
+    sums = _flushed_products(
+        left, right, left_column, right_column, right_part, first, count, split_steps, rows, width,
+        BLOCK_M, BLOCK_N, BLOCK_K, FLUSH, SPLIT, DESCRIPTORS, UPCAST, FLATTEN,
+    )  # fmt: skip
+    columns = d + width_delta
+    out = out_ptr + share.to(tl.int64) * d * columns
+    column, columns_left = right_column + of_delta * d, tl.where(of_delta == 1, width_delta, d) - right_column
+    if PIECE == 0:
+        _store_sums(sums, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N, HALVES)
+    else:
+        add_sums(
+            sums, out_ptr, scale_ptr, left_column, column, columns_left, d, out_stride, sign, BLOCK_M, BLOCK_N, PIECE
+        )
+
+
+@triton.jit(do_not_specialize=["steps", "split_steps", "tiles", "works", "sign"])  # they vary with the batch
 def _gram_kernel(
     left,  # [parts · rows, width] descriptor with blocks [BLOCK_K, BLOCK_M], or pointer
     right,  # the same operands with blocks [BLOCK_K, BLOCK_N]
@@ -124,6 +158,8 @@ def _gram_kernel(
     width_delta,  # e
     steps,  # blocks of tokens in all
     split_steps,  # and of one split
+    tiles,  # how many
+    works,  # tiles · splits
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -133,59 +169,22 @@ def _gram_kernel(
     SPLIT: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     UPCAST: tl.constexpr,
+    PERSISTENT: tl.constexpr,  # as many programs as run at once, each with one tile after the other
+    FLATTEN: tl.constexpr,  # loads of a tile begin while the one before it is written
 ):
-    i = tl.load(tiles_ptr + 2 * tl.program_id(0))
-    j = tl.load(tiles_ptr + 2 * tl.program_id(0) + 1)
-    half_tiles = tl.cdiv(d, BLOCK_N)
-    of_delta = (j >= half_tiles).to(tl.int32)
-    left_column, right_column = i * BLOCK_M, (j - of_delta * half_tiles) * BLOCK_N
-    right_part = of_delta * 2 if SPLIT else of_delta
-    first = tl.program_id(1) * split_steps
-    count = tl.minimum(split_steps, steps - first)
-    sums = _flushed_products(
-        left, right, left_column, right_column, right_part, first, count, rows, width,
-        BLOCK_M, BLOCK_N, BLOCK_K, FLUSH, SPLIT, DESCRIPTORS, UPCAST,
-    )  # fmt: skip
-    columns = d + width_delta
-    out = out_ptr + tl.program_id(1).to(tl.int64) * d * columns
-    column, columns_left = right_column + of_delta * d, tl.where(of_delta == 1, width_delta, d) - right_column
-    if PIECE == 0:
-        _store_sums(sums, out, left_column, column, columns_left, d, columns, BLOCK_M, BLOCK_N, HALVES)
+    if PERSISTENT:
+        for work in tl.range(tl.program_id(0), works, tl.num_programs(0), flatten=FLATTEN):
+            _gram_tile(
+                left, right, tiles_ptr, out_ptr, scale_ptr, work % tiles, work // tiles, sign, out_stride, rows, width,
+                d, width_delta, steps, split_steps,
+                BLOCK_M, BLOCK_N, BLOCK_K, FLUSH, HALVES, PIECE, SPLIT, DESCRIPTORS, UPCAST, FLATTEN,
+            )  # fmt: skip
     else:
-        add_sums(
-            sums, out_ptr, scale_ptr, left_column, column, columns_left, d, out_stride, sign, BLOCK_M, BLOCK_N, PIECE
-        )
-
-
-@lru_cache(maxsize=64)
-def tile_list(d: int, block_m: int, block_n: int, device: torch.device, width_delta: int | None = None) -> Tensor:
-    """Tiles `[tiles, 2]` (row, column) of [x̂x̂ᵀ | x̂δ̂ᵀ] that reach the diagonal or lie right of it, in L2 order."""
-    rows, of_x, of_delta = (
-        pieces(d, block_m),
-        pieces(d, block_n),
-        pieces(d if width_delta is None else width_delta, block_n),
-    )
-    tiles = [
-        (i, j)
-        for group in range(0, rows, GROUP)
-        for j in range(of_x + of_delta)
-        for i in range(group, min(group + GROUP, rows))
-        if j >= of_x or (j + 1) * block_n > i * block_m
-    ]
-    return torch.tensor(tiles, dtype=torch.int32).to(device)
-
-
-@lru_cache(maxsize=1024)
-def splits_for(tokens: int, tiles: int, programs: int) -> int:
-    """How many programs share the tokens of a tile: the least of waves · tokens each + merging, in token times."""
-    least = pieces(tokens, LONGEST)
-    most = max(least, tokens // TOKENS_PER_MERGE)
-
-    def cost(splits: int) -> float:
-        waves = pieces(tiles * splits, programs)
-        return waves * tokens / splits + TOKENS_PER_MERGE * splits * tiles / programs
-
-    return min(range(least, min(most, least + 64) + 1), key=cost)
+        _gram_tile(
+            left, right, tiles_ptr, out_ptr, scale_ptr, tl.program_id(0), tl.program_id(1), sign, out_stride, rows,
+            width, d, width_delta, steps, split_steps,
+            BLOCK_M, BLOCK_N, BLOCK_K, FLUSH, HALVES, PIECE, SPLIT, DESCRIPTORS, UPCAST, False,
+        )  # fmt: skip
 
 
 def gram_constants(launch: Launch, *, split: bool, merge: bool, upcast: bool) -> dict[str, Any]:
@@ -200,7 +199,16 @@ def gram_constants(launch: Launch, *, split: bool, merge: bool, upcast: bool) ->
         "SPLIT": split,
         "DESCRIPTORS": launch.descriptors,
         "UPCAST": upcast,
+        "PERSISTENT": launch.kernel != "tile",
+        "FLATTEN": launch.kernel == "flattened",
     }
+
+
+def grid(launch: Launch, tiles: int, splits: int, programs: int) -> tuple[int, ...]:
+    """A program for each tile and share of its tokens; of a persistent kernel as many as the device runs at once."""
+    if launch.kernel == "tile":
+        return tiles, splits
+    return (min(tiles * splits, programs * max(1, 8 // launch.warps)),)  # 8 warps take the registers of one
 
 
 def launch_gram(
@@ -219,7 +227,7 @@ def launch_gram(
     """
     parts, rows, width = operands.shape
     d, columns = out.shape
-    tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, columns - d)
+    tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, columns - d, launch.group)
     count, steps = tiles.shape[0], rows // launch.block_k
     splits = min(splits or splits_for(rows, count, multiprocessors(operands)), steps)
     split_steps = pieces(steps, splits)
@@ -227,7 +235,7 @@ def launch_gram(
     merge = splits == 1
     target = out if merge else operands.new_empty(splits, d, columns, dtype=torch.float32)
     with on_device(operands):
-        _gram_kernel[count, splits](
+        _gram_kernel[grid(launch, count, splits, multiprocessors(operands))](
             *_left_and_right(operands.view(parts * rows, width), launch),
             tiles,
             target,
@@ -240,6 +248,8 @@ def launch_gram(
             columns - d,
             steps,
             split_steps,
+            count,
+            count * splits,
             **gram_constants(launch, split=parts == 4, merge=merge, upcast=interpreted()),
             num_warps=launch.warps,
             num_stages=launch.stages,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..full_precision import full_precision
 from ..launching import multiprocessors, pieces
-from .gram_kernel import LONGEST, splits_for
+from .tile_list import LONGEST, splits_for
 from .token_stats_kernel import ROW_ALIGN
 
 TILE = 128  # rows and columns of a common tile of cuBLAS: how many programs a product keeps busy

@@ -17,8 +17,9 @@ from ..pilot import Pilot
 from ..sums import Sums, TokenStats, add_up
 from ..tuning.parameters import Launch, launch_for, torch_is_faster
 from . import token_stats_kernel
-from .gram_kernel import LONGEST, launch_gram
+from .gram_kernel import launch_gram
 from .merge_kernel import launch_merge
+from .tile_list import LONGEST
 from .token_stats_kernel import ROW_ALIGN, launch_token_stats
 from .torch_products import torch_partials
 from .totals_kernel import launch_totals

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..residuals.kernel import launch_residual_norms, round_map, torch_norms
-from ..second_moments.gram_kernel import LONGEST, launch_gram
+from ..second_moments.gram_kernel import launch_gram
 from ..second_moments.merge_kernel import launch_merge
+from ..second_moments.tile_list import LONGEST
 from ..second_moments.token_stats_kernel import operand_shape
 from ..second_moments.torch_products import torch_partials
 from .parameters import Launch, narrowed

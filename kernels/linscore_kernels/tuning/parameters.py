@@ -13,6 +13,8 @@ from math import log2
 from pathlib import Path
 
 PATHS = ("single", "split", "residual")
+# A program for each tile; persistent ones that go from tile to tile, in two loops or in one.
+KERNELS = ("tile", "nested", "flattened")
 TABLE = Path(__file__).with_name("table.json")
 # The widths that are measured; others follow the nearest. 96·2^k because models are built of heads 64, 96 and 128 wide.
 LADDER = tuple(sorted([32 << k for k in range(10)] + [96 << k for k in range(8)]))
@@ -30,6 +32,8 @@ class Launch:
     descriptors: bool  # load through tensor descriptors (TMA) rather than pointers
     halves: bool = False  # finish the tile in two halves, where the whole one spills
     flush: int = 0  # tokens after which the tensor core's running sum is added to a rounded one; 0: never
+    kernel: str = "tile"  # of the Gram products: of KERNELS
+    group: int = 8  # and the rows of their tiles that run together, so that their operands meet in L2
 
 
 @dataclass(frozen=True)

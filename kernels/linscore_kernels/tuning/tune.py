@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -26,7 +26,7 @@ import triton
 from ..errors import LinscoreError
 from ..launching import capability
 from .cases import Case, Product, product_of
-from .parameters import LADDER, PATHS, TABLE, Entry, Launch, launch_table, nearest_entry
+from .parameters import KERNELS, LADDER, PATHS, TABLE, Entry, Launch, launch_table, nearest_entry
 
 TOKENS = 16384  # as many as one accumulator takes
 WIDE = 1024  # features: from here on a launch is chosen
@@ -47,6 +47,7 @@ TILES = (
     (128, 128, 64, 8, 4),
     (64, 128, 64, 4, 4),
 )
+GROUPS = (8, 16)
 
 Calls = dict[str, Callable[[], object]]
 Timer = Callable[[Calls, torch.device], dict[str, float]]
@@ -104,13 +105,22 @@ def tune(
 
 
 def candidates(architecture: int, path: str) -> dict[str, Launch]:
-    """Launches worth measuring, by name: the table's own, then TILES."""
+    """Launches worth measuring, by name: the table's own, its tiles by other kernels and in larger groups, TILES."""
     known = nearest_entry(architecture, path).launch
-    launches = [known]
+    launches = [known, *(_other_kernels(known) if path == "single" else ())]
     for m, n, k, warps, stages in TILES:
         if path != "split" or m * n <= 128 * 128:  # it keeps two accumulators in registers
             launches.append(Launch(m, n, k, warps, stages, architecture >= 90, halves=True, flush=known.flush))
     return {describe(launch): launch for launch in launches}
+
+
+def _other_kernels(known: Launch) -> list[Launch]:
+    """The tile of `known` by each of KERNELS, in each of GROUPS; nested loops have the memory for one stage more."""
+    return [
+        replace(known, kernel=kernel, group=group, stages=known.stages + (kernel == "nested"), halves=True)
+        for kernel in KERNELS
+        for group in GROUPS
+    ]
 
 
 def describe(launch: Launch) -> str:
@@ -118,7 +128,9 @@ def describe(launch: Launch) -> str:
     tile = f"{launch.block_m}×{launch.block_n}×{launch.block_k}"
     loads = "descriptors" if launch.descriptors else "pointers"
     halves = ", halves" if launch.halves else ""
-    return f"{tile}, {launch.warps} warps, {launch.stages} stages, {loads}{halves}"
+    kernel = "" if launch.kernel == "tile" else f", {launch.kernel}"
+    group = "" if launch.group == Launch.group else f", groups of {launch.group}"
+    return f"{tile}, {launch.warps} warps, {launch.stages} stages, {loads}{halves}{kernel}{group}"
 
 
 def measure(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,8 +12,8 @@ pytest.importorskip("triton")
 from kernel_oracles import DEVICE, FLOAT32_ERROR, SMALL, error, hard, moments, products, shifted, torch_everywhere
 from linscore_kernels.second_moments import gram_kernel
 from linscore_kernels.second_moments import triton as triton_backend
-from linscore_kernels.second_moments.gram_kernel import splits_for, tile_list
 from linscore_kernels.second_moments.merge_kernel import launch_merge
+from linscore_kernels.second_moments.tile_list import splits_for, tile_list
 from linscore_kernels.second_moments.torch_products import torch_partials
 
 
@@ -27,6 +29,13 @@ def test_the_tile_list_covers_the_triangle_once():
         assert (covered[:, d:] == 1).all()
         assert (covered[:, :d].triu() == torch.ones(d, d, dtype=torch.int32).triu()).all()
         assert covered.max() == 1
+
+
+def test_a_group_of_tiles_changes_their_order_alone():
+    eight, sixteen = (tile_list(2100, 128, 256, torch.device("cpu"), group=group).tolist() for group in (8, 16))
+    assert sorted(eight) == sorted(sixteen)
+    assert [i for i, _ in sixteen[:17]] == [*range(2), *range(4), *range(6), *range(5)]
+    assert [i for i, _ in eight[20:30]] == [i % 8 for i in range(10)]
 
 
 def test_splits_fill_the_device_only_where_tiles_do_not():
@@ -78,6 +87,24 @@ def test_partial_tiles_may_lie_any_number_of_entries_apart():
     out = torch.zeros(5, 9, dtype=torch.float64, device=DEVICE)
     launch_merge(partial.expand(3, -1, -1), out)
     assert torch.equal(out.triu(), 3 * partial.double().triu())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("splits", "descriptors"), [(1, True), (2, False), (2, True)])
+def test_persistent_programs_give_the_same_bits_in_any_order_of_tiles(monkeypatch, splits, descriptors):
+    """Two programs for four tiles and three steps of tokens, which two splits share unequally."""
+    monkeypatch.setattr(gram_kernel, "multiprocessors", lambda _: 2)
+    operands = torch.randn(2, 384, 80, generator=torch.Generator().manual_seed(0)).bfloat16().to(DEVICE)
+    x_hat, delta_hat = operands[:, :, :70].double()
+    sums = []
+    for kernel, group in (("tile", 8), ("nested", 1), ("flattened", 2)):
+        out = torch.zeros(70, 140, dtype=torch.float64, device=DEVICE)
+        launch = replace(SMALL, warps=8, descriptors=descriptors, halves=True, kernel=kernel, group=group)
+        gram_kernel.launch_gram(operands, out, launch, splits)
+        sums.append(out)
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
+    torch.testing.assert_close(sums[0].triu(), products(x_hat, delta_hat).triu(), rtol=0, atol=1e-6 * 384)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

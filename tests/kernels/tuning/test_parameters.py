@@ -13,6 +13,11 @@ def test_widths_follow_the_nearest_of_the_ladder(monkeypatch):
     assert found == [64, 70, 768, 800]
 
 
+def test_no_kernel_is_in_use_that_nothing_has_measured():
+    entries = [entry for paths in launch_parameters.launch_table().values() for entry in paths.values()]
+    assert {(entry.launch.kernel, entry.launch.group) for entry in entries} == {("tile", 8)}
+
+
 def test_the_ladder_has_the_widths_of_models():
     assert {32, 768, 1024, 3072, 4096, 16384} <= set(LADDER)
     assert list(LADDER) == sorted(set(LADDER))

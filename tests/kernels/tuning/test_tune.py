@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -17,8 +18,8 @@ from linscore_kernels.tuning import cases as tune_cases
 from linscore_kernels.tuning import parameters as launch_parameters
 from linscore_kernels.tuning import tune
 from linscore_kernels.tuning.cases import Product
-from linscore_kernels.tuning.parameters import TABLE, Entry, Launch, launch_for, launch_table, torch_is_faster
-from linscore_kernels.tuning.tune import TORCH, choose, describe, write_table
+from linscore_kernels.tuning.parameters import KERNELS, TABLE, Entry, Launch, launch_for, launch_table, torch_is_faster
+from linscore_kernels.tuning.tune import GROUPS, TORCH, choose, describe, write_table
 
 CPU = torch.device("cpu")
 ONE, TWO = (Launch(64, 64, 32, warps, stages=2, descriptors=False) for warps in (4, 8))
@@ -108,6 +109,8 @@ def test_candidates_hold_what_the_table_has_and_each_once(path):
         assert len(found) == len(set(found.values())) >= 4
         assert all(launch.descriptors == (architecture >= 90) for launch in found.values())
         assert describe(ONE) not in found
+        kernels = {(launch.kernel, launch.group) for launch in found.values()}
+        assert kernels == (set(product(KERNELS, GROUPS)) if path == "single" else {("tile", 8)})
 
 
 @pytest.fixture
