@@ -96,7 +96,8 @@ def _steps(name: str, series: Mapping[str, Any]) -> Iterator[Row]:
 def _of_tokens(name: str, block: Mapping[str, Any], depth: int) -> Datasets:
     """The rows of one block: its figures, the bins of its histogram, and the tokens that it misses the most."""
     place = {"model": name} | _place(block["index"], depth)
-    figures = {key: block[key] for key in ("unexplained", "tokenwise", "linear", "tail_index", "rss")}
+    named = ("unexplained", "explained_by_token", "tokenwise", "linear", "tail_index", "rss")
+    figures = {key: block[key] for key in named}
     total = sum(count for _, count in block["histogram"])
     bins = [place | {"log_share": low + 0.05, "part": count / total} for low, count in block["histogram"]]
     return {

@@ -33,7 +33,7 @@ def knowing(data: Datasets) -> Spec:
     """What of each block's update the token alone tells, and what the state does."""
     import altair as alt
 
-    rows, names = data["knowing"], ("linear", "tokenwise")
+    rows, names = data["knowing"], ("linear", "explained_by_token", "tokenwise")
     base = draw.folded(draw.chart("knowing"), {name: FIGURES[name][0] for name in names}).encode(
         x=draw.depth(rows),
         y=alt.Y("value:Q", title="part of what the block adds, held out"),

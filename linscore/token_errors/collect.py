@@ -25,6 +25,7 @@ from linscore.statistics.moments import Moments
 from linscore.text.batch import Batch
 from linscore.token_errors.result import BlockTokens, Sample, TokenErrors, TokenType, WorstToken
 from linscore.token_errors.tally import WORST, Found, Tally
+from linscore.token_errors.types import TypeMeans, Vocabulary
 
 BEFORE, AFTER = 16, 6  # tokens of the context that is shown
 SAMPLE = 512  # tokens of the text that are kept with all their shares
@@ -62,9 +63,10 @@ def token_errors(
     options = replace(options or ScoreOptions(), sub_blocks=False, spans=())
     if options.folds < 2:
         raise LinscoreError(f"`folds={options.folds}` holds nothing out: give 2 or more")
-    report = score_decoder(decoder, batches(), options, spectra=False, name=name)
+    vocabulary = Vocabulary(token_embedding(decoder.backbone).num_embeddings)  # type: ignore[union-attr]
+    report = score_decoder(decoder, vocabulary.watch(batches()), options, spectra=False, name=name)
     moments = {block.index: report.moments[f"block.{block.index}"] for block in report.blocks}
-    second = _SecondPass(decoder, options, moments)
+    second = _SecondPass(decoder, options, moments, vocabulary.rows())
     for batch in batches():
         second.add(batch)
     return TokenErrors(
@@ -90,18 +92,18 @@ def fold_maps(moments: Moments) -> dict[int, AffineMap]:
 class _SecondPass:
     """Every token under the maps of the first pass."""
 
-    def __init__(self, decoder: Decoder, options: ScoreOptions, moments: Mapping[int, Moments]) -> None:
-        vocabulary = token_embedding(decoder.backbone).num_embeddings  # type: ignore[union-attr]
+    def __init__(self, decoder: Decoder, options: ScoreOptions, moments: Mapping[int, Moments], rows: Tensor) -> None:
         self._decoder, self._reader = decoder, Collector(decoder, options)
         self._precision = options.precision
         self._maps = {index: fold_maps(one) for index, one in moments.items()}
         whole = {index: centered(one, range(one.folds)) for index, one in moments.items()}
         self._scale = {index: one.n / one.t_delta if one.t_delta > 0 else 0.0 for index, one in whole.items()}
-        self._tallies = {index: Tally(vocabulary) for index in moments}
+        self._tallies = {index: Tally(len(rows)) for index in moments}
         self._tokenwise = {
             index: Moments(one.d, folds=one.folds, precision=one.precision, device=one.device)
             for index, one in moments.items()
         }
+        self._by_type = {index: TypeMeans(rows, one.folds, one.d, one.device) for index, one in moments.items()}
         self._sample_ids: list[int] = []
         self._sample: dict[int, list[float]] = {index: [] for index in moments}
         self._sequences = 0
@@ -125,8 +127,9 @@ class _SecondPass:
             self._sequences += len(tokens.input_ids)
 
     def _take(self, index: int, states: BlockStates, part: Part, entering: Tensor) -> None:
-        """The tokens of one block: their shares, and the moments of what the first state knows of δ."""
+        """The tokens of one block: their shares, and what the first state and the token itself know of δ."""
         x, y = states.x.flatten(0, 1), states.y.flatten(0, 1)
+        ids = part.tokens.input_ids.flatten().long()
         shares = torch.full((len(x),), torch.nan, dtype=torch.float64)
         for fold, positions in part.rows.items():
             rows = positions.on(x.device)
@@ -134,7 +137,9 @@ class _SecondPass:
             norms = self._maps[index][fold].residual_norms(own, other, precision=self._precision)
             found = norms.double().cpu().square() * self._scale[index]
             shares[slice(None) if rows is None else rows.cpu()] = found
-            self._tokenwise[index].update(first, delta=other.float() - own.float(), fold=fold)
+            delta = other.float() - own.float()
+            self._tokenwise[index].update(first, delta=delta, fold=fold)
+            self._by_type[index].add(delta, ids if rows is None else ids[rows.cpu()], fold)
         self._count(index, shares, part)
 
     def _count(self, index: int, shares: Tensor, part: Part) -> None:
@@ -181,6 +186,7 @@ class _SecondPass:
             quantiles={f"{part:g}": tally.quantile(part) for part in QUANTILES},
             tail_index=tally.tail_index,
             histogram=tally.histogram(),
+            explained_by_token=self._by_type[index].explained(),
             tokenwise=heldout(self._tokenwise[index]).linearity_no_residual_heldout,
             linear=linear,
             worst=worst,

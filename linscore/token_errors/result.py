@@ -52,9 +52,11 @@ class BlockTokens:
         quantiles: of the shares, at .5, .9, .99 and .999, to 1.2 %.
         tail_index: Hill's α of the errors' tail; below 2 their squares have no mean to speak of.
         histogram: (log10 of a share, tokens between it and a tenth of a decade more).
-        tokenwise: share of what the block adds that an affine map of the state entering block 0 explains, held out:
-            what the token alone, and its place, can tell.
-        linear: the same of the state entering the block itself. What it has more needs the context.
+        explained_by_token: share of what the block adds that its mean over the tokens of one entry of the vocabulary
+            explains, held out: what any function of the token by itself can tell. None in files of before.
+        tokenwise: share that an affine map of the state entering block 0 explains, held out: the token, and its place
+            where the model adds one there.
+        linear: the same of the state entering the block itself. What it has more than these two needs the context.
         worst: the tokens with the largest shares.
         types: those of the frequent entries of the vocabulary that are missed the most.
     """
@@ -69,6 +71,7 @@ class BlockTokens:
     linear: float | None
     worst: list[WorstToken]
     types: list[TokenType]
+    explained_by_token: float | None = None
 
 
 @dataclass(frozen=True)

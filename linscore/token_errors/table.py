@@ -11,19 +11,20 @@ from linscore.token_errors.result import TokenErrors, WorstToken
 
 MEANING = (
     "shares of what the block adds that its map misses, held out: mean and quantiles over tokens; α: Hill's tail "
-    "index; token, state: what an affine map of the first and of the entering state explains"
+    "index; token: what its entry of the vocabulary explains; first, state: what an affine map of the first and of the "
+    "entering state does"
 )
 
 
 def token_table(found: TokenErrors) -> RenderableType:
     """One row for each block."""
     table = Table(title=f"{found.model}: {found.tokens:,} tokens of {found.text}")
-    for heading in ("block", "missed", "50 %", "99 %", "α", "token", "state"):
+    for heading in ("block", "missed", "50 %", "99 %", "α", "token", "first", "state"):
         table.add_column(heading, justify="right")
     table.add_column("worst token in its context", overflow="ellipsis", no_wrap=True, max_width=60)
     for block in found.blocks:
         figures = (block.unexplained, block.quantiles["0.5"], block.quantiles["0.99"])
-        explained = (block.tokenwise, block.linear)
+        explained = (block.explained_by_token, block.tokenwise, block.linear)
         table.add_row(
             str(block.index),
             *map(number, figures),

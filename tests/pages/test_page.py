@@ -47,6 +47,7 @@ def by_token() -> dict:
     """The form of `TokenErrors`, with text that would be markup."""
     worst = {"share": 4.5, "before": "<b>", "token": HOSTILE, "after": "&lt;", "sequence": 0, "position": 1}
     block = {"unexplained": 0.4, "rss": 10.0, "quantiles": {"0.5": 0.3}, "tail_index": 3.0, "tokenwise": 0.2}
+    block["explained_by_token"] = 0.25
     block |= {"linear": 0.6, "histogram": [(-1.0, 30), (-0.9, 10)], "worst": [worst], "types": []}
     sample = {"tokens": ["<i>", "b", HOSTILE], "shares": [[0.5, None, 4.5], [0.1, 0.2, 0.3]]}
     blocks = [{"index": 0} | block, {"index": 1} | block]

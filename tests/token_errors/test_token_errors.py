@@ -12,6 +12,7 @@ from tiny_models import tiny
 from linscore import LinscoreError
 from linscore.decoder.find import find_decoder
 from linscore.options.score import ScoreOptions
+from linscore.token_errors import types
 from linscore.token_errors.collect import token_errors
 from linscore.token_errors.result import TokenErrors
 from linscore.token_errors.table import token_table
@@ -75,6 +76,62 @@ def test_what_the_first_state_tells_is_fitted_from_it(measured):
         spread = sum(((part - part.mean(0)) ** 2).sum() for part in (delta[folds == 0], delta[folds == 1]))
         assert block.tokenwise == pytest.approx(1 - errors.sum() / spread, abs=1e-6)
         assert block.linear is not None
+
+
+def by_type(delta, ids, folds, named):
+    """Squared errors of every row under the mean of its entry of the vocabulary in the other fold, row by row."""
+    errors = np.empty(len(delta))
+    for at in range(len(delta)):
+        other = folds != folds[at]
+        same = other & (ids == ids[at]) & np.isin(ids, named)
+        mean = delta[same if same.any() else other].mean(0)
+        errors[at] = ((delta[at] - mean) ** 2).sum()
+    return errors
+
+
+@pytest.mark.parametrize("named", [None, 20])
+def test_what_the_entry_of_the_vocabulary_tells_is_its_mean_in_the_other_fold(measured, named, monkeypatch):
+    _, states, ids, folds = measured
+    flat = ids.flatten()
+    if named is not None:
+        monkeypatch.setattr(types, "NAMED", named)
+    vocabulary = types.Vocabulary(int(flat.max()) + 5)
+    assert list(vocabulary.watch([ids])) == [ids]
+    rows = vocabulary.rows()
+    kept = np.flatnonzero(rows.numpy() < (named or len(rows)))
+    if named is not None:
+        counts = np.bincount(flat.numpy())
+        assert len(kept) == named
+        assert counts[kept].min() >= np.delete(counts, kept).max()
+    delta = states[2] - states[1]
+    means = types.TypeMeans(rows, 2, delta.shape[1], torch.device("cpu"))
+    for fold in (0, 1):
+        for part in np.array_split(np.flatnonzero(folds == fold), 3):
+            means.add(torch.from_numpy(delta[part]), flat[part], fold)
+    means.add(torch.full((2, delta.shape[1]), torch.inf), flat[:2], 0)  # counts in no figure
+    spread = sum(((part - part.mean(0)) ** 2).sum() for part in (delta[folds == 0], delta[folds == 1]))
+    expected = 1 - by_type(delta, flat.numpy(), folds, kept).sum() / spread
+    assert means.explained() == pytest.approx(expected, abs=1e-9)
+
+
+def test_every_block_says_what_the_token_explains(measured):
+    found, states, ids, folds = measured
+    for block in found.blocks:
+        delta = states[block.index + 1] - states[block.index]
+        errors = by_type(delta, ids.flatten().numpy(), folds, np.unique(ids))
+        spread = sum(((part - part.mean(0)) ** 2).sum() for part in (delta[folds == 0], delta[folds == 1]))
+        assert block.explained_by_token == pytest.approx(1 - errors.sum() / spread, abs=1e-6)
+
+
+def test_an_update_that_is_the_tokens_own_is_explained_and_one_of_a_single_fold_is_not():
+    rows = torch.arange(4)
+    table = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(12) % 4
+    means = types.TypeMeans(rows, 2, 3, torch.device("cpu"))
+    means.add(table[ids], ids, 0)
+    assert means.explained() is None
+    means.add(table[ids], ids, 1)
+    assert means.explained() == pytest.approx(1.0, abs=1e-12)
 
 
 def test_entries_of_the_vocabulary_have_the_mean_of_their_tokens(measured):
