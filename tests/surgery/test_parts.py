@@ -28,8 +28,8 @@ CASES = {
 }
 QUICK = [("llama", "maps"), ("gptj", "maps"), ("bloom", "maps"), ("gpt2", "all attention")]
 SOME = ["gptj", "bloom", "gemma2", "opt"]  # parallel, residuals within, norms behind, an MLP of several children
-MORE = [(family, "maps") for family in PATHS] + [(family, case) for family in SOME for case in CASES]
-MORE = [one for one in dict.fromkeys(MORE) if one not in QUICK]
+# Maps in the other families: tests/compression/test_build.py.
+MORE = [one for one in ((family, case) for family in SOME for case in CASES) if one not in QUICK]
 
 
 @pytest.mark.parametrize(("family", "case"), QUICK + [pytest.param(*one, marks=pytest.mark.slow) for one in MORE])
