@@ -1,9 +1,8 @@
-"""What each unit of a decoder holds: parameters, and the bytes that it keeps in a cache for each token."""
+"""What each unit of a decoder holds: how many parameters go with it."""
 
 from __future__ import annotations
 
-from linscore.decoder.cached import cached_states
-from linscore.decoder.call import evaluating, probe_tokens, uncompiled
+from linscore.decoder.call import evaluating, uncompiled
 from linscore.decoder.find import Decoder
 from linscore.decoder.stand_ins import kinds
 from linscore.decoder.states import SubBlocks
@@ -28,14 +27,3 @@ def unit_parameters(decoder: Decoder, sub_blocks: SubBlocks | None) -> dict[Unit
             children = [blocks[index].get_submodule(name) for name in gone[kind, part]]
             found[Unit(Span(index, index), part)] = sum(p.numel() for child in children for p in child.parameters())
     return found
-
-
-def unit_kv_bytes(decoder: Decoder) -> dict[int, int]:
-    """By block, the bytes of keys and values that it keeps for each token; empty without a cache of a slot a block."""
-    tokens = probe_tokens(decoder)
-    _, cache = cached_states(decoder, tokens)
-    slots = getattr(cache, "layers", ())
-    if len(slots) != len(decoder.blocks):
-        return {}
-    kept = [[getattr(slot, name, None) for name in ("keys", "values")] for slot in slots]
-    return {i: sum(t.nbytes for t in tensors if t is not None) // tokens.numel() for i, tensors in enumerate(kept)}

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from linscore.decoder.call import evaluating, probe_tokens, uncompiled
 from linscore.decoder.find import Decoder
+from linscore.decoder.stand_ins import kinds
 from linscore.decoder.states import first_tensor
 
-__all__ = ["cached_states", "kv_bytes_per_token"]
+__all__ = ["block_kv_bytes", "cached_states", "kv_bytes_per_token"]
 
 _NAMES = ("cache", "past_key_values", "cache_params")  # what models call the cache that they take and return
 
@@ -41,9 +42,27 @@ def cached_states(decoder: Decoder, *pieces: Tensor) -> tuple[list[Tensor], Any]
 def kv_bytes_per_token(decoder: Decoder) -> int:
     """Bytes of keys and values that a text takes in the cache for each of its tokens, counted on a few tokens.
 
-    A sliding window, which ends that growth, is not met by so few; states of another kind are not counted.
+    A sliding window, which ends that growth, is taken for as long as the text; states of another kind are not counted.
     """
-    tokens = probe_tokens(decoder)
-    _, cache = cached_states(decoder, tokens)
-    kept = (getattr(layer, name, None) for layer in getattr(cache, "layers", ()) for name in ("keys", "values"))
-    return sum(tensor.nbytes for tensor in kept if isinstance(tensor, Tensor)) // tokens.numel()
+    _, cache = cached_states(decoder, probe_tokens(decoder))
+    return sum(map(_bytes_per_token, getattr(cache, "layers", ())))
+
+
+def block_kv_bytes(decoder: Decoder, *, stood_in: bool = False) -> dict[int, int]:
+    """By block, the bytes of keys and values that it keeps for each token; empty without a cache of a slot a block.
+
+    Counted as by `kv_bytes_per_token`; where blocks are `stood_in` for, each is taken to keep what its kind does.
+    """
+    blocks = decoder.blocks
+    _, cache = cached_states(decoder, probe_tokens(decoder))
+    slots = getattr(cache, "layers", ())
+    if len(slots) != len(blocks):
+        return {}
+    held = [_bytes_per_token(slot) for slot in slots]
+    return {index: held[first] for index, first in enumerate(kinds(blocks) if stood_in else range(len(blocks)))}
+
+
+def _bytes_per_token(slot: Any) -> int:
+    """Of the tokens that are kept there, `[B, heads, tokens, features]` of keys and of values."""
+    kept = (getattr(slot, name, None) for name in ("keys", "values"))
+    return sum(one.nbytes // one.shape[-2] for one in kept if isinstance(one, Tensor) and one.numel())

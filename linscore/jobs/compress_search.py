@@ -14,10 +14,11 @@ from linscore.compression.budget import Budget, Task, task
 from linscore.compression.choices import Choice, forms_of
 from linscore.compression.expected import Expected
 from linscore.compression.forms import Row
-from linscore.compression.holds import unit_kv_bytes, unit_parameters
+from linscore.compression.holds import unit_parameters
 from linscore.compression.measured import Key, Measured
 from linscore.compression.search import Search, Step
 from linscore.compression.trials import Replaced, Trials
+from linscore.decoder.cached import block_kv_bytes
 from linscore.decoder.find import Decoder
 from linscore.decoder.states import SubBlocks
 from linscore.decoder.sub_blocks import find_sub_blocks
@@ -167,7 +168,7 @@ def search(
     """
     decoder = loaded.decoder
     table = Table.of(loaded, texts, known, learned, say)
-    goal = task(budget, decoder, table.rows, unit_kv_bytes(decoder), table.trials.loss)
+    goal = task(budget, decoder, table.rows, block_kv_bytes(decoder), table.trials.loss)
     searching, curve, stopped = table.begin(goal, decoder.width), [], False
     if searching.most < goal.enough < math.inf:
         raise _too_much(budget, searching.most / goal.whole)

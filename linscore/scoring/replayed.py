@@ -16,6 +16,7 @@ from linscore.errors import LinscoreError
 from linscore.options.score import ScoreOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.first_loss import FirstLoss
+from linscore.scoring.holds import kept_in_cache
 from linscore.scoring.looks import Looks
 from linscore.scoring.report import Report
 from linscore.scoring.score import report_of
@@ -76,6 +77,7 @@ class Replay:
                 raise LinscoreError(f"`{name}` needs a run of the model: ask `linscore.score` for it")
         self._way = Replayed(decoder)
         self.collector = Collector(decoder, options, self._way)
+        self._kv_bytes = kept_in_cache(decoder, self._way)
         self._digest: TokenDigest | None = TokenDigest()
         self._started = time.perf_counter()
 
@@ -110,7 +112,7 @@ class Replay:
         """All figures so far, as `score` gives them."""
         if not self.collector.moments:
             raise LinscoreError("there are no states to report on yet: give some first")
-        report = report_of(self.collector, name, text, spectra, time.perf_counter() - self._started)
+        report = report_of(self.collector, name, text, spectra, time.perf_counter() - self._started, self._kv_bytes)
         looks = Looks(self.collector.indices, report.folds, None)
         digest = None if self._digest is None else str(self._digest)
         return replace(report, tokens_digest=digest, curve=looks.ending_with(report.tokens, report.blocks))

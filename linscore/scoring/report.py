@@ -41,7 +41,11 @@ class ScoreWarning:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReport(BlockMetrics):
-    """The figures of block `index` (see `BlockMetrics`) and, where asked for, of its attention and MLP.
+    """The figures of block `index` (see `BlockMetrics`) and, where asked for, of its attention and MLP; what it holds.
+
+    Attributes:
+        parameters: how many; None where they are not known, as of states that are given.
+        kv_bytes: of keys and values that it keeps in a cache for each token, in the model's dtype; None: not counted.
 
     Examples:
         >>> block = report.blocks[3]
@@ -51,6 +55,8 @@ class BlockReport(BlockMetrics):
 
     index: int
     sub_blocks: dict[str, BlockMetrics] | None = None
+    parameters: int | None = None
+    kv_bytes: int | None = None
 
     @property
     def span(self) -> Span:
@@ -202,8 +208,9 @@ class Report:
 
 
 def _collected(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a block, without those that take gradients where none were taken."""
-    without = ("expected_loss", "expected_losses") if figures["expected_losses"] is None else ()
+    """The figures of a block, without those that take gradients where none were taken, and what is not known of it."""
+    without = {"expected_loss", "expected_losses"} if figures["expected_losses"] is None else set()
+    without |= {name for name in ("parameters", "kv_bytes") if figures.get(name) is None}
     parts = {name: _collected(part) for name, part in (figures.get("sub_blocks") or {}).items()}
     return {name: value for name, value in figures.items() if name not in without} | (
         {"sub_blocks": parts} if parts else {}

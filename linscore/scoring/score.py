@@ -27,6 +27,7 @@ from linscore.options.place import KeepOptions
 from linscore.options.score import ScoreOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.expected import expected_figures
+from linscore.scoring.holds import kept_in_cache, with_holds
 from linscore.scoring.kept import KEPT, Kept, Settings, begin, check_begin, keeping
 from linscore.scoring.names import MomentsName
 from linscore.scoring.one_pass import OnePass
@@ -144,13 +145,14 @@ def score_decoder(
         collector = Collector(decoder, options, streamed)
         if streamed is None:
             check_causal(decoder, encoder=options.encoder)
+        kv_bytes = kept_in_cache(decoder, collector.way)
         gradients, batches = take_gradients(collector, batches)
         done = OnePass(collector, kept, processes)
         done.run(batches, progress)
     if not collector.moments:
         raise LinscoreError("there was no batch to score: give at least one")
     collector.moments |= gradients.moments
-    report = report_of(collector, name or decoder.name, text, spectra, done.seconds, processes)
+    report = report_of(collector, name or decoder.name, text, spectra, done.seconds, kv_bytes, processes)
     fits, stable = done.first_loss, done.looks.stable
     curve = done.looks.ending_with(report.tokens, report.blocks)
     doubts = [*report.warnings, *misfit_warnings(fits)]
@@ -174,11 +176,12 @@ def report_of(
     text: str | None,
     spectra: bool | None,
     seconds: float,
+    kv_bytes: Mapping[int, int],
     processes: Processes = ALONE,
 ) -> Report:
     """Solve for every block, and say what should be doubted; collecting has taken so many seconds.
 
-    Several processes, which hold the same sums, share the blocks.
+    `kv_bytes` is what `kept_in_cache` gives. Several processes, which hold the same sums, share the blocks.
     """
     started = time.perf_counter()
     moments = collector.way.to_solve(collector.moments)
@@ -204,7 +207,7 @@ def report_of(
             skipped=cross_attention(collector.decoder),
             encoder=collector.options.encoder,
         ),
-        blocks=[_finite(block) for block in blocks],
+        blocks=with_holds([_finite(block) for block in blocks], collector.decoder, kv_bytes),
         spans=[_finite(span) for span in spans],
         final_state=final_state,
         moments=collector.moments,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def test_the_figures_are_those_of_a_score_but_for_the_last_block(form):
     )
     mask = MASK.numpy().astype(float) if "numpy" in form else MASK
     found = linscore.score_states(as_given(hidden_states(), form), mask, spans=[Span(0, 1)])
-    assert found.blocks == expected.blocks
+    assert found.blocks == [replace(one, parameters=None, kv_bytes=None) for one in expected.blocks]
     assert found.spans == expected.spans
     assert (found.tokens, found.depth, found.width, found.dtype) == (B * T - 4 * B // 2, 3, 32, "float32")
     assert (found.tokens_digest, found.weight_sample) == (None, None)
