@@ -15,7 +15,7 @@ from linscore.cli.takes import as_json, plain
 @plain
 @as_json
 def report(folders: tuple[str, ...], html: bool, out: str | None, as_json: bool) -> None:
-    """Show what `score` and `dynamics` left in DIR: tables here, or one HTML page, all of them over each other."""
+    """Show what linscore has left in DIR, cut models too: tables here, or one HTML page, all over each other."""
     loading(*folders)
     from linscore.errors import LinscoreError
     from linscore.jobs.report import json_of, run_report, write_page

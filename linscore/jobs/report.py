@@ -13,15 +13,17 @@ from linscore.dynamics.table import dynamics_table
 from linscore.errors import LinscoreError
 from linscore.files.json_file import json_text
 from linscore.files.whole import whole_file
+from linscore.jobs.report_cut import SavedCut
 from linscore.lens.result import LENS, Lens
 from linscore.lens.table import lens_table
 from linscore.scoring.on_page import check_page, page_of
 from linscore.scoring.report import REPORT, Report
 from linscore.scoring.table import score_table
+from linscore.surgery.record import RECORD
 from linscore.token_errors.result import TOKENS, TokenErrors
 from linscore.token_errors.table import token_table
 
-Result = Report | Dynamics | TokenErrors | Lens
+Result = Report | Dynamics | TokenErrors | Lens | SavedCut
 
 PAGE = "report.html"
 READ: dict[str, Callable[[Path], Result]] = {
@@ -29,6 +31,7 @@ READ: dict[str, Callable[[Path], Result]] = {
     SERIES: Dynamics.load,
     TOKENS: TokenErrors.load,
     LENS: Lens.load,
+    RECORD: SavedCut.load,
 }
 
 
@@ -36,7 +39,7 @@ def run_report(folders: Sequence[str | Path]) -> Iterator[RenderableType]:
     """The table of every result in `folders`, in their order.
 
     Raises:
-        LinscoreError: for a folder that holds no result of `score`, `dynamics`, `tokens` or `lens`.
+        LinscoreError: for a folder that holds no result of linscore, and no model that it has cut.
     """
     for _, result in _results(folders):
         yield _table(result)
@@ -67,6 +70,8 @@ def save_page(results: Sequence[tuple[Path, Result]], path: Path) -> Path:
         {str(folder): one.to_dict() for folder, one in results if isinstance(one, Dynamics)},
         [one.to_dict() for _, one in results if isinstance(one, TokenErrors)],
         [one.to_dict() for _, one in results if isinstance(one, Lens)],
+        {str(folder): one.to_dict() for folder, one in results if isinstance(one, SavedCut)},
+        folders=[str(folder) for folder, one in results if isinstance(one, Report)],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
@@ -79,6 +84,8 @@ def _table(result: Result) -> RenderableType:
         return score_table(result)
     if isinstance(result, Dynamics):
         return dynamics_table(result)
+    if isinstance(result, SavedCut):
+        return result.table()
     return token_table(result) if isinstance(result, TokenErrors) else lens_table(result)
 
 

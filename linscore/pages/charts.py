@@ -23,7 +23,7 @@ def scores(data: Datasets, score: str) -> Spec:
     y = alt.Y("value:Q", title=SCORES[score], scale=alt.Scale(zero=False))
     drawn = [
         lines.mark_line(point=False, strokeWidth=2).encode(y=y, strokeDash=draw.dash("what:N", list(kinds.values()))),
-        lines.mark_point(filled=True, size=28, opacity=1).encode(y=y, tooltip=draw.told(list(kinds))),
+        lines.mark_point(filled=True, size=draw.size(rows), opacity=1).encode(y=y, tooltip=draw.told(list(kinds))),
     ]
     spread = f"{score}_heldout_spread"
     if draw.has(rows, spread):
@@ -60,9 +60,7 @@ def chosen(data: Datasets) -> Spec:
         )
         .add_params(which)
     )
-    return draw.spec(
-        base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28), strokeWidth=2), "one figure of each block"
-    )
+    return draw.spec(base.mark_line(point=draw.dots(rows), strokeWidth=2), "one figure of each block")
 
 
 def lines(data: Datasets, names: tuple[str, ...], title: str) -> Spec | None:
@@ -85,9 +83,7 @@ def lines(data: Datasets, names: tuple[str, ...], title: str) -> Spec | None:
     )
     if len(there) > 1:
         base = base.encode(strokeDash=draw.dash("what:N", [FIGURES[name][0] for name in there]))
-    return draw.spec(
-        base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28), strokeWidth=2), f"{title} of each block"
-    )
+    return draw.spec(base.mark_line(point=draw.dots(rows), strokeWidth=2), f"{title} of each block")
 
 
 def parts(data: Datasets) -> Spec | None:
@@ -107,9 +103,7 @@ def parts(data: Datasets) -> Spec | None:
         strokeDash=draw.dash("part:N", ["attention", "mlp"]),
         tooltip=[*draw.where(), "part:N", alt.Tooltip(f"{name}:Q", format=".5f")],
     )
-    return draw.spec(
-        base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28)), f"{FIGURES[name][0]} of attention and MLP"
-    )
+    return draw.spec(base.mark_line(point=draw.dots(rows)), f"{FIGURES[name][0]} of attention and MLP")
 
 
 def looks(data: Datasets) -> Spec | None:
@@ -125,7 +119,10 @@ def looks(data: Datasets) -> Spec | None:
         .transform_aggregate(mean="mean(value)", groupby=["model", "tokens", "what"])
         .encode(
             x=alt.X(
-                "tokens:Q", title="tokens read", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=5)
+                "tokens:Q",
+                title="tokens read",
+                scale=alt.Scale(type="log", nice=False),
+                axis=alt.Axis(format="~s", tickCount=5),
             ),
             y=alt.Y("mean:Q", title="mean over blocks, held out", scale=alt.Scale(zero=False)),
             color=draw.colour(data["blocks"]),
@@ -193,6 +190,6 @@ def at_step(data: Datasets) -> Spec:
         )
         .add_params(which)
     )
-    drawn = base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28))
+    drawn = base.mark_line(point=draw.dots(rows))
     told = alt.Title(alt.expr(f"'step ' + format({steps}[checkpoint], ',')"), anchor="start", fontSize=13)
     return draw.spec(drawn.properties(title=told), "held-out scores at one training step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from linscore.pages.rows import Row
@@ -15,6 +16,7 @@ Spec = dict[str, Any]
 # Of one model each; all with three to one at least against white and against the dark page.
 COLOURS = ("#3b7dd8", "#c8641b", "#1d9a6c", "#a855c7", "#c0392b", "#7a8a1f", "#0e8ba8", "#d14d8b")
 HEIGHT = 240
+CROWDED = 40  # points of a line
 
 
 def chart(name: str) -> alt.Chart:
@@ -28,6 +30,18 @@ def spec(chart: Any, description: str, height: int = HEIGHT) -> Spec:
     """As wide as the page has room for; the description is what a screen reader says."""
     spec: Spec = chart.properties(width="container", height=height, description=description).to_dict(validate=True)
     return spec
+
+
+def size(rows: list[Row]) -> int:
+    """Of a point, in pixels: of many blocks small ones, or dashed lines would look like solid ones."""
+    return 28 if max(Counter(row["model"] for row in rows).values()) <= CROWDED else 7
+
+
+def dots(rows: list[Row]) -> alt.OverlayMarkDef:
+    """Points on a line, of a size that their number allows."""
+    import altair as alt
+
+    return alt.OverlayMarkDef(filled=True, size=size(rows))
 
 
 def folded(base: alt.Chart, words: dict[str, str]) -> alt.Chart:

@@ -41,6 +41,7 @@ const table = (rows) => {
 };
 const element = (name, text, more = {}) => Object.assign(document.createElement(name), { textContent: text, ...more });
 const number = new Intl.NumberFormat("en", { maximumSignificantDigits: 5 });
+const exact = (value) => (Number.isInteger(value) ? value.toLocaleString("en") : number.format(value));
 const shown = (value) => (value === null || value === undefined ? "–" : typeof value === "number" ? number.format(value) : value);
 const filled = (name) => {
   const box = element("div", "", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: name });
@@ -76,6 +77,22 @@ document.querySelectorAll(".heat").forEach((place, nth) => {
   choice.addEventListener("change", paint);
   place.append(label, text);
   paint();
+});
+document.querySelectorAll(".cut").forEach((place, nth) => {
+  const { blocks, sums } = data.cuts[nth];
+  const ticks = [...place.querySelectorAll("input")];
+  const told = () => {
+    const gone = blocks.filter((_, row) => ticks[row].checked).sort((one, other) => one - other);
+    const names = gone.join(",") + (gone.length === 1 ? "," : ""); // or it would be a number of blocks
+    const of = Object.entries(sums).map(([words, values]) => {
+      const [some, all] = [values.filter((_, row) => ticks[row].checked), values].map((own) => exact(own.reduce((sum, one) => sum + one, 0)));
+      return words.replace("{some}", some).replace("{all}", all);
+    });
+    place.querySelector(".sum").textContent = gone.length ? [`${gone.length} of ${blocks.length} blocks`, ...of].join(" · ") : "Tick the blocks that are to go.";
+    for (const named of place.querySelectorAll("pre span")) named.textContent = names;
+  };
+  place.addEventListener("change", told);
+  told();
 });
 for (const folded of document.querySelectorAll("details[data-table]"))
   folded.addEventListener("toggle", () => folded.querySelector("table") ?? folded.append(filled(folded.dataset.table)));

@@ -50,6 +50,35 @@ class Line:
     text: str
 
 
+BLOCKS = "{blocks}"  # stands in the line of a `Cut` for the blocks that are ticked
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Blocks in the order in which they would go, to be ticked, and lines to copy that cut those that are.
+
+    Attributes:
+        table: a row for each block.
+        picked: how many of the first are ticked to begin with.
+        lines: each with `BLOCKS` in it.
+        blocks: of each row.
+        sums: what is added up, by how it is told: "{some}" stands for the sum of the rows that are ticked, "{all}" of
+            all.
+    """
+
+    table: Table
+    picked: int
+    lines: Sequence[Line]
+    blocks: Sequence[int]
+    sums: Mapping[str, Sequence[float]]
+
+    @property
+    def ticked(self) -> str:
+        """What is ticked to begin with, as `--drop` takes it."""
+        names = sorted(self.blocks[: self.picked])
+        return ",".join(map(str, names)) + "," * (len(names) == 1)  # or it would be a number of blocks
+
+
 @dataclass(frozen=True)
 class Heat:
     """A text coloured by a figure of its tokens, in one block after the other: `values[row][token]`."""
@@ -69,7 +98,7 @@ class Section:
     note: str
     charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
-    lines: Sequence[Line] = ()
+    cuts: Sequence[Cut] = ()
     heats: Sequence[Heat] = ()
     saves: bool = False  # whether it shows all rows as tables, with buttons that save them
 
@@ -100,14 +129,22 @@ def html(page: Page) -> str:
         for section in page.sections
     ]
     heats = [vars(heat) for section in page.sections for heat in section.heats]
+    cuts = [_ticked(cut) for section in page.sections for cut in section.cuts]
+    data = {"columns": _columns(page.rows), "words": FIGURES, "heats": heats, "cuts": cuts, "sources": page.sources}
     return _template().render(
         vars(page) | {"sections": sections},
         version=version("linscore"),
+        between=BLOCKS,
         saves={name: TABLES[name] for name in page.rows},
-        data=_in_script({"columns": _columns(page.rows), "words": FIGURES, "heats": heats, "sources": page.sources}),
+        data=_in_script(data),
         specs=_in_script({names[id(chart)]: chart.spec for chart in charts}),
         **_assets(),
     )
+
+
+def _ticked(cut: Cut) -> dict[str, Any]:
+    """What the script of the page needs of a cut."""
+    return {"blocks": cut.blocks, "sums": cut.sums}
 
 
 def _columns(rows: Datasets) -> dict[str, dict[str, list[Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from linscore.pages import charts, state_charts
+from linscore.pages import charts, cut_charts, state_charts
 from linscore.pages.page import Chart, Column, Heat, Section, Table
 from linscore.pages.rows import Datasets
 
@@ -44,6 +44,23 @@ def report_sections(data: Datasets) -> Iterator[Section]:
         yield Section(
             "text", "How much text is enough", "Once the lines are flat, more text changes little.", [Chart(along)]
         )
+
+
+def cut_sections(data: Datasets, left: Table) -> Iterator[Section]:
+    """What is drawn of cut models; `left` is what each has left."""
+    drawn = []
+    if data.get("cuts"):
+        drawn.append(
+            Chart(
+                cut_charts.costs(data),
+                "Of prune, as blocks were chosen, each taken to hold the same; of compress, as it searched, and on "
+                "text that neither chose nor fitted; of distil, the distance from the original on its own text.",
+            )
+        )
+    if data.get("trained"):
+        drawn.append(Chart(cut_charts.training(data), "Each step's batch, before its update."))
+    note = "Nats a token against the whole model on the same text: lower is better, further right is smaller."
+    yield Section("cuts", "What cutting costs", note, drawn, [left])
 
 
 def series_sections(data: Datasets) -> Iterator[Section]:

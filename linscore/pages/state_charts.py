@@ -41,9 +41,7 @@ def knowing(data: Datasets) -> Spec:
         strokeDash=draw.dash("what:N", [FIGURES[name][0] for name in names]),
         tooltip=draw.told([*names, "unexplained"]),
     )
-    return draw.spec(
-        base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28)), "what the token and the state tell"
-    )
+    return draw.spec(base.mark_line(point=draw.dots(rows)), "what the token and the state tell")
 
 
 def read_off(data: Datasets) -> Spec:
@@ -58,7 +56,7 @@ def read_off(data: Datasets) -> Spec:
         strokeDash=draw.dash("what:N", [FIGURES[name][0] for name in names]),
         tooltip=_told([*names, "agrees"]),
     )
-    return draw.spec(base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28)), "logit lens: loss at every depth")
+    return draw.spec(base.mark_line(point=draw.dots(rows)), "logit lens: loss at every depth")
 
 
 def dimension(data: Datasets) -> Spec:
@@ -71,7 +69,7 @@ def dimension(data: Datasets) -> Spec:
         low="datum.dimension - datum.dimension_error", high="datum.dimension + datum.dimension_error"
     ).mark_area(fillOpacity=0.2, opacity=1)
     band = band.encode(y=alt.Y("low:Q"), y2="high:Q", fill=alt.Fill("model:N", scale=draw.models(rows)))
-    line = base.mark_line(point=alt.OverlayMarkDef(filled=True, size=28)).encode(
+    line = base.mark_line(point=draw.dots(rows)).encode(
         y=alt.Y("dimension:Q", title=FIGURES["dimension"][0]), color=draw.colour(rows), tooltip=_told(["dimension"])
     )
     return draw.spec(alt.layer(band, line), "intrinsic dimension of states at every depth")

@@ -40,6 +40,13 @@ FIGURES = {
     "cka_debiased": ("debiased CKA", "the same, 0 for unrelated states however few the tokens"),
     "heavy_rows": ("heavy tokens", "far from all others: attention sinks"),
     "rows": ("tokens", "that count"),
+    "parameters": ("parameters", "that the block holds"),
+    "parameters_gone": ("parameters gone", "share of the whole model's"),
+    "cache_gone": ("cache gone", "share of the bytes that a token takes in the cache"),
+    "added": ("loss added", "nats a token, against the whole model on the same text"),
+    "kl": ("KL", "from the original, nats a token"),
+    "lm": ("loss of the text", "nats a token of the next one"),
+    "kv_bytes": ("cache, bytes a token", "keys and values that the block keeps of each token"),
 }  # fmt: skip
 
 # The tables of a page, and the files they are saved to.
@@ -49,6 +56,8 @@ TABLES = {
     "spans": "spans",
     "looks": "scores over tokens read",
     "steps": "checkpoints",
+    "cuts": "cuts and what they cost",
+    "trained": "steps of distillations",
     "knowing": "errors of single tokens",
     "shares": "histograms of tokens",
     "worst": "tokens that are missed the most",

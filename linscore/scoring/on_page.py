@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from linscore.errors import LinscoreError
 from linscore.machine.extras import need
-from linscore.options.cut import BY
-from linscore.pages.page import Column, Heat, Line, Page, Section, Table, html
+from linscore.pages.cut_rows import cut_datasets
+from linscore.pages.page import Column, Heat, Page, Table, html
 from linscore.pages.rows import EMPTY, datasets, labels
-from linscore.pages.sections import lens_sections, number_section, report_sections, series_sections, token_sections
+from linscore.pages.sections import (
+    cut_sections,
+    lens_sections,
+    number_section,
+    report_sections,
+    series_sections,
+    token_sections,
+)
 from linscore.pages.words import FIGURES
 from linscore.scoring.block_figures import mean_of
-from linscore.scoring.ranking import default_by, lowest_first, ranked
+from linscore.scoring.cuts_on_page import left_table, ranking_section
+from linscore.scoring.ranking import default_by, ranked
 from linscore.scoring.report import Report
 from linscore.scoring.table import concerning
 
-PART = 5  # of the depth, that the commands to paste cut
 SCORES = ("linearity_heldout", "linearity"), ("linearity_no_residual_heldout", "linearity_no_residual")
 
 
@@ -28,36 +34,43 @@ def page_of(
     series: Mapping[str, Mapping[str, Any]] = EMPTY,
     tokens: Sequence[Mapping[str, Any]] = (),
     lenses: Sequence[Mapping[str, Any]] = (),
+    cuts: Mapping[str, Mapping[str, Any]] = EMPTY,
+    *,
+    folders: Sequence[str] | None = None,
 ) -> str:
-    """One self-contained HTML file of reports, of series of checkpoints, of errors of single tokens, and of lenses.
+    """One self-contained HTML file of reports, of series of checkpoints, of errors of single tokens, lenses and cuts.
 
     Args:
         reports: of one model or several, which are drawn over each other.
         series: by their names, as `Dynamics.to_dict` gives them.
         tokens: as `TokenErrors.to_dict` gives them.
         lenses: as `Lens.to_dict` gives them.
+        cuts: models that were cut, by their folders: `record` (linscore.json), `compressed` (compress.json, or None)
+            and `losses` (the lines of losses.jsonl).
+        folders: where the reports lie, for the commands to paste.
 
     Raises:
         LinscoreError: for none of them, or without the packages that draw (`pip install 'linscore[html]'`).
     """
     check_page()
-    if not (reports or series or tokens or lenses):
-        raise LinscoreError("there is nothing to show: give a report, a series, errors of tokens or a lens")
+    if not (reports or series or tokens or lenses or cuts):
+        raise LinscoreError("there is nothing to show: give a report, a series, errors of tokens, a lens or a cut")
     sources = [report.to_dict() for report in reports]
-    rows = datasets(sources, series, tokens, lenses)
+    rows = datasets(sources, series, tokens, lenses) | cut_datasets(cuts)
     sections = [*(report_sections(rows) if reports else ())]
-    sections += [_ranking(reports)] * bool(reports)
+    sections += [ranking_section(reports, _names(reports), folders)] * bool(reports)
+    sections += [*(cut_sections(rows, left_table(cuts)) if cuts else ())]
     sections += [*(series_sections(rows) if series else ())]
     sections += [*(token_sections(rows, [_heat(one) for one in tokens]) if tokens else ())]
     sections += [*(lens_sections(rows, [*_grids(lenses)]) if lenses else ()), number_section()]
     page = Page(
-        title=_title([*_names(reports), *series] or [one["model"] for one in (*tokens, *lenses)]),
-        about=_about(reports, series, tokens, lenses),
+        title=_title([*_names(reports), *series] or [one["model"] for one in (*tokens, *lenses)] or [*cuts]),
+        about=_about(reports, series, tokens, lenses, cuts),
         verdict=_verdict(reports),
         doubts=_doubts(reports),
-        sections=[section for section in sections if section.charts or section.tables or section.saves],
+        sections=[section for section in sections if section.charts or section.tables or section.cuts or section.saves],
         rows=rows,
-        sources=[*sources, *series.values(), *tokens, *lenses],
+        sources=[*sources, *series.values(), *tokens, *lenses, *cuts.values()],
     )
     return html(page)
 
@@ -106,6 +119,7 @@ def _about(
     series: Mapping[str, Any],
     tokens: Sequence[Mapping[str, Any]],
     lenses: Sequence[Mapping[str, Any]],
+    cuts: Mapping[str, Mapping[str, Any]],
 ) -> str:
     parts = [
         f"{name}: {report.depth} blocks of width {report.width:,}, {report.tokens:,} tokens of "
@@ -115,6 +129,7 @@ def _about(
     parts += [f"{name}: {len(of['steps'])} checkpoints on {of['tokens']:,} tokens" for name, of in series.items()]
     parts += [f"{one['model']}, token by token: {one['tokens']:,} of {one['text']}" for one in tokens]
     parts += [f"{one['model']}, depth by depth: {one['tokens']:,} tokens of {one['text']}" for one in lenses]
+    parts += [f"{name}, cut from {cut['record']['model']}" for name, cut in cuts.items()]
     return "; ".join(parts) + "."
 
 
@@ -172,34 +187,3 @@ def _doubts(reports: Sequence[Report]) -> list[str]:
         for report, name in zip(reports, named, strict=True)
         for doubt in report.warnings
     ]
-
-
-def _ranking(reports: Sequence[Report]) -> Section:
-    """The blocks of every model, what looks easiest to do without first."""
-    defaults = {default_by(report) for report in reports}
-    by = defaults.pop() if len(defaults) == 1 else BY
-    note = f"By {FIGURES[by][0]}, {'lowest' if lowest_first(by) else 'highest'} first: {FIGURES[by][1]}."
-    tables = [_order(report, name, by) for report, name in zip(reports, _names(reports), strict=True)]
-    lines = [_to_paste(report, by) for report in reports]
-    return Section("ranking", "What is easiest to do without", note, tables=tables, lines=lines)
-
-
-def _to_paste(report: Report, by: str) -> Line:
-    """Commands that cut the first blocks of the ranking, here and by other tools; DIR is where the report lies."""
-    count = max(1, report.depth // PART)
-    blocks = ",".join(str(span) for span in [*ranked(report, by, 1)][:count])
-    asked = "" if by == default_by(report) else f" --by {by}"
-    cuts = [
-        f"linscore prune {shlex.quote(report.model)} --drop {blocks}{',' * (count == 1)} --out cut",
-        f"linscore rank DIR --drop {count}{asked} --format mergekit > cut.yaml",
-        f"linscore rank DIR --drop {count}{asked} --format llama.cpp",
-    ]
-    return Line(f"Cut the first {count} of {labels([report.model])[0]}", "\n".join(cuts))
-
-
-def _order(report: Report, name: str, by: str) -> Table:
-    order = ranked(report, by, 1)
-    largest = max(map(abs, order.values())) or 1.0
-    rows = [[nth, str(span), value, abs(value) / largest] for nth, (span, value) in enumerate(order.items(), 1)]
-    columns = [Column("rank"), Column("block"), Column(*FIGURES[by]), Column("of the largest", bar=True)]
-    return Table(f"Blocks of {name} by {FIGURES[by][0]}", columns, rows)

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from linscore.files.curve import write_curve
+from linscore.surgery.record import Record
+
 
 @pytest.fixture
 def scored(full, tmp_path):
@@ -22,9 +25,34 @@ def test_report_prints_tables_or_writes_a_page(run, scored, tmp_path):
     assert (tmp_path / "new" / "page.html").is_file()
 
 
+def test_report_shows_what_lies_beside_cut_models(run, tmp_path):
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    choice = {
+        "by": "perplexity",
+        "whole": 4.0,
+        "sequential": True,
+        "figures": {"3": 5.0},
+        "scored": {"text": "t", "tokens": 9},
+        "blocks": [3],
+    }
+    Record("drop", "embedded", [], 10, 9, 1000, 900, 500, 450, 64, 32, choice=choice).save(cut)
+    write_curve(cut / "losses.jsonl", [{"step": 1, "kl": 0.5}])
+    assert "perplexity 4.0000 on 9 tokens of t to become 5.0000" in run("report", cut)[1]
+    _, out, _ = run("report", cut, "--json")
+    (found,) = json.loads(out)
+    assert (found["record"]["parameters"], found["losses"]) == (900, [{"step": 1, "kl": 0.5}])
+    assert run("report", cut, "--html")[:2] == (0, f"page     {cut}/report.html\n")
+    page = (cut / "report.html").read_text()
+    assert "9 of 10" in page
+    assert "<td>10.0%</td><td>50.0%</td><td>10.0%</td>" in page
+    (cut / "compress.json").write_text("{}")
+    assert "compress.json is damaged: compress the model again" in run("report", cut)[2]
+
+
 def test_report_says_what_is_wrong(run, scored, tmp_path):
     for args, line in (
-        ([tmp_path], f"{tmp_path} holds none of report.json, dynamics.json, tokens.json, lens.json"),
+        ([tmp_path], f"{tmp_path} holds none of report.json, dynamics.json, tokens.json, lens.json, linscore.json"),
         ([scored, "--out", "page.html"], "--out is where the page goes: give --html with it"),
         ([scored, "--html", "--out", tmp_path], f"{tmp_path} is a folder: give the name of a file as --out"),
     ):

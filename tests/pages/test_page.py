@@ -1,6 +1,7 @@
 """Pages: everything that is drawn is what report.json says, and nothing in a name is more than a name."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from browser import CHROMIUM, found_in
 
 from linscore import LinscoreError, Report
 from linscore.machine import extras
+from linscore.pages.cut_rows import cut_datasets
 from linscore.scoring.on_page import page_of
 
 HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>" + "n" * 10_000
@@ -54,6 +56,30 @@ def by_token() -> dict:
     return {"model": "tiny", "text": "t", "tokens": 40, "depth": 2, "blocks": blocks, "sample": sample}
 
 
+RECORD = {
+    "operation": "drop",
+    "model": "embedded",
+    "depth_before": 10,
+    "depth": 8,
+    "parameters_before": 1000,
+    "parameters": 800,
+    "flops_per_token_before": 500,
+    "flops_per_token": 400,
+    "kv_bytes_per_token_before": None,
+    "kv_bytes_per_token": None,
+    "choice": {"whole": math.e, "sequential": True, "figures": {"4": math.exp(1.1), "6": math.exp(1.5)}},
+    "distilled": {"before": {"kl": 0.25}, "after": {"kl": 0.125}},
+}
+SEARCH = {
+    "budget": "params 0.8",
+    "steps": [
+        {"choice": {}, "saved": 0.0, "loss": 2.0},
+        {"choice": {"3.mlp": "drop"}, "saved": 0.125, "loss": 2.25},
+        {"choice": {"3.mlp": "drop", "1": "mean"}, "saved": 0.25, "loss": 2.5},
+    ],
+    "curve": [],
+    "losses": {"whole": 3.0, "cut": 3.5, "healed": 3.25},
+}
 SCORES = ("linearity_heldout", "linearity_no_residual_heldout")
 
 
@@ -103,10 +129,15 @@ def test_eighty_blocks_fit_into_a_page_and_names_stay_names(full):
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_a_browser_draws_what_report_json_says_and_asks_for_nothing(full, tmp_path):
     deep = of_depth(full, 7, HOSTILE)
+    cuts = {"small": {"record": RECORD, "compressed": SEARCH, "losses": []}}
     drawn, said = found_in(
-        page_of([full, deep], {"run": series(3)}, [by_token()]),
+        page_of([full, deep], {"run": series(3)}, [by_token()], cuts=cuts),
         "{rows: symbols(views['chart-0'].scenegraph().root).filter((row) => row?.key === 'linearity_heldout'),"
         " marks: Object.keys(views).map((id) => document.querySelectorAll(`#${id} path`).length),"
+        " costs: Object.values(views).flatMap((view) => symbols(view.scenegraph().root))"
+        "   .filter((row) => row && 'added' in row),"
+        " cut: ((cut) => (cut.querySelector('td input:not(:checked)').click(), [cut.querySelector('.sum').textContent,"
+        " ...[...cut.querySelectorAll('pre')].map((one) => one.textContent)]))(document.querySelector('.cut')),"
         " painted: [...document.querySelectorAll('.heat pre span')].map((one) => one.textContent),"
         " asked: performance.getEntriesByType('resource').length, broken: window.broken ?? null}",
         tmp_path,
@@ -115,6 +146,14 @@ def test_a_browser_draws_what_report_json_says_and_asks_for_nothing(full, tmp_pa
     assert drawn["asked"] == 0
     assert drawn["painted"] == by_token()["sample"]["tokens"]
     assert drawn["broken"] is None
+    assert sorted(row["added"] for row in drawn["costs"]) == sorted(
+        cut_datasets(cuts)["cuts"][n]["added"] for n in range(10)
+    )
+    first, second = sorted(full.blocks, key=lambda block: block.block_influence)[:2]
+    summed, *lines = drawn["cut"]
+    assert summed.startswith(f"2 of 3 blocks · {2 * first.parameters:,} of {3 * first.parameters:,} parameters")
+    gone = ",".join(map(str, sorted((first.index, second.index))))
+    assert lines[0] == f"linscore prune tiny --drop {gone} --out cut"
     assert all(drawn["marks"])
     assert [row["value"] for row in drawn["rows"]] == [
         block.linearity_heldout for report in (full, deep) for block in report.blocks
@@ -132,8 +171,51 @@ def test_the_verdict_says_what_the_figures_say(full):
 def test_the_cut_to_paste_is_that_of_the_ranking(full):
     deep = of_depth(full, 11, "a model")
     influence = [(block.block_influence, block.index) for block in deep.blocks]
-    two = ",".join(str(index) for _, index in sorted(influence)[:2])
-    assert f"linscore prune &#39;a model&#39; --drop {two} --out cut\n" in page_of([deep])
+    two = ",".join(map(str, sorted(index for _, index in sorted(influence)[:2])))
+    page = page_of([deep], folders=["my scores"])
+    assert f"linscore prune &#39;a model&#39; --drop <span>{two}</span> --out cut<" in page
+    for tool in ("mergekit &gt; cut.yml &amp;&amp; mergekit-yaml cut.yml cut", "llama.cpp"):
+        assert f"linscore rank &#39;my scores&#39; --drop <span>{two}</span> --format {tool}<" in page
+    assert page.count(" checked>") == 2
+
+
+def test_the_ranking_has_what_blocks_hold_and_says_where_that_is_not_known(full):
+    """Llama of width 32, four heads of which two have keys, MLP of 48, in float32."""
+    attention, mlp, kept = 32 * 32 * 2 + 32 * 16 * 2, 3 * 32 * 48, 2 * 16 * 4
+    assert {(block.parameters, block.kv_bytes) for block in full.blocks} == {(attention + mlp + 64, kept)}
+    assert page_of([full]).count(f"<td>{attention + mlp + 64:,}</td>") == 3
+    old = replace(full, blocks=[replace(block, parameters=None, kv_bytes=None) for block in full.blocks])
+    page = page_of([old])
+    assert "what they hold is not in this report" in page
+    assert json.loads(Elements(page).scripts["data"])["cuts"][0]["sums"] == {}
+
+
+def test_what_cuts_cost_is_loss_over_what_is_gone():
+    """A fifth of the parameters is gone, by two blocks; of a search, by a quarter of what its blocks hold."""
+    pruned = {"record": RECORD, "compressed": None, "losses": [{"step": 1, "kl": 0.5, "lm": None}]}
+    searched = {"record": RECORD | {"choice": None, "distilled": None}, "compressed": SEARCH, "losses": []}
+    held = json.loads(Elements(page_of([], cuts={HOSTILE: pruned, "small": searched})).scripts["data"])
+    cuts = held["columns"]["cuts"]
+    drawn = list(zip(*(cuts[key] for key in ("kind", "parameters_gone", "added", "went")), strict=True))
+    assert [(kind, went) for kind, _, _, went in drawn] == [
+        ("dropped", ""),
+        ("dropped", "4"),
+        ("dropped", "6"),
+        ("KL before training", ""),
+        ("KL after training", ""),
+        ("searched", ""),
+        ("searched", "3.mlp drop"),
+        ("searched", "1 mean"),
+        ("cut, on unseen text", ""),
+        ("healed, on unseen text", ""),
+    ]
+    assert [share for _, share, _, _ in drawn] == pytest.approx([0, 0.1, 0.2, 0.2, 0.2, 0, 0.1, 0.2, 0.2, 0.2])
+    assert [added for _, _, added, _ in drawn] == pytest.approx([0, 0.1, 0.5, 0.25, 0.125, 0, 0.25, 0.5, 0.5, 0.25])
+    assert held["columns"]["trained"]["kl"] == [0.5]
+    alone = RECORD | {"distilled": None, "choice": RECORD["choice"] | {"sequential": False}}
+    one = page_of([], cuts={"a": {"record": alone, "compressed": None, "losses": []}})
+    assert "cuts" not in json.loads(Elements(one).scripts["data"])["columns"]  # of two together nothing was measured
+    assert "8 of 10" in one
 
 
 def test_a_notebook_shows_the_page_and_a_table(full):
