@@ -89,6 +89,19 @@ class TokenProgress(Bar):
         self._line(f"{task.completed:,.0f}{of} tokens{rate}")
 
 
+class CountProgress(Bar):
+    """Counts what is done of `total` things."""
+
+    def __init__(self, what: str, total: int) -> None:
+        super().__init__(what, total, TextColumn("{task.completed:.0f}/{task.total}"))
+
+    def advance(self) -> None:
+        """Count one."""
+        self._bar.advance(self._task)
+        task = self._bar.tasks[0]
+        self._line(f"{task.completed:.0f} of {task.total:.0f}")
+
+
 class StepProgress(Bar):
     """Counts updates of what is called `what`, with their loss and the tokens per second."""
 

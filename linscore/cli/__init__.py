@@ -21,6 +21,7 @@ from linscore.cli.ends import as_ctrl_c, debug, end
 from linscore.cli.evaluate import evaluate
 from linscore.cli.finetune_delta import finetune_delta
 from linscore.cli.fuse import fuse
+from linscore.cli.judge import judge
 from linscore.cli.lens import lens
 from linscore.cli.linearize import linearize
 from linscore.cli.plan import plan
@@ -49,6 +50,7 @@ COMMANDS = (
     compress,
     distil,
     evaluate,
+    judge,
     train,
     finetune_delta,
     dynamics,

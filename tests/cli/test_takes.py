@@ -38,6 +38,8 @@ PROMISED = {
     "resume out dtype device trust-remote-code json",
     "evaluate": "text dataset tokens tasks suite task-data include-path window stride batch-size limit dtype device "
     "trust-remote-code json",
+    "judge": "text dataset endpoint judge reference stories begin new-tokens temperature seed dtype device "
+    "trust-remote-code json",
     "distil": "text dataset teacher train steps batch-size seq-len learning-rate hidden kl lm save-every resume out "
     "dtype device trust-remote-code",
     "train": "config out text dataset regularizer weight steps seed resume device",
