@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -88,32 +88,40 @@ def go_on(
     Raises:
         LinscoreError: a beginning and what is to be written are longer than the context.
     """
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    options = sampling if temperature > 0 else {"do_sample": False}
-    (before, _), ends = special_tokens(tokenizer), tokenizer.eos_token_id
-    written = []
+    before, _ = special_tokens(tokenizer)
+    given, written = [[*before, *encode(tokenizer, text, special=False)] for text in begun], []
+    longest = max(map(len, given), default=0)
+    if context and longest + new_tokens > context:
+        raise LinscoreError(
+            f"{longest} tokens of a beginning and {new_tokens} more are beyond the model's context of {context}: give "
+            "fewer `new_tokens`, or a smaller `begin`"
+        )
     with torch.random.fork_rng(), torch.no_grad(), evaluating(model):
-        for number, text in enumerate(begun):
-            given = before + encode(tokenizer, text, special=False)
-            ids = torch.tensor([given], device=model.device)
-            if context and len(given) + new_tokens > context:
-                raise LinscoreError(
-                    f"{len(given)} tokens of a beginning and {new_tokens} more are beyond the model's context of "
-                    f"{context}: give fewer `new_tokens`, or a smaller `begin`"
-                )
+        for number, ids in enumerate(given):
             torch.manual_seed(seed + number)
-            full = model.generate(  # type: ignore[operator]
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=new_tokens,
-                pad_token_id=ends if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-                **options,
-            )
-            both = _text(tokenizer, full[0].tolist())  # decoded alone, what follows may lose the space before it
-            written.append(both[len(_text(tokenizer, given)) :])
+            both = _text(tokenizer, _generated(model, tokenizer, ids, new_tokens, temperature))
+            written.append(both[len(_text(tokenizer, ids)) :])  # decoded alone it may lose the space before it
             done()
     return written
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+def _generated(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], new_tokens: int, temperature: float
+) -> list[int]:
+    """Token ids, and those that the model puts behind them."""
+    given = torch.tensor([ids], device=model.device)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    ends = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    full = model.generate(  # type: ignore[operator]
+        input_ids=given,
+        attention_mask=torch.ones_like(given),
+        max_new_tokens=new_tokens,
+        pad_token_id=ends,
+        **(sampling if temperature > 0 else {"do_sample": False}),
+    )
+    found: list[int] = full[0].tolist()
+    return found
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
