@@ -3,9 +3,8 @@
 Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before Triton is imported.
 """
 
-import functools
 import gc
-import inspect
+import importlib.util
 import os
 import sys
 
@@ -31,21 +30,11 @@ def pytest_collection_finish():
 
 
 def pytest_sessionstart():
-    """Let Triton's interpreter look for its language's built-ins once: at each launch it is a quarter of its time."""
-    interpreter = pytest.importorskip("triton.runtime.interpreter") if "TRITON_INTERPRET" in os.environ else None
-    if hasattr(interpreter, "_patch_builtin"):
-        from triton.language.core import is_builtin
+    """A kernel's test is half as long."""
+    if "TRITON_INTERPRET" in os.environ and importlib.util.find_spec("triton"):
+        from quick_interpreter import hurry
 
-        @functools.cache
-        def names_in(package):
-            return [name for name, member in inspect.getmembers(package) if is_builtin(member)]
-
-        def patch(package, builder, scope):
-            for name in names_in(package):
-                if is_builtin(member := getattr(package, name)):  # not where a calling kernel has replaced it
-                    interpreter._patch_attr(package, name, member, builder, scope)
-
-        interpreter._patch_builtin = patch
+        hurry()
 
 
 @pytest.fixture(scope="module")
