@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import NamedTuple
 
@@ -106,7 +106,7 @@ def go_on(
 
 
 def _generated(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], new_tokens: int, temperature: float
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[int], new_tokens: int, temperature: float
 ) -> list[int]:
     """Token ids, and those that the model puts behind them."""
     given = torch.tensor([ids], device=model.device)
@@ -123,5 +123,5 @@ def _generated(
     return found
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
