@@ -32,7 +32,7 @@ import linscore
 from benchmarks import results
 from benchmarks.studies.compress_others import Cut, Others
 from benchmarks.studies.compress_rows import FOLDER, Rows, grid, head
-from benchmarks.studies.compress_tasks import answer
+from benchmarks.studies.compress_tasks import answer, check
 from benchmarks.studies.surgery import Bench, training_text
 from linscore.embedded.shipped import EMBEDDED, EMBEDDED_TEXT
 from linscore.errors import LinscoreError
@@ -166,6 +166,8 @@ def _options() -> argparse.Namespace:
 def main() -> None:
     """Measure one decoder and write its tables."""
     options = _options()
+    if options.suite or options.tasks:
+        check(options)
     loaded = load_pretrained(options.model, dtype=options.dtype, device=options.device)
     runs, name = Path(options.runs), Path(options.model).name
     train = options.train or standing_text(runs / "train")

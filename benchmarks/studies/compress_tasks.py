@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.compress_rows import head
+from linscore.errors import LinscoreError
 from linscore.evaluation.result import Evaluation
 from linscore.jobs.evaluate import run_evaluate
 from linscore.options.cut import EvaluateOptions
@@ -26,19 +27,32 @@ PUBLISHED = (
 )
 
 
+def check(options: argparse.Namespace) -> None:
+    """Let the whole decoder answer one question of each task: what is missing is found before the hours of the rest.
+
+    Raises:
+        SystemExit: where tasks or their data cannot be had.
+    """
+    try:
+        _answered(options, [options.model], limit=1)
+    except LinscoreError as error:
+        raise SystemExit(str(error)) from error
+
+
 def answer(options: argparse.Namespace, folders: Mapping[str, Path], path: Path, facts: Mapping[str, Any]) -> None:
     """Let the whole decoder and what was saved of it answer, and write all figures to `path` and a table beside it."""
-    asked = EvaluateOptions(
-        suite=options.suite, tasks=options.tasks, task_data=tuple(options.task_data), limit=options.limit
-    )
-    place = PlaceOptions(device=options.device, dtype=options.dtype)
-    found = run_evaluate([options.model, *map(str, folders.values())], evaluating=asked, place=place)
+    found = _answered(options, [options.model, *map(str, folders.values())], options.limit)
     by_name = dict(zip(("uncut", *folders), found, strict=True))
     about = {"model": Path(options.model).name, "suite": options.suite or options.tasks, "questions": options.limit}
     written = {"about": about, "facts": dict(facts), "rows": {name: asdict(one) for name, one in by_name.items()}}
     path.write_text(json.dumps(written, indent=1, default=str) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(table(about, by_name, facts), encoding="utf-8")
     print(path, path.with_suffix(".md"), sep="\n")
+
+
+def _answered(options: argparse.Namespace, models: list[str], limit: int | None) -> list[Evaluation]:
+    asked = EvaluateOptions(suite=options.suite, tasks=options.tasks, task_data=tuple(options.task_data), limit=limit)
+    return run_evaluate(models, evaluating=asked, place=PlaceOptions(device=options.device, dtype=options.dtype))
 
 
 def table(about: Mapping[str, Any], found: Mapping[str, Evaluation], facts: Mapping[str, Any]) -> str:

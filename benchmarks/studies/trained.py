@@ -1,7 +1,7 @@
 """Whether a decoder that was trained otherwise loses less under the same budget: a table.
 
     python -m benchmarks.studies.trained --runs DIR                                   # the pair that ships
-    python -m benchmarks.studies.trained --runs DIR --config benchmarks/studies/trained.yaml --seeds 0,1,2
+    python -m benchmarks.studies.trained --runs DIR --config benchmarks/studies/trained.yaml --shares 0.7,0.5,0.3
 
 Decoders are trained plain, with `train`'s regularizers (mse, cosine), and with LayerNorm scaling (Sun et al., "The
 curse of depth in large language models", 2502.05795): what leaves both norms of block l = 1, 2, … is divided by √l.
@@ -24,7 +24,6 @@ import torch
 from transformers import PreTrainedModel
 
 import linscore
-from benchmarks.studies.compress import SHARES
 from benchmarks.studies.compress_rows import FOLDER, Row, Rows, grid, head
 from linscore.embedded.shipped import EMBEDDED_TEXT, SHIPPED
 from linscore.jobs import train as job
@@ -94,10 +93,15 @@ def folded(folder: Path) -> Path:
     return plain
 
 
+def shares(options: argparse.Namespace) -> tuple[float, ...]:
+    """What of the blocks' parameters stays."""
+    return tuple(map(float, options.shares.split(",")))
+
+
 def measure(rows: Rows, name: str, model: str, options: argparse.Namespace) -> None:
     """What each share costs a decoder, cut and healed."""
     before: str | None = None
-    for share in SHARES:
+    for share in shares(options):
         out = Path(options.runs) / f"{rows.path.stem}-{name}-{share}"
         if not rows.has(name, share):
             if not out.exists():
@@ -117,11 +121,12 @@ def markdown(found: Mapping[str, Any]) -> str:
     """Loss added, mean and standard deviation over seeds, of each kind of training."""
     rows = [row | {"row": row["row"].partition(" ")[0]} for row in found["rows"]]
     lines = [*head(f"What was trained otherwise, compressed: {found['about']['name']}", found), ""]
-    wholes = {name: _mean(rows, name, SHARES[0], "whole", "{:.4f}") for name in dict.fromkeys(r["row"] for r in rows)}
+    stay = list(dict.fromkeys(row["share"] for row in rows))
+    wholes = {name: _mean(rows, name, stay[0], "whole", "{:.4f}") for name in dict.fromkeys(r["row"] for r in rows)}
     lines += ["Loss of the whole decoder, nats per token: " + ", ".join(f"{k} {v}" for k, v in wholes.items()), ""]
     for figure, title in (("healed", "Loss added, healed in closed form"), ("cut", "Loss added, not healed")):
         cells = [{"row": row["row"], "share": row["share"]} for row in rows]
-        made = grid(cells, SHARES, lambda one, figure=figure: _mean(rows, one["row"], one["share"], figure, "{:+.4f}"))  # type: ignore[misc]
+        made = grid(cells, stay, lambda one, figure=figure: _mean(rows, one["row"], one["share"], figure, "{:+.4f}"))  # type: ignore[misc]
         lines += [f"{title}:", "", *made, ""]
     return "\n".join(lines)
 
@@ -141,6 +146,7 @@ def main() -> None:
     parser.add_argument("--config", help="a recipe as linscore train takes it [the decoders that ship, as they are]")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--shares", default="0.9,0.8,0.7", help="of the blocks' parameters that stay")
     parser.add_argument("--steps", type=int, help="in place of the recipe's")
     parser.add_argument("--tokens", type=int, default=65_536, help="of the held-out modules, half to fit on")
     parser.add_argument("--measure-tokens", type=int, default=8192, help="to choose on, and as many to report on")
