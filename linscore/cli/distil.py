@@ -42,6 +42,8 @@ def distil(student: str, **asked: Any) -> None:
     from linscore.jobs.distil import run_distil
 
     done = run_distil(student, **asked)
+    if done is None:
+        return
     about = done.record.distilled or {}
     click.echo(f"trained  {about['trained_parameters']:,} parameters on {about['tokens']:,} tokens of {about['text']}")
     click.echo(f"loss     {about['before']['loss']:.4f} → {about['after']['loss']:.4f} on its first batches")

@@ -44,6 +44,8 @@ def finetune_delta(model: str, as_json: bool, **asked: Any) -> None:
 
     keep_freed_memory()
     result = run_finetune_delta(model, **asked)
+    if result is None:
+        return
     if as_json:
         click.echo(result.to_json(), nl=False)
         return

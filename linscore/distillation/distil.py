@@ -130,14 +130,14 @@ def distil(
     return curve
 
 
-def new_accelerator() -> Accelerator:
+def new_accelerator(device: str = "auto") -> Accelerator:
     """An accelerator that leaves models where they are, and whose processes may leave parameters without gradient."""
     need("train", "distilling", "accelerate")
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs
 
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # behind the last pair nothing gets one
-    accelerator = Accelerator(device_placement=False, cpu=on_cpu(), kwargs_handlers=[unused])
+    accelerator = Accelerator(device_placement=False, cpu=on_cpu(device), kwargs_handlers=[unused])
     check_joined(accelerator.num_processes)
     return accelerator
 

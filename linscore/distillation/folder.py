@@ -107,9 +107,11 @@ class DistilFolder:
     def _load(self, step: int) -> None:
         from accelerate.utils import RNG_STATE_NAME, load
 
-        random_states = f"{RNG_STATE_NAME}_{self._accelerator.process_index}.pkl"
+        random_states = self._checkpoint(step) / f"{RNG_STATE_NAME}_{self._accelerator.process_index}.pkl"
+        if not random_states.exists():  # of a run that fewer processes have begun
+            random_states = random_states.with_name(f"{RNG_STATE_NAME}_0.pkl")
         try:
-            load(self._checkpoint(step) / random_states)  # accelerate itself passes over damage in these
+            load(random_states)  # accelerate itself passes over damage in these
             self._accelerator.load_state(str(self._checkpoint(step)), strict=False)  # frozen parameters are not there
         except (ValueError, RuntimeError, KeyError, OSError, EOFError, UnpicklingError, SafetensorError) as error:
             raise LinscoreError(f"{self._checkpoint(step)} is damaged or of another model: start again") from error

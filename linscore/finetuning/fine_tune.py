@@ -28,6 +28,7 @@ from transformers import (
 from linscore.decoder.call import evaluating
 from linscore.errors import LinscoreError, above_zero, at_least
 from linscore.finetuning.examples import Examples
+from linscore.machine.processes import ALONE, Processes, check_joined
 from linscore.text.tokens import pad_right
 
 RATE_TIMES_WIDTH = 0.08  # decisions: Learning rates by width
@@ -75,6 +76,7 @@ def fine_tune(
     *,
     seed: int,
     progress: Callable[[int, float], None],
+    processes: Processes = ALONE,
 ) -> None:
     """Train all weights of `model` in place on the examples at `places`.
 
@@ -85,12 +87,14 @@ def fine_tune(
         settings: see `Finetuning`; with a learning rate.
         seed: of the order.
         progress: called after each update with their number and the loss.
+        processes: which share each batch; all of them call this with the same, but for the device of the model.
 
     Raises:
-        LinscoreError: when the loss is no longer finite, or several GPUs or another than the first are to be used.
+        LinscoreError: when the loss is no longer finite, a batch cannot be shared, or one process is to use several
+            GPUs or another than the first.
     """
     with tempfile.TemporaryDirectory() as folder:  # the Trainer wants one
-        arguments = _arguments(folder, settings, model.device.type, len(places), seed)
+        arguments = _arguments(folder, settings, model.device.type, len(places), seed, processes)
         if arguments.n_gpu > 1 or (model.device.index or 0) != (arguments.device.index or 0):
             raise LinscoreError("fine-tuning runs on one GPU, the first: set CUDA_VISIBLE_DEVICES to the one to use")
         trainer = _HeadTrainer(
@@ -104,19 +108,22 @@ def fine_tune(
         trainer.train()
 
 
-def _arguments(folder: str, settings: Finetuning, device: str, examples: int, seed: int) -> TrainingArguments:
+def _arguments(
+    folder: str, settings: Finetuning, device: str, examples: int, seed: int, processes: Processes
+) -> TrainingArguments:
     """What the Trainer is told."""
     assert settings.learning_rate is not None  # `for_width` gives one
-    return TrainingArguments(
+    arguments = TrainingArguments(
         folder,
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=processes.part_of(settings.batch_size),
         learning_rate=settings.learning_rate,
         warmup_steps=settings.steps(examples) // 10,
         seed=seed,
         use_cpu=device == "cpu",
         bf16=device == "cuda",
         dataloader_pin_memory=device == "cuda",
+        average_tokens_across_devices=False,  # the loss is a mean already, which the Trainer would multiply
         remove_unused_columns=False,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -124,6 +131,8 @@ def _arguments(folder: str, settings: Finetuning, device: str, examples: int, se
         report_to="none",
         disable_tqdm=True,
     )
+    check_joined(arguments.world_size)
+    return arguments
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from linscore.distillation.distil import DistilLoss, distil
+from linscore.distillation.distil import DistilLoss, distil, new_accelerator
 from linscore.distillation.folder import CURVE, newest_checkpoint
 from linscore.distillation.losses import Weights
 from linscore.distillation.pair import measure, wanted
@@ -23,8 +24,9 @@ from linscore.errors import LinscoreError, above_zero, at_least, one_of
 from linscore.files.curve import write_curve
 from linscore.files.run_folder import RunFolder
 from linscore.files.whole import new_folder
+from linscore.jobs.together import share
 from linscore.machine.extras import need
-from linscore.machine.processes import check_single
+from linscore.machine.processes import Processes
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
@@ -62,7 +64,7 @@ def run_distil(
     training: TrainingOptions = DISTIL_TRAINING,
     place: PlaceOptions = DISTIL_PLACE,
     resume: bool = False,
-) -> Distilled:
+) -> Distilled | None:
     """Train a cut model, saved by prune, linearize or fuse, towards its original and save it to `out`.
 
     The record's `distilled` holds these options and, as "before" and "after", the student's losses without and with all
@@ -71,6 +73,8 @@ def run_distil(
 
     While it trains, loss curve and newest checkpoint lie in `OUT.training`, from which `resume` goes on after an
     interruption; the other options must be those of the first call. A finished run removes that folder.
+
+    Several processes (torchrun) share each step's batch; those that are not the first return None.
 
     Raises:
         LinscoreError: for any input that cannot be used, or when `out` exists; what was there stays as it was.
@@ -81,26 +85,31 @@ def run_distil(
     steps, save_every = asked.steps, training.save_every or asked.steps
     _check(asked, training.save_every)
     goal = _goal(record, asked)
+    processes = share(place, Source(asked.text, asked.dataset))
+    processes.part_of(asked.batch_size)
     with run_folder(Path(f"{Path(out)}.training"), asked) as begun:  # of a Path: OUT may end with a slash
-        before = begun.resume(Begun).before if resume else None
-        if before is None:
+        before = begun.resume(Begun).before if resume and processes.first else None
+        if before is None and processes.first:
             begun.check_new()
-        with new_folder(out) as folder:
+        with new_folder(out) if processes.first else nullcontext() as folder:
             loaded = _load(asked, record, place)
             with StepProgress("distilling", steps) as progress:
 
                 def advance(loss: DistilLoss) -> None:
                     progress.advance(loss.step, loss.loss, loss.tokens)
 
-                run = partial(distil, save_every=save_every, resume=resume, progress=advance)
-                record = _train(folder, begun, asked, record, goal, *loaded, before, run)
-            record.save(folder, becomes=out)
+                how: dict[str, Any] = {"save_every": save_every, "resume": resume, "progress": advance}
+                run = partial(distil, accelerator=new_accelerator(place.device), **how)
+                trained = _train(folder, begun, asked, record, goal, *loaded, before, run, processes)
+            if folder is None:
+                return None
+            trained.save(folder, becomes=out)
         shutil.rmtree(begun.path)
-    return Distilled(Path(out), record)
+    return Distilled(Path(out), trained)
 
 
 def _train(
-    folder: Path,
+    folder: Path | None,
     place: RunFolder,
     asked: Settings,
     record: Record,
@@ -109,12 +118,16 @@ def _train(
     theirs: Pretrained,
     before: Losses | None,
     run: Callable[..., list[DistilLoss]],
+    processes: Processes,
 ) -> Record:
-    """Train, measure before and after it, and save what came of it to `folder`; the new record."""
+    """Train, measure before and after it, and save what came of it to `folder`; the new record.
+
+    The first process alone measures and saves, which the others, without a folder, do not wait for.
+    """
     length = within_context("seq_len", asked.seq_len, ours.context, LONGEST)
-    read, first = _reader(asked, ours, length)
+    read, first = _reader(asked, ours, length, processes)
     losses = partial(measure, ours.model, theirs.model, first, goal.pairs, goal.weights)
-    if before is None:
+    if before is None and folder is not None:
         before = losses()
         place.begin(before=before)
     with place.kept(lambda: newest_checkpoint(place.path)):
@@ -129,6 +142,8 @@ def _train(
             learning_rate=asked.learning_rate,
             folder=place.path,
         )
+        if folder is None:
+            return record
         about: dict[str, Any] = {"seq_len": length, "trained_parameters": _count(ours.model, goal.parameters)}
         about |= {"tokens": sum(loss.tokens for loss in curve), "before": before, "after": losses()}
         record = replace(record, distilled=_described(asked) | about)
@@ -172,7 +187,6 @@ def _check(asked: Settings, save_every: int | None) -> None:
     if asked.text is None and asked.dataset is None:
         raise LinscoreError("there is no text to train on: give `text` or `dataset`")
     Source(asked.text, asked.dataset).check()
-    check_single("distil", "call linscore.distil from several")
 
 
 @dataclass(frozen=True)
@@ -217,8 +231,13 @@ def _load(asked: Settings, record: Record, place: PlaceOptions) -> tuple[Pretrai
     return ours, theirs
 
 
-def _reader(asked: Settings, ours: Pretrained, length: int) -> tuple[Callable[[], Iterable[Batch]], list[Batch]]:
-    """A function that gives the batches from the start, each time, and the first of them, which are measured."""
+def _reader(
+    asked: Settings, ours: Pretrained, length: int, processes: Processes
+) -> tuple[Callable[[], Iterable[Batch]], list[Batch]]:
+    """A function that gives the batches from the start, each time, and the first of them, which are measured.
+
+    For several processes each batch comes in as many parts.
+    """
     options = TextOptions(
         text=asked.text,
         dataset=asked.dataset,
@@ -226,11 +245,15 @@ def _reader(asked: Settings, ours: Pretrained, length: int) -> tuple[Callable[[]
         seq_len=length,
         batch_size=asked.batch_size,
     )
-    read = partial(Text(options).batches, ours.tokenizer, ours.context, ours.model.device, folds=1)
+    how: dict[str, Any] = {"folds": 1}
+    read, parts = (
+        partial(Text(replace(options, batch_size=size)).batches, ours.tokenizer, ours.context, ours.model.device, **how)
+        for size in (asked.batch_size, processes.part_of(asked.batch_size))
+    )
     if asked.text == "-":  # can be read only once
         held: list[Batch] = list(read())
         return lambda: held, held[:MEASURED]
-    return read, list(islice(read(), MEASURED))
+    return parts, list(islice(read(), MEASURED))
 
 
 def _described(asked: Settings) -> dict[str, Any]:

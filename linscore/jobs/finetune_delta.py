@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -15,18 +16,20 @@ from linscore.files.whole import new_folder
 from linscore.finetuning.delta import FinetuneDelta, SeedResult, not_learned
 from linscore.finetuning.examples import Examples, class_examples, preference_examples, split
 from linscore.finetuning.fine_tune import Finetuning, accuracy, fine_tune
+from linscore.jobs.together import share
 from linscore.machine.extras import need
-from linscore.machine.processes import check_single
+from linscore.machine.processes import Processes
 from linscore.machine.versions import versions
 from linscore.models.load import Pretrained, load_tokenizer, load_with_head, read_context
 from linscore.models.release import release
 from linscore.options.place import PlaceOptions
+from linscore.options.score import ScoreOptions
 from linscore.options.text import LabelledOptions, TextOptions
 from linscore.options.training import FINETUNE_TEXT, FinetuneOptions, TrainingOptions
 from linscore.progress import StepProgress, TokenProgress
 from linscore.scoring.block_figures import FIGURES, block_figures
 from linscore.scoring.report import Report
-from linscore.scoring.score import score
+from linscore.scoring.score import score_decoder
 from linscore.text.batch import Batch
 from linscore.text.labelled import labelled_texts, preferences
 from linscore.text.source import Text, batch_of, labelled_source, within_context
@@ -47,27 +50,29 @@ def run_finetune_delta(
     scored: TextOptions = FINETUNE_TEXT,
     place: PlaceOptions | None = None,
     out: str | None = None,
-) -> FinetuneDelta:
+) -> FinetuneDelta | None:
     """How fine-tuning moves the linearity of every block (paper: table 1).
 
     Each seed starts from the same weights with a head, a split and an order of its own. All weights are trained, in
     float32 (bfloat16 products on a GPU). What is scored are the same tokens before and after: the texts of the data,
     each by itself, or `finetuning.score_text`. Without `out` nothing is written, else `finetune.json`.
 
+    Several processes (torchrun) share each update's batch, and the scores; those that are not the first return None.
+
     Raises:
         LinscoreError: for any input that cannot be used, or a loss that is not finite; then nothing is written.
     """
     need("train", "fine-tuning", "accelerate", "sklearn")
-    check_single("finetune-delta", "start it without torchrun")
     labelled, asked, place = labelled or LabelledOptions(), finetuning or FinetuneOptions(), place or PlaceOptions()
+    processes = share(place, labelled_source(labelled))
     trust = place.trust_remote_code
     settings = _settings(asked, training or TrainingOptions(), scored)
     context = read_context(model, trust_remote_code=trust)
     longest = within_context("longest", asked.longest, context, LONGEST, of=model)
     examples = _examples(load_tokenizer(model, trust_remote_code=trust), labelled, asked, longest)
     text = _Scored(examples, asked.score_text, scored.tokens)
-    with nullcontext() if out is None else new_folder(out) as folder:
-        settings, before, results = _seeds(model, examples, settings, text, asked.seeds, place)
+    with new_folder(out) if out is not None and processes.first else nullcontext() as folder:
+        settings, before, results = _seeds(model, examples, settings, text, asked.seeds, place, processes)
         result = FinetuneDelta(
             model=model,
             task=asked.task,
@@ -86,7 +91,7 @@ def run_finetune_delta(
         )
         if folder is not None:
             (folder / RESULT).write_text(result.to_json(out), encoding="utf-8")
-    return result
+    return result if processes.first else None
 
 
 def _settings(asked: FinetuneOptions, training: TrainingOptions, scored: TextOptions) -> Finetuning:
@@ -112,7 +117,13 @@ def _examples(
 
 
 def _seeds(
-    model: str, examples: Examples, settings: Finetuning, text: _Scored, seeds: int, place: PlaceOptions
+    model: str,
+    examples: Examples,
+    settings: Finetuning,
+    text: _Scored,
+    seeds: int,
+    place: PlaceOptions,
+    processes: Processes,
 ) -> tuple[Finetuning, Report, list[SeedResult]]:
     """How the head was trained, the scores before, and every seed's result."""
     before: Report | None = None
@@ -120,16 +131,18 @@ def _seeds(
     for seed in range(seeds):
         set_seed(seed)
         loaded = load_with_head(model, examples.outputs, device=place.device, trust_remote_code=place.trust_remote_code)
-        before = text.report(loaded, "before") if before is None else before
+        before = text.report(loaded, "before", processes) if before is None else before
         settings = settings.for_width(before.blocks[0].width)
-        results.append(_tuned(loaded, examples, settings, seed, text))
+        results.append(_tuned(loaded, examples, settings, seed, text, processes))
         del loaded  # before the next one comes
         release()
     assert before is not None
     return settings, before, results
 
 
-def _tuned(loaded: Pretrained, examples: Examples, settings: Finetuning, seed: int, text: _Scored) -> SeedResult:
+def _tuned(
+    loaded: Pretrained, examples: Examples, settings: Finetuning, seed: int, text: _Scored, processes: Processes
+) -> SeedResult:
     places, heldout = split(examples, seed)
     mean = sum(map(len, examples.texts)) // len(examples.ids)
     losses = []
@@ -139,9 +152,9 @@ def _tuned(loaded: Pretrained, examples: Examples, settings: Finetuning, seed: i
             losses.append(loss)
             bar.advance(step, loss, settings.batch_size * mean)
 
-        fine_tune(loaded.model, examples, places, settings, seed=seed, progress=tell)
+        fine_tune(loaded.model, examples, places, settings, seed=seed, progress=tell, processes=processes)
     right = accuracy(loaded.model, examples, heldout, settings.batch_size)
-    after = block_figures(text.report(loaded, f"after, seed {seed}"), FIGURES)
+    after = block_figures(text.report(loaded, f"after, seed {seed}", processes), FIGURES)
     return SeedResult(seed, right, losses[-1], after)
 
 
@@ -156,10 +169,12 @@ class _Scored:
         if self._text is not None:
             self._text.source.check()
 
-    def report(self, loaded: Pretrained, what: str) -> Report:
+    def report(self, loaded: Pretrained, what: str, processes: Processes) -> Report:
         """The scores of a model as it is now."""
+        how: dict[str, Any] = {"spectra": False, "name": what, "processes": processes}
         with TokenProgress(None, f"scoring {what}") as progress:
-            return score(loaded.model, self._batches(loaded), spectra=False, name=what, progress=progress.advance)
+            batches = self._batches(loaded)
+            return score_decoder(loaded.decoder, batches, ScoreOptions(), **how, progress=progress.advance)
 
     def _batches(self, loaded: Pretrained) -> Iterator[Batch]:
         if self._text is not None:

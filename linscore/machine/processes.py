@@ -46,6 +46,16 @@ class Processes:
         """Whether the piece of work of this number is this process's."""
         return piece % self.count == self.number
 
+    def part_of(self, batch_size: int) -> int:
+        """How many of the examples of each batch are one process's.
+
+        Raises:
+            LinscoreError: where it cannot be shared evenly.
+        """
+        if batch_size % self.count:
+            raise LinscoreError(f"`batch_size` is {batch_size}, for {self.count} processes: give a multiple of that")
+        return batch_size // self.count
+
     def each(self, pieces: Sequence[Callable[[], Anything]]) -> list[Anything]:
         """What all pieces of work come to, each done by one process; every process gets everything."""
         own = [piece() for number, piece in enumerate(pieces) if self.takes(number)]

@@ -12,13 +12,18 @@ from torch import Tensor
 
 from benchmarks.studies.sweep_stream import PutAside
 from linscore.decoder.find import find_decoder, token_embedding
+from linscore.distillation.folder import CURVE
+from linscore.files.curve import read_curve
+from linscore.jobs.distil import run_distil
 from linscore.jobs.dynamics import run_dynamics
 from linscore.jobs.evaluate import run_evaluate
+from linscore.jobs.finetune_delta import run_finetune_delta
 from linscore.jobs.probe import run_probe
 from linscore.machine.processes import ALONE, Processes, join
 from linscore.options.cut import EvaluateOptions
 from linscore.options.score import ScoreOptions
 from linscore.options.text import LabelledOptions, TextOptions
+from linscore.options.training import DistilOptions, FinetuneOptions, TrainingOptions
 from linscore.scoring.collect import Collector
 from linscore.scoring.score import score_decoder
 from linscore.scoring.streamed import Streamed
@@ -81,7 +86,10 @@ def shared_reports() -> list[tuple[list[dict[str, Any]], int]]:
 
 
 def shared_jobs(models: str, folder: str) -> list[Any]:
-    """An evaluation, a series and probes of the tiny model in `models`, by all processes or the only one."""
+    """What jobs find of the tiny models in `models`, by all processes or the only one.
+
+    An evaluation, a series, probes, one fine-tuning by batches that share out evenly, and a distillation.
+    """
     torch.set_num_threads(1)
     model, text = f"{models}/original", f"{models}/text.txt"
     rows = [json.dumps({"text": f"def f{n}(x): return {n % 2}", "label": n % 2}) for n in range(20)]
@@ -92,4 +100,15 @@ def shared_jobs(models: str, folder: str) -> list[Any]:
     probes = run_probe(model, labelled=LabelledOptions(data=str(data)), reading=TextOptions(batch_size=2))
     timed = {"seconds", "tokens_per_second"}
     scored = series and [asdict(one) for one in series.scored]
-    return [{name: value for name, value in asdict(one).items() if name not in timed}, scored, asdict(probes)["layers"]]
+    labelled, tuning = LabelledOptions(data=str(data)), FinetuneOptions(seeds=1, epochs=2)
+    delta = run_finetune_delta(model, labelled=labelled, finetuning=tuning, scored=TextOptions(batch_size=8))
+    reading = TextOptions(text=text, seq_len=16, batch_size=4)
+    towards, training = DistilOptions(hidden=0.0), TrainingOptions(steps=3)
+    done = run_distil(f"{models}/fused", out=f"{folder}/new", text=reading, towards=towards, training=training)
+    learned = (
+        delta and json.loads(delta.to_json()),
+        done and read_curve(done.out / CURVE),
+        done and done.record.distilled,
+    )
+    one = {name: value for name, value in asdict(one).items() if name not in timed}
+    return [one, scored, asdict(probes)["layers"], learned]
