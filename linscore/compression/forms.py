@@ -12,6 +12,7 @@ from linscore.spans import Unit
 from linscore.statistics.maps import FittedMap, fit
 from linscore.statistics.moments import Moments
 from linscore.statistics.ridge import Regression
+from linscore.statistics.sensitivity import expected_loss, no_map
 
 
 def fit_form(regression: Regression, form: Form, ridge: float | str | None = "auto") -> FittedMap:
@@ -29,11 +30,19 @@ class Row:
         moments: of what it reads and adds.
         like: a tensor with the dtype and the device of the decoder's weights.
         parameters: how many it holds.
+        sensitivity: E[ggᵀ] at the state after it and the moments of what it adds, where gradients were taken.
     """
 
-    def __init__(self, unit: Unit, moments: Moments, like: Tensor, parameters: int) -> None:
+    def __init__(
+        self,
+        unit: Unit,
+        moments: Moments,
+        like: Tensor,
+        parameters: int,
+        sensitivity: tuple[Tensor, Moments] | None = None,
+    ) -> None:
         self.unit, self.parameters = unit, parameters
-        self._moments, self._like = moments, like
+        self._moments, self._like, self._sensitivity = moments, like, sensitivity
         self._fitted: dict[Form, FittedMap] = {}
         self._made: dict[Form, StandIn] = {}
 
@@ -74,3 +83,19 @@ class Row:
             return self._full.error_dropped or 1.0
         found = fitted.error if fitted.error_heldout is None else fitted.error_heldout
         return found or 0.0
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether `expected` can be asked."""
+        return self._sensitivity is not None
+
+    def expected(self, form: Form) -> float:
+        """What a form is expected to add to the loss by gradients, nats per token."""
+        assert self._sensitivity is not None
+        gradient, added = self._sensitivity
+        fitted = self.fitted(form)
+        if fitted is None:
+            return expected_loss(gradient, self._moments, added, no_map(self._regression.whole))
+        found = expected_loss(gradient, self._moments, added, fitted)
+        # Of the rows that the map was fitted on; of others it misses more, by this much.
+        return found * fitted.error_heldout / fitted.error if fitted.error and fitted.error_heldout else found

@@ -7,15 +7,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from linscore.compression.budget import Budget, Task, task
 from linscore.compression.choices import Choice, forms_of
-from linscore.compression.expected import Expected
 from linscore.compression.forms import Row
-from linscore.compression.holds import unit_parameters
 from linscore.compression.measured import Key, Measured
+from linscore.compression.rows import expected_of, unit_rows
 from linscore.compression.search import Search, Step
 from linscore.compression.trials import Replaced, Trials
 from linscore.decoder.cached import block_kv_bytes
@@ -25,8 +23,6 @@ from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
 from linscore.evaluation.windows import Window, batch_of
 from linscore.models.load import Pretrained
-from linscore.scoring.collect import Collector
-from linscore.scoring.names import MomentsName
 from linscore.spans import Unit
 from linscore.text.packing import texts_within
 from linscore.text.source import Text
@@ -72,14 +68,14 @@ class Table:
         """Collect moments, and run the whole decoder once on what chooses; arguments as those of `search`."""
         decoder = loaded.decoder
         sub_blocks = _sub_blocks(decoder, say)
-        rows, replaced = _rows(decoder, texts.fit, sub_blocks), Replaced(decoder, sub_blocks)
+        rows, replaced = unit_rows(decoder, texts.fit, sub_blocks, len(FIT), say), Replaced(decoder, sub_blocks)
         trials = Trials(replaced, texts.choose)
         return Table(rows, sub_blocks, replaced, trials, Measured(trials, rows, known, learned))
 
     def begin(self, goal: Task, width: int) -> Search:
         """A search from the whole decoder on."""
         forms = dict.fromkeys(self.rows, forms_of(width))
-        return Search(forms, goal.saves, self.measured, Expected(lambda unit, form: self.rows[unit].missed(form)))
+        return Search(forms, goal.saves, self.measured, expected_of(self.rows))
 
 
 @dataclass(frozen=True)
@@ -198,13 +194,3 @@ def _sub_blocks(decoder: Decoder, say: Callable[[str], None]) -> SubBlocks | Non
     except LinscoreError as error:
         say(f"only whole blocks can go: {error}")
         return None
-
-
-def _rows(decoder: Decoder, fit: Batches, sub_blocks: SubBlocks | None) -> dict[Unit, Row]:
-    """All units, with the moments of what they read and add."""
-    collector = Collector(decoder, folds=len(FIT), sub_blocks=sub_blocks is not None)
-    for batch in fit:
-        collector.add(batch)
-    like = next(p for p in decoder.blocks.parameters() if p.dtype in (torch.float32, torch.bfloat16, torch.float16))
-    holds = unit_parameters(decoder, sub_blocks)
-    return {unit: Row(unit, collector.moments[str(MomentsName.of(unit))], like, holds[unit]) for unit in sorted(holds)}

@@ -17,7 +17,7 @@ from linscore.statistics import sensitivity
 from linscore.statistics.affine import AffineMap
 from linscore.statistics.moments import Moments
 
-__all__ = ["expected_figures", "expected_loss", "expected_losses"]
+__all__ = ["expected_figures", "expected_loss", "expected_losses", "of_unit"]
 
 
 def expected_losses(moments: Mapping[str, Moments]) -> dict[tuple[Unit, str], float]:
@@ -35,7 +35,7 @@ def expected_losses(moments: Mapping[str, Moments]) -> dict[tuple[Unit, str], fl
     return {
         (unit, form): loss
         for unit in units
-        for form, loss in sensitivity.expected_losses(*_of_unit(moments, unit)).items()
+        for form, loss in sensitivity.expected_losses(*of_unit(moments, unit)).items()
     }
 
 
@@ -47,7 +47,7 @@ def expected_loss(moments: Mapping[str, Moments], unit: Unit, fitted: AffineMap)
     """
     if str(MomentsName.of(unit).added) not in moments:
         raise LinscoreError(f"the moments have no gradients for {unit}: score the model with `sensitivity`")
-    return sensitivity.expected_loss(*_of_unit(moments, unit), fitted)
+    return sensitivity.expected_loss(*of_unit(moments, unit), fitted)
 
 
 def expected_figures(moments: Mapping[str, Moments], unit: Unit) -> dict[str, Any]:
@@ -55,11 +55,11 @@ def expected_figures(moments: Mapping[str, Moments], unit: Unit) -> dict[str, An
     needed = (MomentsName.of(unit).added, MomentsName.gradient(unit.span.last))
     if not all(str(name) in moments for name in needed):
         return {}
-    found = sensitivity.expected_losses(*_of_unit(moments, unit))
+    found = sensitivity.expected_losses(*of_unit(moments, unit))
     return {"expected_loss": found["drop"], "expected_losses": found}
 
 
-def _of_unit(moments: Mapping[str, Moments], unit: Unit) -> tuple[Tensor, Moments, Moments]:
+def of_unit(moments: Mapping[str, Moments], unit: Unit) -> tuple[Tensor, Moments, Moments]:
     """E[ggᵀ] at the state after a unit, the moments of the unit, and of what it adds."""
     name = MomentsName.of(unit)
     after = MomentsName.gradient(unit.span.last, unit.part or None)
