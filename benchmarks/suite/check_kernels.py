@@ -101,6 +101,32 @@ def test_long_sums_of_positive_terms(record_property, dtype, precision):
     within_budget(record_property, product_error(second, left, right), product_error(plain, left, right), precision)
 
 
+@pytest.mark.further
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="kernels that tuning tries on a GPU")
+@pytest.mark.parametrize("kernel", ["nested", "flattened", "gluon"])
+def test_gram_by_other_kernels(record_property, kernel):
+    from linscore_kernels.launching import capability
+    from linscore_kernels.second_moments.gluon_check import fault_apart
+    from linscore_kernels.second_moments.gram_kernel import launch_gram
+    from linscore_kernels.tuning.tune import candidates
+
+    launches = candidates(capability(torch.empty(0, device=DEVICE)), "single").values()
+    launch = next((launch for launch in launches if launch.kernel == kernel), None)
+    if launch is None:
+        pytest.skip("there is none for this GPU")
+    if kernel == "gluon":
+        assert not fault_apart(launch, DEVICE)
+    d, tokens = SHAPES.checked[-1]
+    x, y = random_states(d, tokens, torch.bfloat16, DEVICE)
+    operands = token_stats(x, y, pilot=Pilot.choose(x, y)).operands
+    left, right = operands.double()[:, :tokens, :d]
+    plain = torch_products(left, right, operands.dtype)
+    for splits in (1, 3):
+        second = torch.zeros(d, 2 * d, dtype=torch.float64, device=DEVICE)
+        launch_gram(operands, second, launch, splits)
+        within_budget(record_property, product_error(second, left, right), product_error(plain, left, right), "fast")
+
+
 @by_path
 @by_shape
 def test_accumulate_hard_states(record_property, d, tokens, dtype, precision):

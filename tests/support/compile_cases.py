@@ -6,9 +6,10 @@ in "/16". The architecture ends the name of a case, the kernel begins it.
 
 from __future__ import annotations
 
+import torch
 from linscore_kernels.layer_loss import kernel as layer_loss
 from linscore_kernels.residuals.kernel import _residual_norms_kernel, residual_constants
-from linscore_kernels.second_moments.gram_kernel import _gram_kernel, gram_constants
+from linscore_kernels.second_moments.gram_kernel import PIECE, _gram_kernel, gram_constants
 from linscore_kernels.second_moments.heavy_rows_kernel import SCAN, WIDEST, _heavy_rows_kernel
 from linscore_kernels.second_moments.merge_kernel import BLOCK_COLUMNS, BLOCK_ROWS, _merge_tiles_kernel
 from linscore_kernels.second_moments.token_stats_kernel import _token_stats_kernel, tile_shape
@@ -38,6 +39,8 @@ def product_cases() -> dict[str, tuple]:
         found[f"gram-split-fp16-merged-{a}"] = gram_case(a, "split", "fp16", 4096, merge=True)
         found[f"gram-single-bf16-flattened-{a}"] = persistent_case(a, "flattened")
     found["gram-single-bf16-nested-90"] = persistent_case(90, "nested")
+    found["gram-single-bf16-gluon-90"] = persistent_case(90, "gluon")
+    found["gram-single-bf16-gluon-merged-90"] = persistent_case(90, "gluon", merge=True)
     found["gram-single-bf16-flattened-merged-90"] = persistent_case(90, "flattened", merge=True)
     for a in MAIN_ARCHITECTURES:
         found[f"gram-single-fp16-{a}"] = gram_case(a, "single", "fp16", 4096)
@@ -78,6 +81,8 @@ def gram_case(
     architecture: int, path: str, dtype: str, d: int, *, merge: bool = False, launch: Launch | None = None
 ) -> tuple:
     launch = launch or launch_for(architecture, d, path)
+    if launch.kernel == "gluon":
+        return gluon_case(architecture, dtype, launch, merge=merge)
     left = right = f"*{dtype}"
     if launch.descriptors:
         left = f"tensordesc<{dtype}[{launch.block_k}, {launch.block_m}]>"
@@ -93,6 +98,19 @@ def gram_case(
     else:
         constants["scale_ptr"] = None
     return architecture, _gram_kernel, types, constants, {"num_warps": launch.warps, "num_stages": launch.stages}
+
+
+def gluon_case(architecture: int, dtype: str, launch: Launch, *, merge: bool) -> tuple:
+    from linscore_kernels.second_moments.gluon_launch import block_layout, gluon_constants, gluon_kernel
+
+    types = {"tiles_ptr": "*i32", "out_ptr": "*fp64" if merge else "*fp32"}
+    for side, columns in (("left", launch.block_m), ("right", launch.block_n)):
+        layout = block_layout(launch.block_k, columns, {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype])
+        types[side] = f"tensordesc<{dtype}[{launch.block_k}, {columns}],{layout!r}>"
+    types |= dict.fromkeys(("rows", "d", "width_delta", "out_stride"), "i32/16")
+    types |= dict.fromkeys(("steps", "split_steps", "tiles", "works", "sign"), "i32")
+    constants = gluon_constants(launch, PIECE * launch.warps if merge else 0) | {"scale_ptr": None}
+    return architecture, gluon_kernel._gluon_gram_kernel, types, constants, {"num_warps": launch.warps}
 
 
 def persistent_case(architecture: int, kernel: str, *, merge: bool = False) -> tuple:

@@ -66,12 +66,11 @@ def compile_case(architecture: int, kernel, types: dict, constants: dict, option
     """Compile as the launcher would for arguments divisible by 16 where marked so, and read off the facts."""
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     position = {name: index for index, name in enumerate(kernel.arg_names)}
     aligned = {(position[k],): [["tt.divisibility", 16]] for k, v in types.items() if v[0] == "*" or v.endswith("/16")}
     signature = {name: types[name].removesuffix("/16") if name in types else "constexpr" for name in kernel.arg_names}
-    source = ASTSource(kernel, signature, {(position[k],): v for k, v in constants.items()}, aligned)
+    source = source_class(kernel)(kernel, signature, {(position[k],): v for k, v in constants.items()}, aligned)
     options = options | {"enable_fp_fusion": True}
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     facts = resources(compiled.asm["cubin"])
@@ -87,6 +86,17 @@ def compile_case(architecture: int, kernel, types: dict, constants: dict, option
         "tensor_memory": tensor_memory,
         "asynchronous": asynchronous,
     }
+
+
+def source_class(kernel) -> type:
+    """What Triton compiles a kernel from: Gluon's have their own."""
+    if kernel.is_gluon():
+        from triton.experimental.gluon._runtime import GluonASTSource
+
+        return GluonASTSource
+    from triton.compiler import ASTSource
+
+    return ASTSource
 
 
 def resources(cubin: bytes) -> dict[str, int]:

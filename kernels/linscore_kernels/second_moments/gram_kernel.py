@@ -19,12 +19,14 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..errors import LinscoreError
 from ..launching import OPTIONS, interpreted, multiprocessors, on_device, pieces
 from ..tiles import halves
 from ..tuning.parameters import Launch
 from .merge_kernel import add_sums, launch_merge
 from .tile_list import splits_for, tile_list
 
+ONE_SUM = ("flattened", "gluon")  # kernels that know neither several passes nor flushed sums
 PIECE = 4  # columns per warp of what is added to float64 sums at once: 32 registers a thread for tiles of 128 rows
 
 
@@ -147,13 +149,13 @@ def _gram_tile(
 def _gram_kernel(
     left,  # [parts · rows, width] descriptor with blocks [BLOCK_K, BLOCK_M], or pointer
     right,  # the same operands with blocks [BLOCK_K, BLOCK_N]
+    width,
     tiles_ptr,  # [tiles, 2] int32: row of tiles; column of tiles, δ after x
     out_ptr,  # [splits, d, d + e] float32; where PIECE is set the sums themselves, rows `out_stride` apart
     scale_ptr,  # [d + e] float32 powers of two that the operands were multiplied by, or None
     sign,
     out_stride,
     rows,  # of one part
-    width,
     d,
     width_delta,  # e
     steps,  # blocks of tokens in all
@@ -226,6 +228,8 @@ def launch_gram(
     holds the powers of two that the operands were multiplied by. Entries of `out` below the diagonal may vary.
     """
     parts, rows, width = operands.shape
+    if parts == 4 and launch.kernel in ONE_SUM:
+        raise LinscoreError(f"the {launch.kernel} kernel multiplies single operands: choose another for split ones")
     d, columns = out.shape
     tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, columns - d, launch.group)
     count, steps = tiles.shape[0], rows // launch.block_k
@@ -234,27 +238,26 @@ def launch_gram(
     splits = pieces(steps, split_steps)
     merge = splits == 1
     target = out if merge else operands.new_empty(splits, d, columns, dtype=torch.float32)
+    flat, programs = operands.view(parts * rows, width), grid(launch, count, splits, multiprocessors(operands))
+    arguments = (
+        tiles, target, scale if merge else None, sign, out.stride(0), rows, d, columns - d, steps, split_steps, count,
+        count * splits,
+    )  # fmt: skip
     with on_device(operands):
-        _gram_kernel[grid(launch, count, splits, multiprocessors(operands))](
-            *_left_and_right(operands.view(parts * rows, width), launch),
-            tiles,
-            target,
-            scale if merge else None,
-            sign,
-            out.stride(0),
-            rows,
-            width,
-            d,
-            columns - d,
-            steps,
-            split_steps,
-            count,
-            count * splits,
-            **gram_constants(launch, split=parts == 4, merge=merge, upcast=interpreted()),
-            num_warps=launch.warps,
-            num_stages=launch.stages,
-            **OPTIONS,
-        )
+        if launch.kernel == "gluon":
+            from .gluon_launch import start  # Gluon is an experiment of Triton's, and not of every version
+
+            start(flat, arguments, programs, launch, PIECE * launch.warps if merge else 0)
+        else:
+            _gram_kernel[programs](
+                *_left_and_right(flat, launch),
+                width,
+                *arguments,
+                **gram_constants(launch, split=parts == 4, merge=merge, upcast=interpreted()),
+                num_warps=launch.warps,
+                num_stages=launch.stages,
+                **OPTIONS,
+            )
     if not merge:
         launch_merge(target, out, scale=scale, sign=sign)
 

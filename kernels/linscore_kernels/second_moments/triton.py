@@ -17,6 +17,7 @@ from ..pilot import Pilot
 from ..sums import Sums, TokenStats, add_up
 from ..tuning.parameters import Launch, launch_for, torch_is_faster
 from . import token_stats_kernel
+from .gluon_check import trusted
 from .gram_kernel import launch_gram
 from .merge_kernel import launch_merge
 from .tile_list import LONGEST
@@ -125,7 +126,7 @@ def _add_products(
         partials = torch_partials(operands, d, chosen.flush or LONGEST, width_delta=columns - d)
         launch_merge(partials, out, scale=scale, sign=sign)
     else:
-        launch_gram(operands, out, chosen, splits, scale=scale, sign=sign)
+        launch_gram(operands, out, launch or trusted(chosen, operands), splits, scale=scale, sign=sign)
 
 
 def _chunk(d: int, split: bool) -> int:

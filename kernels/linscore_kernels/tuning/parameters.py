@@ -13,8 +13,8 @@ from math import log2
 from pathlib import Path
 
 PATHS = ("single", "split", "residual")
-# A program for each tile; persistent ones that go from tile to tile, in two loops or in one.
-KERNELS = ("tile", "nested", "flattened")
+# A program for each tile; persistent ones that go from tile to tile, in two loops or in one, or with a warp that loads.
+KERNELS = ("tile", "nested", "flattened", "gluon")
 TABLE = Path(__file__).with_name("table.json")
 # The widths that are measured; others follow the nearest. 96·2^k because models are built of heads 64, 96 and 128 wide.
 LADDER = tuple(sorted([32 << k for k in range(10)] + [96 << k for k in range(8)]))

@@ -25,6 +25,7 @@ import triton
 
 from ..errors import LinscoreError
 from ..launching import capability
+from ..second_moments.gluon_check import fault_apart
 from .cases import Case, Product, product_of
 from .parameters import KERNELS, LADDER, PATHS, TABLE, Entry, Launch, launch_table, nearest_entry
 
@@ -48,6 +49,7 @@ TILES = (
     (64, 128, 64, 4, 4),
 )
 GROUPS = (8, 16)
+A_STAGE_MORE = ("nested", "gluon")
 
 Calls = dict[str, Callable[[], object]]
 Timer = Callable[[Calls, torch.device], dict[str, float]]
@@ -107,19 +109,20 @@ def tune(
 def candidates(architecture: int, path: str) -> dict[str, Launch]:
     """Launches worth measuring, by name: the table's own, its tiles by other kernels and in larger groups, TILES."""
     known = nearest_entry(architecture, path).launch
-    launches = [known, *(_other_kernels(known) if path == "single" else ())]
+    launches = [known, *(_other_kernels(known, architecture) if path == "single" else ())]
     for m, n, k, warps, stages in TILES:
         if path != "split" or m * n <= 128 * 128:  # it keeps two accumulators in registers
             launches.append(Launch(m, n, k, warps, stages, architecture >= 90, halves=True, flush=known.flush))
     return {describe(launch): launch for launch in launches}
 
 
-def _other_kernels(known: Launch) -> list[Launch]:
-    """The tile of `known` by each of KERNELS, in each of GROUPS; nested loops have the memory for one stage more."""
+def _other_kernels(known: Launch, architecture: int) -> list[Launch]:
+    """The tile of `known` by each of KERNELS that is there, in each of GROUPS; some have memory for a stage more."""
     return [
-        replace(known, kernel=kernel, group=group, stages=known.stages + (kernel == "nested"), halves=True)
+        replace(known, kernel=kernel, group=group, stages=known.stages + (kernel in A_STAGE_MORE), halves=True)
         for kernel in KERNELS
         for group in GROUPS
+        if kernel != "gluon" or architecture == 90
     ]
 
 
@@ -149,7 +152,7 @@ def measure(
     named: dict[str, Launch | None] = {TORCH: None, **launches}
     for place, (name, launch) in enumerate(named.items()):
         late = place > 1 and time.monotonic() > end
-        reason = "no time was left" if late else _fault(product, launch, TOLERANCE[case.path])
+        reason = "no time was left" if late else _fault(product, launch, case)
         if reason:
             skipped[name] = reason
         else:
@@ -157,8 +160,11 @@ def measure(
     return timer(calls, case.device), skipped
 
 
-def _fault(product: Product, launch: Launch | None, tolerance: float) -> str:
+def _fault(product: Product, launch: Launch | None, case: Case) -> str:
     """What is wrong with a candidate, if anything is."""
+    tolerance = TOLERANCE[case.path]
+    if launch and launch.kernel == "gluon" and (fault := fault_apart(replace(launch, group=8), case.device)):
+        return fault
     try:
         error = product.error(launch)
     except Exception as problem:  # Triton, ptxas, torch and the driver raise many kinds, and each rules one out
