@@ -49,7 +49,8 @@ def costs(data: Datasets) -> Spec:
         ),
         tooltip=tooltip,
     )
-    drawn = line.encode(strokeDash=draw.dash("kind:N", [kind for kind in kinds if kind in LINES]), order="step:Q")
+    dashes = alt.Scale(domain=[*LINES], range=[[1, 0], [2, 3], [7, 4], [4, 2]])
+    drawn = line.encode(strokeDash=alt.StrokeDash("kind:N", scale=dashes, legend=None), order="step:Q")
     return draw.spec(alt.layer(drawn, points).add_params(which), "what cuts cost over what they save", height=320)
 
 
@@ -70,7 +71,9 @@ def training(data: Datasets) -> Spec:
         .transform_filter("isValid(datum.value)")
         .encode(
             x=alt.X("step:Q", title="step of training", axis=alt.Axis(format="d", tickMinStep=1)),
-            y=alt.Y("value:Q", title=None, scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=5)),
+            y=alt.Y(
+                "value:Q", title=None, scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~g", tickCount=5)
+            ),
             color=draw.colour(rows),
             tooltip=["model:N", "step:Q", alt.Tooltip("value:Q", format=".4~g")],
         )

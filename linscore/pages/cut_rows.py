@@ -31,7 +31,8 @@ def cut_datasets(cuts: Mapping[str, Cut]) -> Datasets:
     found: Datasets = {"cuts": [], "trained": []}
     for name, cut in zip(labels(list(cuts)), cuts.values(), strict=True):
         place = {"model": name, "of": cut["record"]["model"]}
-        found["cuts"] += [place | row for row in (*_chosen(cut["record"]), *_searched(cut), *_trained(cut["record"]))]
+        rows = _trained(cut["record"]) if cut["record"]["distilled"] else (*_chosen(cut["record"]), *_searched(cut))
+        found["cuts"] += [place | row for row in rows]
         losses = cut["losses"][:: max(1, len(cut["losses"]) // MOST)]
         found["trained"] += [place | dict(line) for line in losses]
     return {name: rows for name, rows in found.items() if rows}

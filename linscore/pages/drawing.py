@@ -69,7 +69,12 @@ def depth(rows: list[Row]) -> alt.X:
     import altair as alt
 
     if uneven(rows):
-        return alt.X("depth:Q", title="depth (0 the first block, 1 the last)", scale=alt.Scale(domain=[0, 1]))
+        return alt.X(
+            "depth:Q",
+            title="depth (0 the first block, 1 the last)",
+            axis=alt.Axis(tickCount=5),
+            scale=alt.Scale(domain=[0, 1]),
+        )
     last = max(row["block"] for row in rows)
     axis = alt.Axis(format="d", values=list(range(0, last + 1, last // 12 + 1)))
     return alt.X("block:Q", title="block", axis=axis, scale=alt.Scale(domain=[0, max(last, 1)], nice=False))

@@ -7,16 +7,24 @@ const rowsOf = (columns) => {
   return columns[names[0]].map((_, place) => Object.fromEntries(names.map((name) => [name, columns[name][place]])));
 };
 const rows = Object.fromEntries(Object.entries(data.columns).map(([name, columns]) => [name, rowsOf(columns)]));
-const config = {
+// Legends lie beside each other where there is room, else below each other.
+const legend = (width) => ({
+  labelFontSize: 12, orient: "top", symbolStrokeWidth: 2.5, rowPadding: 4,
+  columns: width < 480 ? 1 : 3,
+  labelLimit: width < 700 ? width - 110 : 0,
+  layout: { top: { direction: width < 700 ? "vertical" : "horizontal", anchor: "start", margin: width < 700 ? 4 : 16 } },
+});
+const config = (width) => ({
   background: "transparent",
   font: "system-ui, sans-serif",
   axis: { labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, domain: false, ticks: false, labelPadding: 6 },
-  legend: { labelFontSize: 12, orient: "top", columns: innerWidth < 600 ? 1 : 3, symbolStrokeWidth: 2.5, labelLimit: 0, rowPadding: 4 },
+  legend: legend(width),
   view: { stroke: null },
-};
+});
 const drawn = Object.entries(specs).map(async ([id, spec]) => {
-  const options = { renderer: "svg", actions: false, config, tooltip: { theme: "custom", disableDefaultStyle: false } };
-  const made = await vegaEmbed(document.getElementById(id), { ...spec, datasets: rows }, options);
+  const place = document.getElementById(id);
+  const options = { renderer: "svg", actions: false, config: config(place.clientWidth), tooltip: { theme: "custom", disableDefaultStyle: false } };
+  const made = await vegaEmbed(place, { ...spec, datasets: rows }, options);
   made.view.resize();
   return [id, made.view];
 });

@@ -108,7 +108,7 @@ class Page:
     """Everything that stands on a page."""
 
     title: str
-    about: str
+    about: Sequence[str]
     verdict: Sequence[str] = ()
     doubts: Sequence[str] = ()
     sections: Sequence[Section] = field(default_factory=list)

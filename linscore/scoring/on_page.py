@@ -64,7 +64,7 @@ def page_of(
     sections += [*(token_sections(rows, [_heat(one) for one in tokens]) if tokens else ())]
     sections += [*(lens_sections(rows, [*_grids(lenses)]) if lenses else ()), number_section()]
     page = Page(
-        title=_title([*_names(reports), *series] or [one["model"] for one in (*tokens, *lenses)] or [*cuts]),
+        title=_title([*_names(reports), *series] or [one["model"] for one in (*tokens, *lenses)], cuts),
         about=_about(reports, series, tokens, lenses, cuts),
         verdict=_verdict(reports),
         doubts=_doubts(reports),
@@ -93,7 +93,11 @@ def _names(reports: Sequence[Report]) -> list[str]:
     return labels([report.model for report in reports])
 
 
-def _title(names: Sequence[str]) -> str:
+def _title(names: Sequence[str], cuts: Mapping[str, Mapping[str, Any]]) -> str:
+    if not names:
+        return (
+            f"What cutting {', '.join(labels([*dict.fromkeys(cut['record']['model'] for cut in cuts.values())]))} costs"
+        )
     return f"{labels(names)[0]}, block by block" if len(names) == 1 else f"{len(names)} models, block by block"
 
 
@@ -120,7 +124,7 @@ def _about(
     tokens: Sequence[Mapping[str, Any]],
     lenses: Sequence[Mapping[str, Any]],
     cuts: Mapping[str, Mapping[str, Any]],
-) -> str:
+) -> list[str]:
     parts = [
         f"{name}: {report.depth} blocks of width {report.width:,}, {report.tokens:,} tokens of "
         f"{report.text or 'an unnamed text'}, {report.folds} fold{'s' * (report.folds > 1)}, {report.dtype}"
@@ -130,7 +134,7 @@ def _about(
     parts += [f"{one['model']}, token by token: {one['tokens']:,} of {one['text']}" for one in tokens]
     parts += [f"{one['model']}, depth by depth: {one['tokens']:,} tokens of {one['text']}" for one in lenses]
     parts += [f"{name}, cut from {cut['record']['model']}" for name, cut in cuts.items()]
-    return "; ".join(parts) + "."
+    return parts
 
 
 def _verdict(reports: Sequence[Report]) -> list[str]:

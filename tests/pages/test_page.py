@@ -68,7 +68,7 @@ RECORD = {
     "kv_bytes_per_token_before": None,
     "kv_bytes_per_token": None,
     "choice": {"whole": math.e, "sequential": True, "figures": {"4": math.exp(1.1), "6": math.exp(1.5)}},
-    "distilled": {"before": {"kl": 0.25}, "after": {"kl": 0.125}},
+    "distilled": None,
 }
 SEARCH = {
     "budget": "params 0.8",
@@ -138,6 +138,11 @@ def test_a_browser_draws_what_report_json_says_and_asks_for_nothing(full, tmp_pa
         "   .filter((row) => row && 'added' in row),"
         " cut: ((cut) => (cut.querySelector('td input:not(:checked)').click(), [cut.querySelector('.sum').textContent,"
         " ...[...cut.querySelectorAll('pre')].map((one) => one.textContent)]))(document.querySelector('.cut')),"
+        " slid: await (async (slider) => { slider.value = 1; slider.dispatchEvent(new Event('input'));"
+        "   for (const view of Object.values(views)) await view.runAsync();"
+        "   return Object.values(views).flatMap((view) => symbols(view.scenegraph().root))"
+        "     .filter((row) => row?.key === 'linearity_heldout' && 'step' in row).map((row) => [row.step, row.value]);"
+        "   })(document.querySelector('input[type=range]')),"
         " painted: [...document.querySelectorAll('.heat pre span')].map((one) => one.textContent),"
         " asked: performance.getEntriesByType('resource').length, broken: window.broken ?? null}",
         tmp_path,
@@ -146,8 +151,9 @@ def test_a_browser_draws_what_report_json_says_and_asks_for_nothing(full, tmp_pa
     assert drawn["asked"] == 0
     assert drawn["painted"] == by_token()["sample"]["tokens"]
     assert drawn["broken"] is None
+    assert drawn["slid"] == [[10, value] for value in series(3)["blocks"]["linearity_heldout"][1]]
     assert sorted(row["added"] for row in drawn["costs"]) == sorted(
-        cut_datasets(cuts)["cuts"][n]["added"] for n in range(10)
+        cut_datasets(cuts)["cuts"][n]["added"] for n in range(8)
     )
     first, second = sorted(full.blocks, key=lambda block: block.block_influence)[:2]
     summed, *lines = drawn["cut"]
@@ -192,9 +198,13 @@ def test_the_ranking_has_what_blocks_hold_and_says_where_that_is_not_known(full)
 
 def test_what_cuts_cost_is_loss_over_what_is_gone():
     """A fifth of the parameters is gone, by two blocks; of a search, by a quarter of what its blocks hold."""
-    pruned = {"record": RECORD, "compressed": None, "losses": [{"step": 1, "kl": 0.5, "lm": None}]}
-    searched = {"record": RECORD | {"choice": None, "distilled": None}, "compressed": SEARCH, "losses": []}
-    held = json.loads(Elements(page_of([], cuts={HOSTILE: pruned, "small": searched})).scripts["data"])
+    pruned = {"record": RECORD, "compressed": None, "losses": []}
+    became = {"distilled": {"before": {"kl": 0.25}, "after": {"kl": 0.125}}}
+    trained = {"record": RECORD | became, "compressed": None, "losses": [{"step": 1, "kl": 0.5, "lm": None}]}
+    searched = {"record": RECORD | {"choice": None}, "compressed": SEARCH, "losses": []}
+    held = json.loads(
+        Elements(page_of([], cuts={HOSTILE: pruned, "trained": trained, "small": searched})).scripts["data"]
+    )
     cuts = held["columns"]["cuts"]
     drawn = list(zip(*(cuts[key] for key in ("kind", "parameters_gone", "added", "went")), strict=True))
     assert [(kind, went) for kind, _, _, went in drawn] == [
@@ -212,7 +222,7 @@ def test_what_cuts_cost_is_loss_over_what_is_gone():
     assert [share for _, share, _, _ in drawn] == pytest.approx([0, 0.1, 0.2, 0.2, 0.2, 0, 0.1, 0.2, 0.2, 0.2])
     assert [added for _, _, added, _ in drawn] == pytest.approx([0, 0.1, 0.5, 0.25, 0.125, 0, 0.25, 0.5, 0.5, 0.25])
     assert held["columns"]["trained"]["kl"] == [0.5]
-    alone = RECORD | {"distilled": None, "choice": RECORD["choice"] | {"sequential": False}}
+    alone = RECORD | {"choice": RECORD["choice"] | {"sequential": False}}
     one = page_of([], cuts={"a": {"record": alone, "compressed": None, "losses": []}})
     assert "cuts" not in json.loads(Elements(one).scripts["data"])["columns"]  # of two together nothing was measured
     assert "8 of 10" in one
