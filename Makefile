@@ -10,7 +10,8 @@
 #   make bench-gpu                  check every kernel on the GPU, then time everything there: eight minutes;
 #                                   with .venv where there is one, else with PYTHON as it is
 #   make paper                      hold the paper's claims against what ships: docs/paper.md, in some ten minutes;
-#                                   --full in ARGS: the paper's families, on a machine with a Hub
+#                                   --full in ARGS: the paper's models and data, on a machine with a Hub; --list: what
+#                                   is run; one alone: .venv/bin/python -m benchmarks.paper.figure_6
 #   make sweep                      try every class of causal language models that transformers has, tiny and random:
 #                                   docs/decoders.md, in some ten minutes
 #   make docs                       the documentation as a site: site/index.html, with every warning an error; to search
@@ -69,7 +70,7 @@ bench-gpu: $(if $(HAS_VENV),$(DEV))
 	$(if $(HAS_VENV),$(BIN)/python,$(PYTHON)) benchmarks/run.py --device cuda $(ARGS)
 
 paper: $(DEV)
-	$(BIN)/python -m benchmarks.paper.run --out runs/paper $(ARGS)
+	$(BIN)/python -m benchmarks.paper.run $(ARGS)
 
 sweep: $(DEV)
 	$(BIN)/python -m benchmarks.studies.sweep $(ARGS)

@@ -1,101 +1,130 @@
-"""What the paper says, what was measured here, and whether they agree: docs/paper.md."""
+"""Claims of the paper, and how what was measured is held against them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
-Found = Mapping[str, Any]
-AGREES, DISAGREES = "agrees", "disagrees"
+from benchmarks.paper.setting import Run, Setting
+
+AGREES, DISAGREES, UNDECIDED, NOT_MEASURED = "agrees", "disagrees", "undecided", "not measured"
+Found = Any
+
+
+class Seen(NamedTuple):
+    """What was measured for a claim, on what, and what follows."""
+
+    here: str
+    on: str
+    verdict: str
 
 
 class Claim(NamedTuple):
-    """A sentence of the paper, where it stands, and how a result is held against it."""
+    """A sentence of the paper, and how it is held against the results, which have the form that `found` gives them."""
 
-    where: str
     says: str
-    measured: Callable[[Any], str]
-    holds: Callable[[Any], bool]
+    seen: Callable[[Found, bool], Seen]
 
 
-CLAIMS = (
-    Claim(
-        "Figure 1",
-        "Blocks are nearly linear: scores with residual are close to 1.",
-        lambda found: (
-            ", ".join(f"{name} {value:.3f}" for name, value in found.items()) + ", means over blocks, held out"
-        ),
-        lambda found: min(found.values()) > 0.9,
-    ),
-    Claim(
-        "Figure 2",
-        "While a decoder learns, linearity without residual falls.",
-        lambda found: f"{found['first']:.3f} early, {found['last']:.3f} at the end, mean of {found['seeds']} seeds",
-        lambda found: found["last"] < found["first"],
-    ),
-    Claim(
-        "Figure 3",
-        "What a block adds is short beside what enters it.",
-        lambda found: ", ".join(f"{name} {value:.2f}" for name, value in found.items()) + ", median ‖δ‖/‖x‖ of blocks",
-        lambda found: max(found.values()) < 0.5,
-    ),
-    Claim(
-        "Figure 4",
-        "Under the cosine regularizer blocks end up less linear than without.",
-        lambda found: f"without residual {found['none']:.3f} plain, {found['cosine']:.3f} regularized",
-        lambda found: found["cosine"] < found["none"],
-    ),
-    Claim(
-        "Figure 5",
-        "Probes read more off a regularized decoder's states.",
-        lambda found: ", ".join(f"{name} {value:.3f}" for name, value in found.items()) + ", best layer",
-        lambda found: found["embedded-cosine"] > found["embedded"] + 0.01,
-    ),
-    Claim(
-        "Figures 6 to 8",
-        "The most linear blocks go at a small cost, less if linear maps replace them, least once distilled.",
-        lambda found: (
-            "; ".join(
-                f"{name}: " + ", ".join(f"{cost:+.3f}" for cost in costs.values()) for name, costs in found.items()
-            )
-            + " nats a token for 1, 2, 3 blocks"
-        ),
-        lambda found: all(
-            found["distilled"][count] < found["replaced"][count] < found["dropped"][count] for count in found["dropped"]
-        ),
-    ),
-    Claim(
-        "Figure 9",
-        "Few tokens are treated far less linearly than the rest.",
-        lambda found: f"the worst 1 % miss {found['99 % over 50 %']:.1f} times what the median misses",
-        lambda found: found["99 % over 50 %"] > 3,
-    ),
-    Claim(
-        "Table 1",
-        "Fine-tuning makes blocks more linear.",
-        lambda found: f"change of the mean {found['change']:+.4f} ± {found['error']:.4f} over seeds",
-        lambda found: found["change"] > 2 * found["error"],
-    ),
-    Claim(
-        "Table 2",
-        "A decoder trained with the cosine regularizer predicts better.",
-        lambda found: ", ".join(f"{kind} {loss:.3f}" for kind, loss in found.items()) + " nats a token, held out",
-        lambda found: found["cosine"] < found["none"],
-    ),
-)
-NOT_MEASURED = {
-    "Table 2, tasks": "ten tasks through lm-eval: `--full`, with a Hub",
-    "Table 3": "a judge of generated stories: no endpoint is called here",
-}
+@dataclass(frozen=True)
+class Part:
+    """A figure or table of the paper.
+
+    Attributes:
+        name: as the paper has it.
+        shows: what is to be seen there.
+        runs: the commands that it takes, in their order.
+        found: their results, once all are there.
+        claims: what the paper says of it.
+    """
+
+    name: str
+    shows: str
+    runs: Callable[[Setting], list[Run]]
+    found: Callable[[Setting], Found]
+    claims: Sequence[Claim]
+
+    def make(self, at: Setting) -> list[str]:
+        """Run what is not there; the commands that failed."""
+        failed = []
+        for run in self.runs(at):
+            if not at.there(run):
+                try:
+                    at.make(run)
+                except subprocess.CalledProcessError:
+                    failed.append(run.line)
+        return failed
+
+    def rows(self, at: Setting) -> list[tuple[str, str, str, str, str]]:
+        """Of each claim: where, what the paper says, what was measured, on what, and the verdict."""
+        if all(at.there(run) for run in self.runs(at)):
+            found = self.found(at)
+            return [(self.name, claim.says, *claim.seen(found, at.full)) for claim in self.claims]
+        return [(self.name, claim.says, "", "", NOT_MEASURED) for claim in self.claims]
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """A line for each claim whose result is there, then those that were not measured."""
-    lines = ["| | the paper | here | |", "|---|---|---|---|"]
-    for claim in CLAIMS:
-        if claim.where in found:
-            result = found[claim.where]
-            verdict = AGREES if claim.holds(result) else DISAGREES
-            lines.append(f"| {claim.where} | {claim.says} | {claim.measured(result)} | {verdict} |")
-    lines += [f"| {where} | | {why} | not measured |" for where, why in NOT_MEASURED.items()]
-    return "\n".join(lines)
+def beyond(difference: float, error: float) -> str:
+    """Whether a difference is as the paper says (above 0), the contrary, or within two of its errors."""
+    if abs(difference) <= 2 * error:
+        return UNDECIDED
+    return AGREES if difference > 0 else DISAGREES
+
+
+def over(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and standard deviation."""
+    return f"{statistics.fmean(values):.{digits}f} ± {spread(values):.{digits}f}"
+
+
+def spread(values: Sequence[float]) -> float:
+    """The standard deviation, 0 of one value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def paired(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of differences, and its standard error."""
+    return statistics.fmean(values), spread(values) / len(values) ** 0.5
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """What every script of the paper takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="on what ships (the default)")
+    size.add_argument("--full", action="store_true", help="the paper's models and data, on a machine with a Hub")
+    parser.add_argument("--out", type=Path, help="where results go, and are found again [runs/paper, runs/paper-full]")
+    parser.add_argument("--list", action="store_true", help="print the commands, ✓ where the result is there")
+    parser.add_argument("--endpoint", help="who judges stories (table 3): see linscore judge")
+    parser.add_argument("--judge", help="the model there")
+    return parser
+
+
+def setting(given: argparse.Namespace) -> Setting:
+    """Where, and on what."""
+    out = given.out or Path("runs", "paper-full" if given.full else "paper")
+    judge = ("--endpoint", given.endpoint, "--judge", given.judge) if given.endpoint else ()
+    return Setting(out, given.full, judge)
+
+
+def script(part: Part) -> None:
+    """One figure or table by itself: what is there is not run again."""
+    given = options(f"{part.name}: {part.shows}").parse_args()
+    at = setting(given)
+    if given.list:
+        listed(part, at)
+        return
+    failed = part.make(at)
+    for row in part.rows(at):
+        print(" | ".join(row))
+    if failed:
+        raise SystemExit("\n".join(["failed:", *failed]))
+
+
+def listed(part: Part, at: Setting) -> None:
+    """Print the commands of a part."""
+    for run in part.runs(at):
+        print("✓" if at.there(run) else " ", run.line)
