@@ -38,8 +38,8 @@ DEV := $(VENV)/.dev
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
 # Files are given out in the order that tests/conftest.py brings them into. Several processes share the cores: threads of
-# NumPy's OpenBLAS that wait for one burn ten times what they compute.
-PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# torch and of NumPy's OpenBLAS that wait for one burn ten times what they compute, also in processes that a test starts.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Many containers set it; every process of the tests would then compile torch and transformers anew, for 9 seconds.
 unexport PYTHONDONTWRITEBYTECODE

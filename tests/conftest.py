@@ -13,8 +13,6 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
-    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
