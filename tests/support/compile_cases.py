@@ -39,8 +39,9 @@ def product_cases() -> dict[str, tuple]:
         found[f"gram-split-fp16-merged-{a}"] = gram_case(a, "split", "fp16", 4096, merge=True)
         found[f"gram-single-bf16-flattened-{a}"] = persistent_case(a, "flattened")
     found["gram-single-bf16-nested-90"] = persistent_case(90, "nested")
-    found["gram-single-bf16-gluon-90"] = persistent_case(90, "gluon")
-    found["gram-single-bf16-gluon-merged-90"] = persistent_case(90, "gluon", merge=True)
+    for a in (90, 100):
+        found[f"gram-single-bf16-gluon-{a}"] = persistent_case(a, "gluon")
+        found[f"gram-single-bf16-gluon-merged-{a}"] = persistent_case(a, "gluon", merge=True)
     found["gram-single-bf16-flattened-merged-90"] = persistent_case(90, "flattened", merge=True)
     for a in MAIN_ARCHITECTURES:
         found[f"gram-single-fp16-{a}"] = gram_case(a, "single", "fp16", 4096)
@@ -101,7 +102,7 @@ def gram_case(
 
 
 def gluon_case(architecture: int, dtype: str, launch: Launch, *, merge: bool) -> tuple:
-    from linscore_kernels.second_moments.gluon_launch import block_layout, gluon_constants, gluon_kernel
+    from linscore_kernels.second_moments.gluon_launch import block_layout, gluon_constants, kernel_for
 
     types = {"tiles_ptr": "*i32", "out_ptr": "*fp64" if merge else "*fp32"}
     for side, columns in (("left", launch.block_m), ("right", launch.block_n)):
@@ -110,7 +111,7 @@ def gluon_case(architecture: int, dtype: str, launch: Launch, *, merge: bool) ->
     types |= dict.fromkeys(("rows", "d", "width_delta", "out_stride"), "i32/16")
     types |= dict.fromkeys(("steps", "split_steps", "tiles", "works", "sign"), "i32")
     constants = gluon_constants(launch, PIECE * launch.warps if merge else 0) | {"scale_ptr": None}
-    return architecture, gluon_kernel._gluon_gram_kernel, types, constants, {"num_warps": launch.warps}
+    return architecture, kernel_for(architecture), types, constants, {"num_warps": launch.warps}
 
 
 def persistent_case(architecture: int, kernel: str, *, merge: bool = False) -> tuple:

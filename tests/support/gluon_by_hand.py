@@ -1,8 +1,6 @@
-"""A Gluon kernel run by hand: a thread for each partition, barriers as the hardware counts them, copies that come late.
+"""A Gluon kernel run by hand, with a thread for each partition: Triton's interpreter runs no Gluon.
 
-Triton's interpreter runs no Gluon. Here the kernel's own source is executed with another `gl`, which holds to the
-promises that a GPU makes and to no more: a block is unreadable from the moment that its copy is asked for until someone
-waits for it, a product is computed only when someone waits for that, and a wait that nothing ends is an error.
+The kernel's own source is executed with another `gl`, which holds to the promises of `gluon_hardware` and to no more.
 """
 
 from __future__ import annotations
@@ -10,27 +8,15 @@ from __future__ import annotations
 import builtins
 import sys
 import threading
-from math import prod
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import pytest
 import torch
+from gluon_hardware import Barrier, Buffer, Descriptor, Ring, Sums, TensorCore, TensorMemory, tile
 
-PATIENCE = 10  # seconds until a wait counts as a deadlock
+PACKAGE = "gluon_by_hand_sources"  # what relative imports of the sources are relative to
 _here = threading.local()  # which program runs in this thread
-
-
-class Tile(torch.Tensor):
-    """A tensor in registers, or a scalar."""
-
-    type = SimpleNamespace(layout=None)
-
-    def split(self):
-        return self[..., 0], self[..., 1]
-
-
-def tile(value, dtype=None) -> Tile:
-    return torch.as_tensor(value, dtype=dtype).as_subclass(Tile)
 
 
 class Pointer:
@@ -54,84 +40,6 @@ def storage_of(tensor: torch.Tensor) -> torch.Tensor:
     """All that lies behind its first entry, strides aside."""
     size = tensor.untyped_storage().nbytes() // tensor.itemsize - tensor.storage_offset()
     return tensor.as_strided((size,), (1,))
-
-
-class Barrier:
-    def __init__(self):
-        self.condition, self.copies, self.phase = threading.Condition(), [], 0
-
-    def start(self, count):
-        self.count = self.awaited = count
-        self.bytes = 0
-
-    def expect(self, size):
-        with self.condition:
-            self.bytes += size
-            self._arrive(1)
-
-    def arrive(self, *, count=1, pred=True):
-        with self.condition:
-            if pred:
-                self._arrive(count)
-
-    def wait(self, phase):
-        with self.condition:
-            assert self.condition.wait_for(lambda: self._ended(int(phase)), PATIENCE), "nothing ends this wait"
-
-    def _arrive(self, count):
-        self.awaited -= count
-        assert self.awaited >= 0, "more arrive than are expected"
-        self._turn()
-
-    def _ended(self, phase):
-        for copy in self.copies:
-            self.bytes -= copy()
-        self.copies = []
-        self._turn()
-        return self.phase != phase
-
-    def _turn(self):
-        if self.awaited == 0 and self.bytes == 0 and not self.copies:
-            self.phase, self.awaited = self.phase ^ 1, self.count
-        self.condition.notify_all()
-
-
-class Buffer:
-    def __init__(self, shape, dtype):
-        self.values = torch.full(shape, float("nan"), dtype=dtype)
-
-    def permute(self, order):
-        view = Buffer.__new__(Buffer)
-        view.values = self.values.permute(order)
-        return view
-
-
-class Ring:
-    def __init__(self, parts):
-        self.parts = parts
-
-    def index(self, at):
-        return self.parts[int(at)]
-
-
-class Descriptor:
-    def __init__(self, of):
-        self.base, self.block, self.layout, self.dtype = of.base, of.block_shape, of.layout, of.base.dtype
-        self.block_type = SimpleNamespace(nbytes=prod(self.block) * self.dtype.itemsize)
-
-    def copy_to(self, buffer, places):
-        row, column = map(int, places)
-        found = self.base[row : row + self.block[0], column : column + self.block[1]]
-        buffer.values.zero_()
-        buffer.values[: found.shape[0], : found.shape[1]] = found
-        return self.block_type.nbytes
-
-
-class Sums:
-    """An accumulator with products on the way."""
-
-    def __init__(self, done, waiting=()):
-        self.done, self.waiting = done, list(waiting)
 
 
 def copy_block(descriptor, places, barrier, buffer):
@@ -215,40 +123,58 @@ def _language() -> SimpleNamespace:
     )
 
 
-class Kernel:
-    """The kernel `name` of a file of Gluon, in place of what Triton makes of it."""
+def _hopper() -> dict:
+    barriers = SimpleNamespace(
+        MBarrierLayout=lambda: "barrier",
+        init=lambda barrier, count: barrier.start(count),
+        expect=Barrier.expect,
+        arrive=Barrier.arrive,
+        wait=Barrier.wait,
+    )
+    products = {"warpgroup_mma": multiply, "warpgroup_mma_wait": wait_for_products}
+    return {"mbarrier": barriers, "tma": SimpleNamespace(async_load=copy_block)} | products
 
-    def __init__(self, file: Path, name: str):
-        barriers = SimpleNamespace(
-            MBarrierLayout=lambda: "barrier",
-            init=lambda barrier, count: barrier.start(count),
-            expect=Barrier.expect,
-            arrive=Barrier.arrive,
-            wait=Barrier.wait,
-        )
-        hopper = {
-            "mbarrier": barriers,
-            "tma": SimpleNamespace(async_load=copy_block),
-            "warpgroup_mma": multiply,
-            "warpgroup_mma_wait": wait_for_products,
-        }
-        gluon = {"jit": lambda function=None, **_: function or (lambda function: function)}
-        made = {
-            "triton.experimental": {"gluon": SimpleNamespace(**gluon)},
-            "triton.experimental.gluon": {"language": _language()},
-            "triton.experimental.gluon.language.nvidia.hopper": hopper,
-        }
-        kept = {module: sys.modules.get(module) for module in made}
-        found: dict = {"range": lambda *bounds: map(tile, builtins.range(*map(int, bounds)))}
-        try:
-            for module, names in made.items():
-                sys.modules[module] = ModuleType(module)
+
+def _blackwell() -> dict:
+    core = TensorCore()
+    return {
+        "TensorMemoryLayout": lambda *_, **__: None,
+        "allocate_tensor_memory": lambda _dtype, shape, _layout: TensorMemory(torch.full(shape, float("nan"))),
+        "get_tmem_reg_layout": lambda *_: None,
+        "tcgen05_mma": core.multiply,
+        "tcgen05_commit": core.commit,
+    }
+
+
+def _modules() -> dict[str, dict]:
+    """What a source of Gluon imports."""
+    nvidia, blackwell = "triton.experimental.gluon.language.nvidia", _blackwell()
+    gluon = {"jit": lambda function=None, **_: function or (lambda function: function)}
+    return {
+        "triton.experimental": {"gluon": SimpleNamespace(**gluon)},
+        "triton.experimental.gluon": {"language": _language()},
+        nvidia: {"blackwell": SimpleNamespace(**blackwell)},
+        f"{nvidia}.hopper": _hopper(),
+        f"{nvidia}.blackwell": blackwell,
+        PACKAGE: {"__path__": []},
+    }
+
+
+class Kernel:
+    """The kernel `name` of the last of `files` of Gluon, of which later ones import earlier ones by a dot."""
+
+    def __init__(self, *files: Path, name: str):
+        with pytest.MonkeyPatch.context() as patch:
+            for module, names in _modules().items():
+                patch.setitem(sys.modules, module, ModuleType(module))
                 sys.modules[module].__dict__.update(names)
-            exec(compile(file.read_text(encoding="utf-8"), file, "exec"), found)
-        finally:
-            for module, before in kept.items():
-                sys.modules.pop(module) if before is None else sys.modules.update({module: before})
-        self.run = found[name]
+            for file in files:
+                source = ModuleType(f"{PACKAGE}.{file.stem}")
+                source.__dict__["range"] = lambda *bounds: map(tile, builtins.range(*map(int, bounds)))
+                source.__package__ = PACKAGE
+                exec(compile(file.read_text(encoding="utf-8"), file, "exec"), source.__dict__)
+                patch.setitem(sys.modules, source.__name__, source)
+        self.run = getattr(source, name)
 
     def __getitem__(self, grid):
         def launch(left, right, *arguments, **options):

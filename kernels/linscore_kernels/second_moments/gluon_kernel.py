@@ -5,7 +5,7 @@ of blocks lies in shared memory; of each pair one barrier says that it is full, 
 has been multiplied, so that the loads of a tile go on while the one before it is written.
 """
 
-# mypy: allow-untyped-defs
+# mypy: allow-untyped-defs, disable-error-code="annotation-unchecked"
 # (a kernel's arguments are typed by what it is launched with)
 
 from __future__ import annotations

@@ -228,8 +228,8 @@ def launch_gram(
     holds the powers of two that the operands were multiplied by. Entries of `out` below the diagonal may vary.
     """
     parts, rows, width = operands.shape
-    if parts == 4 and launch.kernel in ONE_SUM:
-        raise LinscoreError(f"the {launch.kernel} kernel multiplies single operands: choose another for split ones")
+    if launch.kernel in ONE_SUM and (parts == 4 or launch.flush):
+        raise LinscoreError(f"the {launch.kernel} kernel takes single operands, in one sum: choose another for these")
     d, columns = out.shape
     tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, columns - d, launch.group)
     count, steps = tiles.shape[0], rows // launch.block_k

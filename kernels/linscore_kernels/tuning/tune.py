@@ -122,7 +122,7 @@ def _other_kernels(known: Launch, architecture: int) -> list[Launch]:
         replace(known, kernel=kernel, group=group, stages=known.stages + (kernel in A_STAGE_MORE), halves=True)
         for kernel in KERNELS
         for group in GROUPS
-        if kernel != "gluon" or architecture == 90
+        if kernel != "gluon" or architecture // 10 in (9, 10)
     ]
 
 

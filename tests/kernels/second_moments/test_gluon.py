@@ -1,4 +1,4 @@
-"""The Gluon kernel, run by hand: what it computes, and when its word is taken."""
+"""The Gluon kernels, run by hand: what they compute, and when their word is taken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ pytest.importorskip("triton.experimental.gluon")
 
 from gluon_by_hand import Kernel
 from linscore_kernels.errors import LinscoreError
-from linscore_kernels.second_moments import gluon_check, gluon_kernel, gram_kernel
+from linscore_kernels.second_moments import (
+    gluon_blackwell_kernel,
+    gluon_check,
+    gluon_kernel,
+    gluon_launch,
+    gram_kernel,
+)
 from linscore_kernels.tuning.parameters import Launch, launch_for
 from linscore_kernels.tuning.tune import candidates
 
@@ -23,12 +29,16 @@ CPU = torch.device("cpu")
 LAUNCH = Launch(128, 256, 64, warps=8, stages=3, descriptors=True, kernel="gluon")
 
 
-@pytest.fixture
-def by_hand(monkeypatch):
-    """The kernel in place of Triton's, three programs at once."""
-    kernel = Kernel(Path(gluon_kernel.__file__), "_gluon_gram_kernel")
-    monkeypatch.setattr(gluon_kernel, "_gluon_gram_kernel", kernel)
+@pytest.fixture(params=[90, 100])
+def by_hand(monkeypatch, request):
+    """The kernel of an architecture in place of Triton's, three programs at once."""
+    module = {90: gluon_kernel, 100: gluon_blackwell_kernel}[request.param]
+    name = gluon_launch.kernel_for(request.param).fn.__name__
+    kernel = Kernel(*(Path(one.__file__) for one in {gluon_kernel: 0, module: 0}), name=name)
+    monkeypatch.setattr(module, name, kernel)
     monkeypatch.setattr(gram_kernel, "multiprocessors", lambda _: 3)
+    monkeypatch.setattr(gluon_launch, "capability", lambda _: request.param)
+    monkeypatch.setattr(gluon_check, "capability", lambda _: request.param)
     return kernel
 
 
@@ -53,10 +63,12 @@ def test_it_adds_the_products_of_all_tiles_and_of_all_tokens(splits):
     assert (whole[:, 500:] == 1).all()
 
 
-def test_split_operands_are_refused():
-    for kernel in ("gluon", "flattened"):
-        with pytest.raises(LinscoreError, match=f"{kernel} kernel multiplies single operands"):
-            gram_kernel.launch_gram(torch.zeros(4, 64, 16), torch.zeros(16, 32), replace(LAUNCH, kernel=kernel))
+@pytest.mark.parametrize(("parts", "flush"), [(4, 0), (2, 1024)])
+@pytest.mark.parametrize("kernel", ["gluon", "flattened"])
+def test_split_operands_and_flushed_sums_are_refused(kernel, parts, flush):
+    launch = replace(LAUNCH, kernel=kernel, flush=flush)
+    with pytest.raises(LinscoreError, match=f"{kernel} kernel takes single operands, in one sum"):
+        gram_kernel.launch_gram(torch.zeros(parts, 64, 16), torch.zeros(16, 32), launch)
 
 
 def test_other_kernels_are_taken_at_their_word():
@@ -66,15 +78,16 @@ def test_other_kernels_are_taken_at_their_word():
 
 def test_tuning_tries_it_on_the_architecture_that_it_is_for():
     found = {
-        a: [launch for launch in candidates(a, "single").values() if launch.kernel == "gluon"] for a in (80, 90, 100)
+        a: [launch for launch in candidates(a, "single").values() if launch.kernel == "gluon"]
+        for a in (80, 90, 100, 120)
     }
-    assert [len(found[a]) for a in (80, 90, 100)] == [0, 2, 0]
+    assert [len(found[a]) for a in found] == [0, 2, 2, 0]
     assert {launch.stages for launch in found[90]} == {4}
 
 
 @pytest.fixture
 def on_hopper(monkeypatch):
-    """As if tensors were on a GPU for which the kernel is, and with a small trial."""
+    """As if tensors were on a GPU for which there is a kernel, and with a small trial."""
     monkeypatch.setattr(gluon_check, "capability", lambda _: 90)
     monkeypatch.setattr(gluon_check, "FEATURES", 40)
     monkeypatch.setattr(gluon_check, "TOKENS", 256)
@@ -104,7 +117,7 @@ def test_it_is_not_used_where_one_sum_differs(by_hand, monkeypatch):
 
             return launch
 
-    monkeypatch.setattr(gluon_kernel, "_gluon_gram_kernel", Spoilt())
+    monkeypatch.setattr(gluon_launch, "kernel_for", lambda _: Spoilt())
     with pytest.warns(UserWarning, match="differ from the plain kernel's"):
         assert gluon_check.trusted(LAUNCH, OPERANDS) == replace(LAUNCH, kernel="tile")
 
@@ -120,7 +133,7 @@ def test_it_is_not_used_where_this_triton_has_another_gluon(monkeypatch):
 def test_as_a_program_it_says_what_is_wrong(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["", json.dumps(asdict(LAUNCH)), "cpu"])
     runpy.run_module(gluon_check.__name__, run_name="__main__")
-    assert capsys.readouterr().out == "it is for GPUs of compute capability 9\n"
+    assert capsys.readouterr().out == "there is none for GPUs but those of compute capability 9 and 10\n"
 
 
 def test_what_a_process_of_its_own_says_is_taken_and_so_is_how_it_ends(monkeypatch, tmp_path):
@@ -137,5 +150,5 @@ def test_what_a_process_of_its_own_says_is_taken_and_so_is_how_it_ends(monkeypat
 
 
 def test_it_is_not_used_on_other_devices():
-    with pytest.warns(UserWarning, match="compute capability 9"):
+    with pytest.warns(UserWarning, match="those of compute capability 9 and 10"):
         assert gluon_check.trusted(LAUNCH, OPERANDS).kernel == "tile"
