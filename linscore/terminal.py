@@ -61,6 +61,11 @@ def plainly() -> Iterator[None]:
         _PLAIN.reset(token)
 
 
+def is_plain() -> bool:
+    """Whether columns are to be parted by tabs."""
+    return _PLAIN.get()
+
+
 def show(renderable: RenderableType) -> None:
     """Print to standard output; a pipe has no width, so it gets one that the tables fit."""
     if _PLAIN.get():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from linscore.cli.follow_up import PLACE, TEXT, next_command
-from linscore.cli.takes import Command, as_json, new_folder, takes
+from linscore.cli.takes import Command, as_json, new_folder, plain, takes
 from linscore.options.cut import CutOptions
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
@@ -26,6 +26,7 @@ def cutting(flag: str, more: str = "") -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         meaning = f"A plain number N: the N first blocks of the ranking. {_LISTS}{more}"
         for options in (
+            plain,
             as_json,
             takes(PlaceOptions(), "place"),
             new_folder,

@@ -8,7 +8,7 @@ import click
 
 from linscore.cli.follow_up import TEXT, TRUST, next_command
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import new_folder, resume, takes
+from linscore.cli.takes import as_json, figures, new_folder, plain, resume, takes
 from linscore.options.training import DISTIL_PLACE, DISTIL_TEXT, DISTIL_TRAINING, DistilOptions
 
 
@@ -33,7 +33,10 @@ from linscore.options.training import DISTIL_PLACE, DISTIL_TEXT, DISTIL_TRAINING
 @resume
 @new_folder
 @takes(DISTIL_PLACE, "place", changed={"dtype": "The teacher's; the student trains in float32."})
-def distil(student: str, **asked: Any) -> None:
+@figures
+@as_json
+@plain
+def distil(student: str, as_json: bool, **asked: Any) -> None:
     """Train STUDENT, saved by prune, linearize or fuse, to do what its original does.
 
     The states behind each replacement are compared with those behind the blocks it stands for, and the logits.
@@ -43,6 +46,9 @@ def distil(student: str, **asked: Any) -> None:
 
     done = run_distil(student, **asked)
     if done is None:
+        return
+    if as_json:
+        click.echo(done.record.to_json(), nl=False)
         return
     about = done.record.distilled or {}
     click.echo(f"trained  {about['trained_parameters']:,} parameters on {about['tokens']:,} tokens of {about['text']}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, plain, result_folder, takes
+from linscore.cli.takes import as_json, figures, plain, result_folder, takes
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
 
@@ -16,6 +16,7 @@ from linscore.options.text import TextOptions
 @takes(TextOptions(), "text")
 @result_folder("Where the series goes; repeat the command to go on with it.", required=True)
 @takes(PlaceOptions(), "place")
+@figures
 @as_json
 @plain
 def dynamics(
@@ -33,6 +34,7 @@ def dynamics(
     loading(*checkpoints)
     from linscore.dynamics.table import dynamics_table
     from linscore.jobs.dynamics import run_dynamics
+    from linscore.pictures import file_of
     from linscore.terminal import show
 
     series = run_dynamics(checkpoints, revisions=revisions, text=text, place=place, out=out)
@@ -42,4 +44,4 @@ def dynamics(
         click.echo(series.to_json(), nl=False)
         return
     show(dynamics_table(series))
-    click.echo(f"series   {out}/dynamics.json\npicture  {out}/dynamics.png")
+    click.echo(f"series   {out}/dynamics.json\npicture  {out}/{file_of('dynamics')}")

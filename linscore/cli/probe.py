@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from linscore.cli.meanwhile import loading
-from linscore.cli.takes import as_json, plain, result_folder, takes
+from linscore.cli.takes import as_json, figures, plain, result_folder, takes
 from linscore.embedded.shipped import EMBEDDED
 from linscore.options.place import PlaceOptions
 from linscore.options.text import LabelledOptions, TextOptions
@@ -20,14 +20,16 @@ from linscore.options.training import PROBE_TRAINING, ProbeOptions
 @takes(ProbeOptions(), "probing")
 @takes(TextOptions(), "reading", only=("batch_size",), changed={"batch_size": "Texts in a batch."})
 @takes(PROBE_TRAINING, "training", only=("seed",), changed={"seed": "Of the cross-validation folds."})
-@result_folder("A new folder for probe.json and probe.png.", new=True)
+@result_folder("A new folder for probe.json and its picture.", new=True)
 @takes(PlaceOptions(), "place")
+@figures
 @as_json
 @plain
 def probe(model: str, as_json: bool, **asked: Any) -> None:
     """Read a label off every layer's states with a logistic regression, cross-validated."""
     loading(model)
     from linscore.jobs.probe import run_probe
+    from linscore.pictures import file_of
     from linscore.probing.table import probe_table
     from linscore.terminal import show
 
@@ -37,4 +39,5 @@ def probe(model: str, as_json: bool, **asked: Any) -> None:
         return
     show(probe_table(probing))
     if asked["out"] is not None:
-        click.echo(f"probe    {asked['out']}/probe.json\npicture  {asked['out']}/probe.png")
+        out = asked["out"]
+        click.echo(f"probe    {out}/probe.json\npicture  {out}/{file_of('probe')}")

@@ -16,7 +16,7 @@ import click
 from linscore.errors import LinscoreError
 from linscore.files.whole import check_new
 
-__all__ = ["as_json", "in_options", "new_folder", "plain", "result_folder", "resume", "run_folder", "takes"]
+__all__ = ["as_json", "figures", "in_options", "new_folder", "plain", "result_folder", "resume", "run_folder", "takes"]
 
 Command = Callable[..., Any]
 _ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")  # as `linscore.errors` has it
@@ -86,6 +86,23 @@ plain = click.option(
     envvar="LINSCORE_PLAIN",
     callback=_plainly,
     help="Print tables as lines with tabs: for awk, and for screen readers.",
+)
+
+
+def _draw_as(ctx: click.Context, _param: click.Parameter, value: str) -> None:
+    from linscore.pictures import drawn_as
+
+    ctx.with_resource(drawn_as(value))
+
+
+figures = click.option(
+    "--figures",
+    type=click.Choice(["png", "svg"]),
+    default="png",
+    show_default=True,
+    expose_value=False,
+    callback=_draw_as,
+    help="Format of the pictures.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 resume = click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same options.")

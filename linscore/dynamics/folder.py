@@ -2,7 +2,7 @@
 
 OUT/dynamics.json       the series so far (see `linscore.dynamics.series`)
 OUT/STEP/report.json    all figures of one checkpoint; its moments are not kept
-OUT/dynamics.png        the picture
+OUT/dynamics.png        the picture, or .svg
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from linscore.dynamics.plot import plot_dynamics
 from linscore.dynamics.series import Dynamics
 from linscore.files.whole import whole_file
 from linscore.machine.extras import need
+from linscore.pictures import file_of
 from linscore.scoring.report import REPORT, Report
 
 __all__ = ["PICTURE", "SERIES", "DynamicsFolder"]
 
-SERIES, PICTURE = "dynamics.json", "dynamics.png"
+SERIES, PICTURE = "dynamics.json", "dynamics"
 
 
 class DynamicsFolder:
@@ -62,4 +63,4 @@ class DynamicsFolder:
 
     def draw(self, dynamics: Dynamics) -> None:
         """Draw the series."""
-        plot_dynamics(dynamics, self.path / PICTURE)
+        plot_dynamics(dynamics, self.path / file_of(PICTURE))

@@ -29,7 +29,7 @@ def plot_dynamics(dynamics: Dynamics, path: Path) -> None:
 
     Args:
         dynamics: the series.
-        path: of the PNG.
+        path: of the file, .png or .svg.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

@@ -31,6 +31,7 @@ from linscore.models.load import Pretrained, load_pretrained
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
 from linscore.options.training import DISTIL_PLACE, DISTIL_TEXT, DISTIL_TRAINING, DistilOptions, TrainingOptions
+from linscore.pictures import file_of
 from linscore.progress import StepProgress
 from linscore.surgery.record import Record
 from linscore.surgery.save import save_checkpoint
@@ -41,7 +42,7 @@ __all__ = ["Distilled", "run_distil"]
 
 LEARNING_RATES = {"replacements": 1e-3, "all": 3e-4}  # best of three each on the built-in decoder
 LONGEST = 512  # tokens of a sequence
-PLOT = "losses.png"
+PLOT = "losses"
 MEASURED = 4  # batches whose losses are taken before and after
 
 Losses = dict[str, float | None]
@@ -274,4 +275,4 @@ def _save(folder: Path, ours: Pretrained, curve: list[DistilLoss]) -> None:
         ours.model.half()
     save_checkpoint(folder, ours.model, ours.tokenizer)
     write_curve(folder / CURVE, map(asdict, curve))
-    plot_losses(curve, folder / PLOT)
+    plot_losses(curve, folder / file_of(PLOT))

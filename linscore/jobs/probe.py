@@ -17,6 +17,7 @@ from linscore.models.load import Pretrained, load_pretrained
 from linscore.options.place import PlaceOptions
 from linscore.options.text import LabelledOptions, TextOptions
 from linscore.options.training import PROBE_TRAINING, ProbeOptions, TrainingOptions
+from linscore.pictures import file_of
 from linscore.probing.features import Features, check_pool, text_features
 from linscore.probing.plot import plot_probing
 from linscore.probing.probe import FOLDS, Probing, check_classes, probe_layers
@@ -26,7 +27,7 @@ from linscore.text.source import BATCH_TOKENS, LONGEST, labelled_source
 
 __all__ = ["run_probe"]
 
-PROBE, PICTURE = "probe.json", "probe.png"
+PROBE, PICTURE = "probe.json", "probe"
 
 
 def run_probe(
@@ -77,7 +78,7 @@ def run_probe(
         )
         if folder is not None:
             (folder / PROBE).write_text(found.to_json(out), encoding="utf-8")
-            plot_probing(found, folder / PICTURE)
+            plot_probing(found, folder / file_of(PICTURE))
     return found
 
 

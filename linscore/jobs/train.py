@@ -31,6 +31,7 @@ from linscore.models.read_back import check_saved
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
 from linscore.options.training import RegularizerOptions, TrainingOptions
+from linscore.pictures import file_of
 from linscore.pretraining.checkpoints import any_checkpoint, newest_checkpoint
 from linscore.pretraining.curve import CURVE, CurveCallback, plot_curve
 from linscore.pretraining.heldout import HeldoutLossCallback
@@ -44,7 +45,7 @@ from linscore.text.source import batch_of
 
 __all__ = ["Trained", "run_train"]
 
-MODEL, LINEARITY, CORPUS, PLOT = "model", "linearity", "corpus", "curve.png"
+MODEL, LINEARITY, CORPUS, PLOT = "model", "linearity", "corpus", "curve"
 FREE = ("micro_batch", "keep", "report_to")  # of a recipe: what may be another when a run goes on
 
 
@@ -162,7 +163,7 @@ def _finished(recipe: Recipe, folder: Path, model: PreTrainedModel, prepared: Pr
     """Save the model and draw the curve."""
     model.config.use_cache = True  # the Trainer has turned it off
     curve = read_curve(folder / CURVE)
-    plot_curve(curve, folder / PLOT)
+    plot_curve(curve, folder / file_of(PLOT))
     with new_folder(folder / MODEL) as new:  # which marks the end: the last to be there
         with quiet():
             model.save_pretrained(new)

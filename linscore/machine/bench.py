@@ -75,8 +75,10 @@ DEFAULTS = {"cuda": (4096, 65_536, "bfloat16"), "cpu": (768, 16_384, "float32")}
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def run_bench(width: int | None = None, tokens: int | None = None, dtype: str = "auto", device: str = "auto") -> Table:
-    """The table of `linscore bench`: random states `[tokens, width]`. Raises LinscoreError for what cannot be."""
+def run_bench(
+    width: int | None = None, tokens: int | None = None, dtype: str = "auto", device: str = "auto"
+) -> tuple[str, list[KernelRow]]:
+    """What was timed, random states `[tokens, width]`, and the rows. Raises LinscoreError for what cannot be."""
     where = choose_device(device)
     usual_width, usual_tokens, usual_dtype = DEFAULTS[where.type]
     width, tokens = width or usual_width, tokens or usual_tokens
@@ -86,7 +88,7 @@ def run_bench(width: int | None = None, tokens: int | None = None, dtype: str = 
     one_of("dtype", dtype, DTYPES)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     rows = kernel_table(width, tokens, getattr(torch, dtype), where)
-    return rendered(rows, f"{name}: {tokens:,} tokens of width {width}, {dtype}")
+    return f"{name}: {tokens:,} tokens of width {width}, {dtype}", rows
 
 
 def run_tune(device: str = "auto", options: TuneOptions | None = None, progress: Callable[[str], None] = print) -> Path:

@@ -14,7 +14,7 @@ def plot_probing(probing: Probing, path: Path) -> None:
 
     Args:
         probing: the probes.
-        path: of the PNG.
+        path: of the file, .png or .svg.
     """
     layers = [one.layer for one in probing.layers]
     with picture(path, 1, 4.5) as (figure, [panel]):

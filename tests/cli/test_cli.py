@@ -9,6 +9,7 @@ from transformers import BertConfig, BertLMHeadModel
 from words import tokenizer, words
 
 from linscore.errors import Interrupted
+from linscore.machine import bench
 
 
 def test_score_prints_a_table_the_paths_and_what_to_try_next(run, model_folder, text, tmp_path):
@@ -99,8 +100,20 @@ def test_rank_orders_blocks_by_any_metric(run, scored):
 def test_doctor_shows_versions_and_the_backend(run):
     code, printed, _ = run("doctor")
     assert code == 0
+    assert "\t" not in printed
+    assert dict(line.split("\t") for line in run("doctor", "--plain")[1].splitlines())["torch"]
     for expected in (torch.__version__.split("+")[0], "triton", "transformers", "backend", "eager", "GPU"):
         assert expected in printed
+
+
+def test_bench_prints_what_it_timed(run, monkeypatch):
+    monkeypatch.setattr(bench, "kernel_table", lambda *_: [bench.KernelRow("gram", 2.0, 1.0, "torch", 3.0, 1.5)])
+    code, printed, _ = run("bench", "--device", "cpu", "--json")
+    [row] = json.loads(printed)["kernels"]
+    assert (code, row["kernel"], row["seconds"], row["share"], row["ratio"]) == (0, "gram", 2.0, 0.5, 1.5)
+    assert run("bench", "--device", "cpu", "--plain")[1].splitlines()[-1].split("\t")[:4] == [
+        *("gram", "2000.000", "1000.000", "50%"),
+    ]
 
 
 def bad_calls(model: str, text: str, tmp) -> dict[str, tuple[list[str], str]]:

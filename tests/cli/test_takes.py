@@ -8,13 +8,15 @@ from pkgutil import iter_modules
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from linscore import options
 from linscore.cli import COMMANDS, cli
-from linscore.cli.takes import in_options, takes
+from linscore.cli.takes import figures, in_options, takes
 from linscore.errors import LinscoreError, above_zero, at_least, one_of
 from linscore.options.cut import EvaluateOptions
 from linscore.options.text import TextOptions
+from linscore.pictures import file_of, picture
 
 ROOMS = [import_module(f"linscore.options.{found.name}") for found in iter_modules(options.__path__)]
 CLASSES = {kind for room in ROOMS for kind in vars(room).values() if is_dataclass(kind) and isinstance(kind, type)}
@@ -41,19 +43,18 @@ PROMISED = {
     "judge": "text dataset endpoint judge reference stories begin new-tokens temperature seed dtype device "
     "trust-remote-code json",
     "distil": "text dataset teacher train steps batch-size seq-len learning-rate hidden kl lm save-every resume out "
-    "dtype device trust-remote-code",
-    "train": "config out text dataset regularizer weight steps seed resume device",
+    "dtype device trust-remote-code json figures",
+    "train": "config out text dataset regularizer weight steps seed resume device json figures",
     "finetune-delta": "data dataset text-field label-field task chosen-field rejected-field seeds epochs batch-size "
     "learning-rate longest score-text tokens device trust-remote-code out json",
-    "dynamics": "revisions text dataset tokens seq-len batch-size out dtype device trust-remote-code json",
-    "probe": "data dataset text-field label-field pool batch-size seed out dtype device trust-remote-code json",
+    "dynamics": "revisions text dataset tokens seq-len batch-size out dtype device trust-remote-code json figures",
+    "probe": "data dataset text-field label-field pool batch-size seed out dtype device trust-remote-code json figures",
     "lens": "text dataset tokens seq-len batch-size out dtype device trust-remote-code json",
     "tokens": "text dataset tokens seq-len batch-size folds skip-first precision skip-special blocks out dtype device "
     "trust-remote-code json",
-    "bench": "width tokens dtype device tune tune-widths tune-paths tune-seconds tune-file",
+    "bench": "width tokens dtype device tune tune-widths tune-paths tune-seconds tune-file json",
     "doctor": "json",
 }
-WITH_TABLES = {*PROMISED} - {"prune", "linearize", "fuse", "distil", "train", "doctor"}
 # Of the defaults only those that are not "none": (command, option) → value.
 DEFAULTS = {
     ("score", "folds"): 2,
@@ -87,8 +88,8 @@ DEFAULTS = {
 @pytest.mark.parametrize("name", PROMISED)
 def test_every_command_has_the_options_that_it_promised(name):
     flags = {flag for one in cli.commands[name].params if isinstance(one, click.Option) for flag in one.opts}
-    shown = {"--plain"} if name in WITH_TABLES else set()
-    assert {"--debug", *shown, *(f"--{word}" for word in PROMISED[name].split())} == {
+    assert "--json" in flags
+    assert {"--debug", "--plain", *(f"--{word}" for word in PROMISED[name].split())} == {
         flag for flag in flags if flag.startswith("--")
     }
 
@@ -101,6 +102,19 @@ def test_every_command_is_listed():
 def test_defaults_are_those_that_were_promised(command, option):
     (found,) = [one for one in cli.commands[command].params if one.name == option]
     assert found.default == DEFAULTS[command, option]
+
+
+def test_pictures_have_the_format_that_is_asked_for(tmp_path):
+    @click.command()
+    @figures
+    def command():
+        with picture(tmp_path / file_of("curve"), 1, 2) as (_, [panel]):
+            panel.plot([0, 1])
+
+    for kind, begins in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        assert CliRunner().invoke(command, ["--figures", kind]).exit_code == 0
+        assert (tmp_path / f"curve.{kind}").read_bytes().startswith(begins)
+    assert CliRunner().invoke(command, ["--figures", "gif"]).exit_code == 2
 
 
 def test_the_list_of_commands_says_whole_sentences(run):
