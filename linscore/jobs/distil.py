@@ -73,9 +73,8 @@ def run_distil(
     `linscore evaluate` says. The new model has the student's dtype; it is trained in float32.
 
     While it trains, loss curve and newest checkpoint lie in `OUT.training`, from which `resume` goes on after an
-    interruption; the other options must be those of the first call. A finished run removes that folder.
-
-    Several processes (torchrun) share each step's batch; those that are not the first return None.
+    interruption; the other options must be those of the first call. A finished run removes that folder. Several
+    processes (torchrun) share each step's batch; those that are not the first return None.
 
     Raises:
         LinscoreError: for any input that cannot be used, or when `out` exists; what was there stays as it was.
