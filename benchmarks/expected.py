@@ -19,6 +19,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks/suite"), str(RO
 
 import torch  # noqa: E402
 from linscore_kernels.launching import pieces  # noqa: E402
+from linscore_kernels.layer_loss.kernel import backward_walks, forward_walks  # noqa: E402
 from linscore_kernels.second_moments import held_rows, totals_kernel, triton  # noqa: E402
 from linscore_kernels.second_moments.tile_list import splits_for, tile_list  # noqa: E402
 from linscore_kernels.second_moments.token_stats_kernel import tile_shape  # noqa: E402
@@ -163,10 +164,21 @@ def forward_flop(shape: LlamaShape) -> float:
     return shape.tokens * shape.blocks * (2.0 * weights + 2.0 * shape.sequence * d)
 
 
+def layer_loss_passes(states: int) -> tuple[int, int]:
+    """Over a state: read in forward; read in backward, or written there."""
+    every = range(states)
+    forward = sum(len(every[walk]) for walk in forward_walks(states))
+    return forward, sum(len(every[read]) + len(every[written]) for read, written in backward_walks(states))
+
+
 def layer_loss_seconds(states: int, moved: float, machine: Machine = H200) -> float:
-    """Of regularizers over `states` of `moved` bytes: a pair's both, then its three neighbours' for each gradient."""
-    passes = 2 * (states - 1) + 3 * states - 2 + states
-    return passes * moved / (machine.copying * machine.copy)
+    """Of regularizers over `states` of `moved` bytes each, and of their gradients."""
+    forward, backward = layer_loss_passes(states)
+    parts = (
+        _moving("distances", forward * moved, machine, machine.reading, len(forward_walks(states)) + 1),
+        _moving("gradients", backward * moved, machine, machine.copying, len(backward_walks(states))),
+    )
+    return sum(part.seconds for part in parts)
 
 
 SHAPES = ((768, 16_384), (768, 65_536), (2048, 65_536), (4096, 16_384), (4096, 65_536), (8192, 65_536))

@@ -7,9 +7,11 @@ Errors of products are relative to √(Σx̂ᵢ² Σδ̂ⱼ²), so that no featu
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
-from linscore_kernels import FIGURES, LIGHT, Pilot, accumulate, gram, residual_norms, token_stats
+from linscore_kernels import FIGURES, LIGHT, Pilot, accumulate, gram, layer_distances, residual_norms, token_stats
 from linscore_kernels.pilot import HEAVY_MEDIANS
 from one_sum import in_one_sum
 from shapes import DEVICE, SHAPES
@@ -180,6 +182,25 @@ def test_residual_norms(record_property, d, tokens, dtype, precision):
     plain = (delta.float() - product.float() - mean_delta.float()).norm(dim=1)
     error, of_torch = ((norms.double() / truth - 1).abs().max().item() for norms in (norms, plain))
     within_budget(record_property, error, of_torch, precision)
+
+
+def test_layer_loss_and_its_gradient(record_property):
+    """Of more states than one launch walks along, in the dtype that is measured."""
+    d, tokens = SHAPES.checked[-1]
+    x, y = random_states(d, tokens, SHAPES.dtype, DEVICE)
+    states = [torch.lerp(x, y, float(i)).requires_grad_() for i in range(12)]
+    exact = [state.detach().double().requires_grad_() for state in states]
+    upstream, weight = torch.tensor([1.0, 0.1], device=DEVICE), torch.ones(tokens, device=DEVICE)
+    loss = layer_distances(states, weight)[0] @ upstream
+    pairs = list(pairwise(exact))
+    cosine = sum((1 - torch.cosine_similarity(h, m, dim=1)).sum() for h, m in pairs)
+    truth = upstream[0] * cosine + upstream[1] * sum((h - m).square().sum() for h, m in pairs)
+    gradients = zip(torch.autograd.grad(loss, states), torch.autograd.grad(truth, exact), strict=True)
+    error = max(((got.double() - of_truth).norm() / of_truth.norm()).item() for got, of_truth in gradients)
+    record_property("error of the loss", abs(loss.item() / truth.item() - 1))
+    record_property("error of the gradients", error)
+    assert abs(loss.item() / truth.item() - 1) < 1e-5
+    assert error < torch.finfo(SHAPES.dtype).eps
 
 
 @by_path

@@ -10,7 +10,6 @@ pytest.importorskip("triton")
 from compile_cases import (
     ARCHITECTURES,
     LAYER_LOSS_ARCHITECTURES,
-    LAYER_LOSS_KERNELS,
     cases,
     layer_loss_cases,
     merge_cases,
@@ -28,7 +27,7 @@ def architecture_of(case: str) -> int:
 def test_every_case_was_compiled(facts):
     assert list(facts) == list(cases())
     assert set(SHARED) == set(MATRIX_INSTRUCTION) == set(ARCHITECTURES)
-    assert len(layer_loss_cases()) == len(LAYER_LOSS_KERNELS) * (len(LAYER_LOSS_ARCHITECTURES) + 1)
+    assert {architecture_of(case) for case in layer_loss_cases()} == set(LAYER_LOSS_ARCHITECTURES)
 
 
 @pytest.mark.parametrize("case", product_cases())
@@ -56,3 +55,13 @@ def test_token_stats_hardly_spills(facts, case):
 @pytest.mark.parametrize("case", merge_cases() | layer_loss_cases())
 def test_memory_bound_kernels_do_not_spill(facts, case):
     assert_fits(facts[case], architecture_of(case))
+
+
+@pytest.mark.parametrize(
+    ("kind", "read", "written"), [("distances-walk", 9, 0), ("gradients-walk", 11, 9), ("gradients-tap", 4, 1)]
+)
+@pytest.mark.parametrize("architecture", [90, 100])
+def test_each_state_of_a_walk_is_read_once_and_each_gradient_written_once(facts, kind, read, written, architecture):
+    """By counting instructions: a row of 4,096 bfloat16 is two vectors of 16 bytes for each of 256 threads."""
+    found = facts[f"layer_loss-{kind}-{architecture}"]
+    assert (found["threads"], found["vectors_read"], found["vectors_written"]) == (256, 2 * read, 2 * written)

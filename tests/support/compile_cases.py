@@ -1,7 +1,8 @@
 """Every kernel as its launcher compiles it, for every architecture of the launch table.
 
 A case is (architecture, kernel, types of arguments, compile-time values, options); types that are divisible by 16 end
-in "/16". The architecture ends the name of a case, the kernel begins it.
+in "/16", and an argument of several tensors has a tuple of types, with "constexpr" where there is None. The
+architecture ends the name of a case, the kernel begins it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from linscore_kernels.tuning.tune import candidates
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 MAIN_ARCHITECTURES = (80, 90, 100)
 LAYER_LOSS_ARCHITECTURES = (80, 90, 100, 120)
-LAYER_LOSS_KERNELS = {"distances": layer_loss._distances_kernel, "gradient": layer_loss._gradient_kernel}
 
 
 def cases() -> dict[str, tuple]:
@@ -70,12 +70,16 @@ def merge_cases() -> dict[str, tuple]:
 
 
 def layer_loss_cases() -> dict[str, tuple]:
-    widths = [(4096, a) for a in LAYER_LOSS_ARCHITECTURES] + [(67, 90)]
-    return {
-        f"layer_loss-{kind}-bf16-{d}-{a}": layer_loss_case(a, kind, "bf16", d)
-        for d, a in widths
-        for kind in LAYER_LOSS_KERNELS
-    }
+    """What a tap asks for everywhere, whole walks, and rows that are not aligned."""
+    found = {}
+    for a in LAYER_LOSS_ARCHITECTURES:
+        found[f"layer_loss-distances-tap-{a}"] = distances_case(a, "bf16", 4096, 2)
+        found[f"layer_loss-gradients-tap-{a}"] = gradients_case(a, "bf16", 4096, 3, added=True)
+    for a in (90, 100):
+        found[f"layer_loss-distances-walk-{a}"] = distances_case(a, "bf16", 4096, layer_loss.WALK + 1)
+        found[f"layer_loss-gradients-walk-{a}"] = gradients_case(a, "bf16", 4096, layer_loss.WALK + 3)
+    found["layer_loss-distances-odd-90"] = distances_case(90, "bf16", 67, 2)
+    return found | {"layer_loss-gradients-odd-90": gradients_case(90, "bf16", 67, 3, added=True)}
 
 
 def gram_case(
@@ -178,13 +182,22 @@ def heavy_rows_case(architecture: int, dtype: str) -> tuple:
     return architecture, _heavy_rows_kernel, types, constants, {"num_warps": 4}
 
 
-def layer_loss_case(architecture: int, kind: str, dtype: str, d: int) -> tuple:
-    kernel, (shape, options) = LAYER_LOSS_KERNELS[kind], layer_loss.tile_shape(d)
-    constants = shape | {"SHORTEST": 1e-8} | ({"BY_HAND": False} if kind == "gradient" else {})
-    floats = ("weight_ptr", "upstream_ptr", "figures_ptr", "terms_ptr", "previous_figures_ptr", "following_figures_ptr")
-    states = ("x_ptr", "y_ptr", "state_ptr", "grad_ptr", "previous_ptr", "following_ptr", "out_ptr")
-    sizes = ("d", "x_stride", "y_stride", "state_stride", "grad_stride", "previous_stride", "following_stride")
-    types = dict.fromkeys(floats, "*fp32") | dict.fromkeys(states, f"*{dtype}") | {"n": "i32"}
-    types |= dict.fromkeys(sizes, "i32/16" if d % 16 == 0 else "i32")
-    types = {name: types[name] for name in kernel.arg_names if name not in constants}
-    return architecture, kernel, types, constants, options
+def distances_case(architecture: int, dtype: str, d: int, states: int) -> tuple:
+    shape, options = layer_loss.tile_shape(d)
+    size = "i32/16" if d % 16 == 0 else "i32"
+    types = {"states": (f"*{dtype}",) * states, "strides": (size,) * states}
+    types |= dict.fromkeys(("weight_ptr", "figures_ptr", "terms_ptr"), "*fp32") | {"n": "i32", "d": size}
+    constants = shape | {"SHORTEST": 1e-8, "ONE_BY_ONE": False}
+    return architecture, layer_loss._distances_kernel, types, constants, options
+
+
+def gradients_case(architecture: int, dtype: str, d: int, states: int, *, added: bool = False) -> tuple:
+    """A walk between others, whose first and last state are read as neighbours alone."""
+    shape, options = layer_loss.tile_shape(d, layer_loss.WIDEST)
+    size = "i32/16" if d % 16 == 0 else "i32"
+    outs, none = ("constexpr", *(f"*{dtype}",) * (states - 2), "constexpr"), ("constexpr",) * states
+    types = {"states": (f"*{dtype}",) * states, "strides": (size,) * states, "figures": ("*fp32",) * (states - 1)}
+    types |= {"grads": outs if added else none, "grad_strides": (size,) * states, "outs": outs}
+    types |= {"weight_ptr": "*fp32", "upstream_ptr": "*fp32", "n": "i32", "d": size}
+    constants = shape | {"SHORTEST": 1e-8, "BY_HAND": False}
+    return architecture, layer_loss._gradients_kernel, types, constants, options

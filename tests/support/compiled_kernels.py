@@ -20,6 +20,7 @@ from filelock import FileLock
 # Shared memory per block that the architecture grants, bytes (CUDA C++ programming guide, compute capabilities).
 SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 MATRIX_INSTRUCTION = {80: "mma.sync", 86: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05.mma", 120: "mma.sync"}
+FUSED = {"enable_fp_fusion": True}  # as `linscore_kernels.launching` has it
 TENSOR_MEMORY = 512  # columns on sm_100; past it Triton 3.6 to 3.9 compiles "successfully" to an empty body
 
 
@@ -67,13 +68,20 @@ def compile_case(architecture: int, kernel, types: dict, constants: dict, option
     import triton
     from triton.backends.compiler import GPUTarget
 
-    position = {name: index for index, name in enumerate(kernel.arg_names)}
-    aligned = {(position[k],): [["tt.divisibility", 16]] for k, v in types.items() if v[0] == "*" or v.endswith("/16")}
-    signature = {name: types[name].removesuffix("/16") if name in types else "constexpr" for name in kernel.arg_names}
-    source = source_class(kernel)(kernel, signature, {(position[k],): v for k, v in constants.items()}, aligned)
-    options = options | {"enable_fp_fusion": True}
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    signature, aligned = {}, {}
+    constexprs = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    for position, name in enumerate(kernel.arg_names):
+        kind = types.get(name, "constexpr")
+        for place, one in _places(position, kind):
+            if one[0] == "*" or one.endswith("/16"):
+                aligned[place] = [["tt.divisibility", 16]]
+            if one == "constexpr":
+                constexprs.setdefault(place, None)
+        signature[name] = _bare(kind)
+    source = source_class(kernel)(kernel, signature, constexprs, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options | FUSED)
     facts = resources(compiled.asm["cubin"])
+    vectors = re.findall(r"\b(ld|st)\.global\.v4\.b32", compiled.asm["ptx"])  # of 16 bytes a thread
     matrix = sorted(set(re.findall(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync", compiled.asm["ptx"])))
     asynchronous = next((name for name in ("cp.async.bulk", "cp.async") if name in compiled.asm["ptx"]), None)
     block = constants.get("BLOCK_K", 0) * (constants.get("BLOCK_M", 0) + constants.get("BLOCK_N", 0))
@@ -83,6 +91,8 @@ def compile_case(architecture: int, kernel, types: dict, constants: dict, option
         "stage": 2 * block,  # bytes of the operands of one step
         "threads": 32 * compiled.metadata.num_warps,
         "matrix": matrix,
+        "vectors_read": vectors.count("ld"),
+        "vectors_written": vectors.count("st"),
         "tensor_memory": tensor_memory,
         "asynchronous": asynchronous,
     }
@@ -97,6 +107,15 @@ def source_class(kernel) -> type:
     from triton.compiler import ASTSource
 
     return ASTSource
+
+
+def _places(position: int, kind: str | tuple[str, ...]) -> list[tuple[tuple[int, ...], str]]:
+    """Where Triton looks for what is known of an argument, or of each of a tuple."""
+    return [((position,), kind)] if isinstance(kind, str) else [((position, i), one) for i, one in enumerate(kind)]
+
+
+def _bare(kind: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    return kind.removesuffix("/16") if isinstance(kind, str) else tuple(map(_bare, kind))
 
 
 def resources(cubin: bytes) -> dict[str, int]:

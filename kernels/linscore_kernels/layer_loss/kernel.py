@@ -1,6 +1,7 @@
-"""Distances of one pair of states in one pass, and the gradient in one state: the formulas of `layer_loss`, fused.
+"""Distances of a chain of states, and their gradients, fused: a launch walks along several states.
 
-A program takes a few rows with all their columns, so that every reduction ends in it: no atomics, fixed order.
+A program takes a few rows: each state of the walk is read once, is h_i and then, still in registers, h_{i−1}. In
+forward a program has all columns, so that every reduction ends in it: no atomics, fixed order.
 """
 
 # mypy: allow-untyped-defs
@@ -8,16 +9,19 @@ A program takes a few rows with all their columns, so that every reduction ends 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launching import OPTIONS, next_power_of_2, on_device, pieces, rounds_by_hand, whole_rows
+from ..launching import OPTIONS, interpreted, next_power_of_2, on_device, pieces, whole_rows
 from ..tiles import store_rounded
 
-WIDEST = 4096  # columns that a program holds at once, of one row
+WALK = 8  # states that a launch adds to the chain, or whose gradients it writes; the longer, the less is read twice
 TILE = 2048  # elements of several rows: rows that are not aligned would spill with more
-Neighbour = tuple[Tensor | None, Tensor | None]  # a state and the floats of the pair, or nothing
+WIDEST = 4096  # columns of a gradient that a program takes
 
 
 @triton.jit
@@ -33,180 +37,204 @@ def _load(ptr, start_row, within, stride, column, mask):
     return tl.load(ptr + start_row * stride + offset, mask=mask, other=0.0).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["n"])
-def _distances_kernel(
-    x_ptr,  # [n, d] h_{i−1}, rows `x_stride` apart
-    y_ptr,  # [n, d] h_i
-    weight_ptr,  # [n] float32; rows of weight 0 are not read
-    figures_ptr,  # [3, n] float32: ‖x‖, ‖y‖, ⟨x, y⟩
-    terms_ptr,  # [2, n] float32: 1 − cos, ‖y − x‖², both weighted
-    n,
-    d,
-    x_stride,
-    y_stride,
-    SHORTEST: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    start_row, within = tl.program_id(0).to(tl.int64) * BLOCK_ROWS, tl.arange(0, BLOCK_ROWS)
-    row = start_row + within
-    weight = tl.load(weight_ptr + row, mask=row < n, other=0.0)
-    square_x = tl.zeros((BLOCK_ROWS,), tl.float32)
-    square_y = tl.zeros((BLOCK_ROWS,), tl.float32)
-    square_apart = tl.zeros((BLOCK_ROWS,), tl.float32)
-    product = tl.zeros((BLOCK_ROWS,), tl.float32)
-    for start in range(0, d, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        mask = (weight != 0.0)[:, None] & (column < d)[None, :]
-        x = _load(x_ptr, start_row, within, x_stride, column, mask)
-        y = _load(y_ptr, start_row, within, y_stride, column, mask)
-        square_x += tl.sum(x * x, 1)
-        square_y += tl.sum(y * y, 1)
-        square_apart += tl.sum((y - x) * (y - x), 1)
-        product += tl.sum(x * y, 1)
-
-    norm_x, norm_y, apart = tl.sqrt_rn(square_x), tl.sqrt_rn(square_y), tl.sqrt_rn(square_apart)
-    inverse = _inverse(norm_x, norm_y, SHORTEST)
-    longer = tl.abs(norm_y - norm_x)
-    near = (square_apart < norm_x * norm_y) & (inverse > 0.0)
-    distance = tl.where(near, (apart - longer) * (apart + longer) * inverse * 0.5, 1.0 - product * inverse)
-    inside, wide = row < n, n.to(tl.int64)
-    tl.store(figures_ptr + row, norm_x, mask=inside)
-    tl.store(figures_ptr + wide + row, norm_y, mask=inside)
-    tl.store(figures_ptr + 2 * wide + row, product, mask=inside)
-    tl.store(terms_ptr + row, weight * distance, mask=inside)
-    tl.store(terms_ptr + wide + row, weight * square_apart, mask=inside)
+@triton.jit
+def _added(a, b, c, more_a, more_b, more_c):
+    return a + more_a, b + more_b, c + more_c
 
 
 @triton.jit
-def _factors(figures_ptr, row, n, weight, upstream_ptr, inside, OWN: tl.constexpr, SHORTEST: tl.constexpr):
-    """κ, 1 where h and m are near, and the factors of κh − m and of h, whose norm is the row `OWN` of the figures."""
+def _pair_sums(x, y, ONE_BY_ONE: tl.constexpr):
+    """‖y‖², ‖y − x‖², ⟨x, y⟩ of each row: one reduction, but in the interpreter, which would go from entry to entry."""
+    apart = y - x
+    if ONE_BY_ONE:
+        return tl.sum(y * y, 1), tl.sum(apart * apart, 1), tl.sum(x * y, 1)
+    return tl.reduce((y * y, apart * apart, x * y), 1, _added)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _distances_kernel(
+    states,  # h_0 … h_k, [n, d] each
+    strides,  # from row to row of each
+    weight_ptr,  # [n] float32; rows of weight 0 are not read
+    figures_ptr,  # [k, 3, n] float32: ‖h_{i−1}‖, ‖h_i‖, ⟨h_{i−1}, h_i⟩
+    terms_ptr,  # [2, n] float32: sums over the pairs of 1 − cos and ‖h_i − h_{i−1}‖², both weighted
+    n,
+    d,
+    SHORTEST: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ONE_BY_ONE: tl.constexpr,
+):
+    start_row, within = tl.program_id(0).to(tl.int64) * BLOCK_ROWS, tl.arange(0, BLOCK_ROWS)
+    row, column = start_row + within, tl.arange(0, BLOCK)
+    inside, wide = row < n, n.to(tl.int64)
+    weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
+    mask = (weight != 0.0)[:, None] & (column < d)[None, :]
+    cosine = tl.zeros((BLOCK_ROWS,), tl.float32)
+    mse = tl.zeros((BLOCK_ROWS,), tl.float32)
+    x = _load(states[0], start_row, within, strides[0], column, mask)
+    norm_x = tl.sqrt_rn(tl.sum(x * x, 1))
+    for i in tl.static_range(1, len(states)):
+        y = _load(states[i], start_row, within, strides[i], column, mask)
+        square_y, square_apart, product = _pair_sums(x, y, ONE_BY_ONE)
+        norm_y, length = tl.sqrt_rn(square_y), tl.sqrt_rn(square_apart)
+        inverse = _inverse(norm_x, norm_y, SHORTEST)
+        longer = tl.abs(norm_y - norm_x)
+        near = (square_apart < norm_x * norm_y) & (inverse > 0.0)
+        cosine += tl.where(near, (length - longer) * (length + longer) * inverse * 0.5, 1.0 - product * inverse)
+        mse += square_apart
+        figures = figures_ptr + (3 * i - 3) * wide + row
+        tl.store(figures, norm_x, mask=inside)
+        tl.store(figures + wide, norm_y, mask=inside)
+        tl.store(figures + 2 * wide, product, mask=inside)
+        x, norm_x = y, norm_y
+    tl.store(terms_ptr + row, weight * cosine, mask=inside)
+    tl.store(terms_ptr + wide + row, weight * mse, mask=inside)
+
+
+@triton.jit
+def _factors(figures_ptr, row, n, weight, upstream_ptr, inside, SHORTEST: tl.constexpr):
+    """Of a pair: κ, 1 where both are near, the factor of κh − m, and those of h where it is the first or the second."""
     wide = n.to(tl.int64)
     norm_x = tl.load(figures_ptr + row, mask=inside, other=0.0)
     norm_y = tl.load(figures_ptr + wide + row, mask=inside, other=0.0)
     product = tl.load(figures_ptr + 2 * wide + row, mask=inside, other=0.0)
     cosine, mse = weight * tl.load(upstream_ptr), weight * tl.load(upstream_ptr + 1) * 2.0
     cosine *= _inverse(norm_x, norm_y, SHORTEST)
-    own = norm_y if OWN == 1 else norm_x
-    ratio = product / tl.where(own > SHORTEST, own * own, 1.0)
     near = norm_x * norm_x + norm_y * norm_y - 2.0 * product < norm_x * norm_y
-    return tl.where(near, 1.0, 0.0), cosine + mse, tl.where(near, cosine * (ratio - 1.0), cosine * ratio + mse)
+    first = _along(norm_x, product, cosine, mse, near, SHORTEST)
+    second = _along(norm_y, product, cosine, mse, near, SHORTEST)
+    return tl.where(near, 1.0, 0.0), cosine + mse, first, second
+
+
+@triton.jit
+def _along(norm, product, cosine, mse, near, SHORTEST: tl.constexpr):
+    """The factor of a state of this norm in its own gradient."""
+    ratio = product / tl.where(norm > SHORTEST, norm * norm, 1.0)
+    return tl.where(near, cosine * (ratio - 1.0), cosine * ratio + mse)
 
 
 @triton.jit(do_not_specialize=["n"])
-def _gradient_kernel(
-    state_ptr,  # [n, d], rows `state_stride` apart
+def _gradients_kernel(
+    states,  # h_0 … h_k, [n, d] each
+    strides,  # from row to row of each
+    figures,  # of each of the k pairs, [3, n] float32
     weight_ptr,  # [n] float32
     upstream_ptr,  # [2] float32
-    grad_ptr,  # [n, d] or None
-    previous_ptr,  # [n, d] or None, as its figures [3, n] float32
-    previous_figures_ptr,
-    following_ptr,
-    following_figures_ptr,
-    out_ptr,  # [n, d] contiguous
+    grads,  # of each state [n, d] or None: what is added to its gradient
+    grad_strides,
+    outs,  # of each state [n, d] contiguous, or None: no gradient is asked for
     n,
     d,
-    state_stride,
-    grad_stride,
-    previous_stride,
-    following_stride,
     SHORTEST: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     BY_HAND: tl.constexpr,  # round to bfloat16 by hand
 ):
     start_row, within = tl.program_id(0).to(tl.int64) * BLOCK_ROWS, tl.arange(0, BLOCK_ROWS)
-    row = start_row + within
-    out_ptr += start_row * d
+    row, column = start_row + within, tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = row < n
     weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
-    along = tl.zeros((BLOCK_ROWS,), tl.float32)
-    if previous_ptr is not None:
-        near_p, apart_p, along_p = _factors(previous_figures_ptr, row, n, weight, upstream_ptr, inside, 1, SHORTEST)
-        along += along_p
-    if following_ptr is not None:
-        near_f, apart_f, along_f = _factors(following_figures_ptr, row, n, weight, upstream_ptr, inside, 0, SHORTEST)
-        along += along_f
-    for start in range(0, d, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        keep = inside[:, None] & (column < d)[None, :]
-        mask = keep & (weight != 0.0)[:, None]
-        h = _load(state_ptr, start_row, within, state_stride, column, mask)
-        total = along[:, None] * h
-        if previous_ptr is not None:
-            m = _load(previous_ptr, start_row, within, previous_stride, column, mask)
-            total += apart_p[:, None] * (near_p[:, None] * h - m)
-        if following_ptr is not None:
-            m = _load(following_ptr, start_row, within, following_stride, column, mask)
-            total += apart_f[:, None] * (near_f[:, None] * h - m)
-        if grad_ptr is not None:
-            total += _load(grad_ptr, start_row, within, grad_stride, column, keep)
-        store_rounded(out_ptr + ((within * d)[:, None] + column[None, :]), total, keep, BY_HAND)
+    keep = inside[:, None] & (column < d)[None, :]
+    mask = keep & (weight != 0.0)[:, None]
+    h = _load(states[0], start_row, within, strides[0], column, mask)
+    total = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
+    for i in tl.static_range(len(states)):
+        if i + 1 < len(states):
+            following = _load(states[i + 1], start_row, within, strides[i + 1], column, mask)
+            near, apart, first, second = _factors(figures[i], row, n, weight, upstream_ptr, inside, SHORTEST)
+            near, apart = near[:, None], apart[:, None]
+            total += first[:, None] * h + apart * (near * h - following)
+        if outs[i] is not None:
+            if grads[i] is not None:
+                total += _load(grads[i], start_row, within, grad_strides[i], column, keep)
+            pointers = outs[i] + start_row * d + ((within * d)[:, None] + column[None, :])
+            store_rounded(pointers, total, keep, BY_HAND and outs[i].dtype.element_ty == tl.bfloat16)
+        if i + 1 < len(states):
+            total = second[:, None] * following + apart * (near * following - h)
+            h = following
 
 
-def tile_shape(d: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Compile-time shape of the tiles for rows of `d` columns, and the options of the compiler."""
-    block = min(next_power_of_2(d), WIDEST)
-    return {"BLOCK_ROWS": max(1, min(TILE // block, 64)), "BLOCK": block}, {"num_warps": 8}
+def tile_shape(d: int, widest: int | None = None) -> tuple[dict[str, int], dict[str, int]]:
+    """Compile-time shape of the tiles for rows of `d` columns, `widest` at most, and the options of the compiler."""
+    block = next_power_of_2(d) if widest is None else min(next_power_of_2(d), widest)
+    return {"BLOCK_ROWS": max(1, min(TILE // block, 64)), "BLOCK": block}, {"num_warps": 8 if block <= 8192 else 16}
 
 
-def launch_distances(x: Tensor, y: Tensor, figures: Tensor, weight: Tensor, shortest: float) -> Tensor:
-    """D and Q `[2]` float32 of a pair h_{i−1}, h_i `[n, d]`; fills in `figures` `[3, n]`. Norms ≤ `shortest` are 0."""
-    x, y = whole_rows(x), whole_rows(y)
-    (n, d), (shape, options) = x.shape, tile_shape(x.shape[1])
-    terms = weight.new_empty(2, n)
-    if n:
-        with on_device(x):
+def forward_walks(states: int) -> list[slice]:
+    """The states that each launch of a chain's distances reads: the last ones of a walk begin the next."""
+    return [slice(start, min(start + WALK + 1, states)) for start in range(0, states - 1, WALK)]
+
+
+def backward_walks(states: int) -> list[tuple[slice, slice]]:
+    """The states that each launch of a chain's gradients reads, and those whose gradients it writes."""
+    count = pieces(states, WALK + 1)
+    edges = [states * i // count for i in range(count + 1)]
+    return [(slice(max(start - 1, 0), min(stop + 1, states)), slice(start, stop)) for start, stop in pairwise(edges)]
+
+
+def launch_distances(states: Sequence[Tensor], figures: Tensor, weight: Tensor, shortest: float) -> Tensor:
+    """D and Q `[2]` float32 of a chain `[n, d]`; fills in `figures` `[L, 3, n]`. Norms ≤ `shortest` count as 0."""
+    (n, d), (shape, options) = states[0].shape, tile_shape(states[0].shape[1])
+    walks = forward_walks(len(states))
+    terms, weight = weight.new_empty(len(walks), 2, n), weight.contiguous()
+    for walk, sums in zip(walks if n else (), terms, strict=False):
+        read = [whole_rows(state) for state in states[walk]]
+        with on_device(figures):
             _distances_kernel[(pieces(n, shape["BLOCK_ROWS"]),)](
-                x,
-                y,
-                weight.contiguous(),
-                figures,
-                terms,
+                tuple(read),
+                tuple(state.stride(0) for state in read),
+                weight,
+                figures[walk.start],
+                sums,
                 n,
                 d,
-                x.stride(0),
-                y.stride(0),
                 SHORTEST=shortest,
+                ONE_BY_ONE=interpreted(),
                 **shape,
                 **options,
                 **OPTIONS,
             )
-    return terms.sum(1)
+    return terms.sum((0, 2))
 
 
-def launch_gradient(
-    state: Tensor,
+def launch_gradients(
+    states: Sequence[Tensor],
+    figures: Sequence[Tensor],
     weight: Tensor,
     upstream: Tensor,
-    grad: Tensor | None,
-    neighbours: tuple[Neighbour, Neighbour],
-    out: Tensor,
+    grads: Sequence[Tensor | None],
+    outs: Sequence[Tensor | None],
     shortest: float,
 ) -> None:
-    """Write the gradient in `state` `[n, d]` of its distances from both neighbours, plus `grad`, to `out`."""
-    (n, d), (shape, options) = state.shape, tile_shape(state.shape[1])
-    (previous, previous_figures), (following, following_figures) = neighbours
-    read = [None if t is None else whole_rows(t) for t in (state, grad, previous, following)]
-    state_, grad, previous, following = read
-    if n:
-        with on_device(out):
-            _gradient_kernel[(pieces(n, shape["BLOCK_ROWS"]),)](
-                state_,
-                weight.contiguous(),
-                upstream.contiguous(),
-                grad,
-                previous,
-                previous_figures,
-                following,
-                following_figures,
-                out,
+    """Write the gradients in a chain of states `[n, d]`, plus `grads`, to `outs` where there are any."""
+    (n, d), (shape, options) = states[0].shape, tile_shape(states[0].shape[1], WIDEST)
+    grid = pieces(n, shape["BLOCK_ROWS"]), pieces(d, shape["BLOCK"])
+    weight, upstream = weight.contiguous(), upstream.contiguous()
+    for walk, written in backward_walks(len(states)):
+        asked = [out if written.start <= i < written.stop else None for i, out in enumerate(outs)][walk]
+        if not n or all(out is None for out in asked):
+            continue
+        read, added = ([t if t is None else whole_rows(t) for t in given[walk]] for given in (states, grads))
+        with on_device(weight):
+            _gradients_kernel[grid](
+                tuple(read),
+                tuple(map(_stride, read)),
+                tuple(figures[walk][: len(read) - 1]),
+                weight,
+                upstream,
+                tuple(added),
+                tuple(map(_stride, added)),
+                tuple(asked),
                 n,
                 d,
-                *(0 if t is None else t.stride(0) for t in read),
                 SHORTEST=shortest,
-                BY_HAND=rounds_by_hand(out.dtype),
+                BY_HAND=interpreted(),
                 **shape,
                 **options,
                 **OPTIONS,
             )
+
+
+def _stride(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.stride(0)

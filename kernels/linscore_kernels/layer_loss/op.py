@@ -97,11 +97,10 @@ def _layer_distances(states: list[Tensor], weight: Tensor, backend: str) -> tupl
         raise LinscoreError(f"`states` are {len(states)}: give two at least")
     _check(states, weight)
     figures = weight.new_empty(len(states) - 1, 3, len(weight))
-    if _by_triton(states[0], backend):
+    if _by_triton(weight, backend):
         from .kernel import launch_distances
 
-        pairs = zip(states, states[1:], figures, strict=False)
-        return torch.stack([launch_distances(*pair, weight, SHORTEST) for pair in pairs]).sum(0), figures
+        return launch_distances(states, figures, weight, SHORTEST), figures
     return eager.distances(states, weight, figures), figures
 
 
@@ -121,17 +120,22 @@ def _gradients(ctx: Any, upstream: Tensor | None, _figures: Tensor | None) -> tu
     *states, weight, figures = ctx.saved_tensors
     if upstream is None:
         return [None] * len(states), None, None
-    none = [(None, None)]
-    before = none + list(zip(states, figures, strict=False))
-    after = [*zip(states[1:], figures, strict=True), *none]
-    gradients = [
-        _layer_gradient(state, weight, upstream, None, *left, *right, ctx.backend) if needed else None
-        for state, left, right, needed in zip(states, before, after, ctx.needs_input_grad[0], strict=True)
-    ]
-    return gradients, None, None
+    needed = list(ctx.needs_input_grad[0])
+    found = iter(_layer_gradients(states, weight, upstream, figures, needed, ctx.backend))
+    return [next(found) if wanted else None for wanted in needed], None, None
 
 
 _layer_distances.register_autograd(_gradients, setup_context=_keep)
+
+
+@torch.library.custom_op(add_op_namespace_prefix("layer_gradients"), mutates_args=())
+def _layer_gradients(
+    states: list[Tensor], weight: Tensor, upstream: Tensor, figures: Tensor, needed: list[bool], backend: str
+) -> list[Tensor]:
+    """The gradients in those states of a chain for which they are needed."""
+    outs = [_empty(state) if wanted else None for state, wanted in zip(states, needed, strict=True)]
+    _write_gradients(states, list(figures), weight, upstream, [None] * len(states), outs, backend)
+    return [out for out in outs if out is not None]
 
 
 @torch.library.custom_op(add_op_namespace_prefix("layer_gradient"), mutates_args=())
@@ -147,24 +151,51 @@ def _layer_gradient(
     backend: str,
 ) -> Tensor:
     _check([t for t in (state, grad, previous, following) if t is not None], weight)
-    out = torch.empty_like(state, memory_format=torch.contiguous_format)
-    neighbours = ((previous, previous_figures), (following, following_figures))
-    if _by_triton(state, backend):
-        from .kernel import launch_gradient
-
-        launch_gradient(state, weight, upstream, grad, neighbours, out, SHORTEST)
-        return out
-    eager.gradient(state, weight, upstream, grad, neighbours, out)
+    out = _empty(state)
+    chain = [h for h in (previous, state, following) if h is not None]
+    figures = [floats for floats in (previous_figures, following_figures) if floats is not None]
+    own = 0 if previous is None else 1
+    grads, outs = ([only if i == own else None for i in range(len(chain))] for only in (grad, out))
+    _write_gradients(chain, figures, weight, upstream, grads, outs, backend)
     return out
 
 
 @_layer_gradient.register_fake
 def _(state: Tensor, *_rest: Any) -> Tensor:
+    return _empty(state)
+
+
+@_layer_gradients.register_fake
+def _(
+    states: list[Tensor], _weight: Tensor, _upstream: Tensor, _figures: Tensor, needed: list[bool], _backend: str
+) -> list[Tensor]:
+    return [_empty(state) for state, wanted in zip(states, needed, strict=True) if wanted]
+
+
+def _empty(state: Tensor) -> Tensor:
     return torch.empty_like(state, memory_format=torch.contiguous_format)
 
 
-def _by_triton(state: Tensor, backend: str) -> bool:
-    return choose_backend(state.device, backend or None) == "triton" and state.dtype is not torch.float64
+def _write_gradients(
+    states: list[Tensor],
+    figures: list[Tensor],
+    weight: Tensor,
+    upstream: Tensor,
+    grads: list[Tensor | None],
+    outs: list[Tensor | None],
+    backend: str,
+) -> None:
+    """Write the gradients in a chain of states, plus `grads`, to `outs` where there are any."""
+    if _by_triton(weight, backend):
+        from .kernel import launch_gradients
+
+        launch_gradients(states, figures, weight, upstream, grads, outs, SHORTEST)
+    else:
+        eager.gradients(states, figures, weight, upstream, grads, outs)
+
+
+def _by_triton(weight: Tensor, backend: str) -> bool:
+    return choose_backend(weight.device, backend or None) == "triton" and weight.dtype is not torch.float64
 
 
 def _check(states: list[Tensor], weight: Tensor) -> None:

@@ -28,6 +28,16 @@ def stream(n: int, d: int, dtype: torch.dtype = torch.float32) -> list[torch.Ten
     return [state.to(DEVICE, dtype) for state in states]
 
 
+def long_stream(n: int, d: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """More states than one walk takes, of which some rows are near and others, thirty times as long, are not."""
+    generator = torch.Generator().manual_seed(3)
+    states = [torch.randn(n, d, generator=generator, dtype=torch.float64)]
+    for _ in range(11):
+        states.append(states[-1] + 0.1 * torch.randn(n, d, generator=generator, dtype=torch.float64))
+    states[5][::4] *= 30
+    return [state.to(DEVICE, dtype) for state in states]
+
+
 def weights(n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """One row in five does not count."""
     weight = torch.rand(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.1
@@ -54,13 +64,62 @@ def with_gradients(function, states):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "d"), [(7, 3), (80, 67), (30, 96), (3, 5000)])
 def test_errors_are_at_most_twice_those_of_the_formula_plus_a_rounding(n, d, dtype, backend):
-    states, weight = stream(n, d, dtype), weights(n)
+    assert_as_exact_as_the_formula(stream(n, d, dtype), weights(n), backend)
+
+
+def assert_as_exact_as_the_formula(states, weight, backend):
+    dtype = states[0].dtype
     exact = with_gradients(lambda s: formula(s, weight.double()), [state.double() for state in states])
     plain = with_gradients(lambda s: formula(s, weight.to(dtype)), states)
     got = with_gradients(lambda s: layer_distances(s, weight, backend=backend)[0], states)
     for index, (ours, theirs, truth) in enumerate(zip(got, plain, exact, strict=True)):
         rounding = torch.finfo(dtype if index else torch.float32).eps * truth.norm()
         assert (ours - truth).norm() <= 2 * (theirs - truth).norm() + rounding, index
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_chain_may_be_longer_than_a_walk(dtype, backend):
+    assert_as_exact_as_the_formula(long_stream(11, 18, dtype), weights(11), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_some_gradients_of_a_long_chain_are_those_of_all(backend):
+    states, weight = long_stream(11, 18), weights(11)
+    every = with_gradients(lambda s: layer_distances(s, weight, backend=backend)[0], states)[1:]
+    some = {2, 3, 7}
+    leaves = [state.clone().requires_grad_(i in some) for i, state in enumerate(states)]
+    sums, _ = layer_distances(leaves, weight, backend=backend)
+    (UPSTREAM[0] * sums[0] + UPSTREAM[1] * sums[1]).backward()
+    for i, leaf in enumerate(leaves):
+        assert (leaf.grad is not None) == (i in some)
+        assert leaf.grad is None or torch.equal(leaf.grad.double(), every[i])
+
+
+@pytest.mark.skipif(not has_triton(), reason="no triton")
+def test_one_reduction_gives_the_sums_that_three_give(monkeypatch):
+    """The interpreter takes three in its place, which it is fast at."""
+    from linscore_kernels.layer_loss import kernel
+
+    states, weight = stream(3, 5), weights(3)
+    expected = layer_distances(states, weight, backend="triton")
+    monkeypatch.setattr(kernel, "interpreted", lambda: False)
+    torch.testing.assert_close(layer_distances(states, weight, backend="triton"), expected)
+
+
+@pytest.mark.skipif(not has_triton(), reason="no triton")
+@pytest.mark.parametrize(
+    ("states", "forward", "backward"), [(2, 2, 2), (9, 9, 9), (10, 9 + 2, 10 + 2), (33, 33 + 3, 33 + 2 * 3)]
+)
+def test_how_often_states_are_read(states, forward, backward):
+    """Once, but for the last of a walk, which begins the next, and in backward the neighbours on both sides."""
+    from linscore_kernels.layer_loss.kernel import WALK, backward_walks, forward_walks
+
+    every = range(states)
+    assert sum(len(every[walk]) for walk in forward_walks(states)) == forward
+    assert sum(len(every[read]) for read, _ in backward_walks(states)) == backward
+    assert [i for _, written in backward_walks(states) for i in every[written]] == list(every)
+    assert max(len(every[written]) for _, written in backward_walks(states)) <= WALK + 1
 
 
 @pytest.mark.slow
@@ -179,6 +238,8 @@ def test_schemas_fakes_and_autograd_are_what_torch_asks_for(backend):
     end = (weight, torch.tensor(UPSTREAM, device=DEVICE))
     around = (states[0], figures[0], states[2], figures[1])
     opcheck(torch.ops.linscore.layer_gradient, (states[1], *end, states[3], *around, backend))
+    needed = [False, True, True, False, True]
+    opcheck(torch.ops.linscore.layer_gradients, (states, *end, figures, needed, backend))
     opcheck(torch.ops.linscore.layer_gradient, (states[0].T.contiguous().T, *end, *[None] * 5, backend))
 
 
