@@ -9,6 +9,8 @@ from shapes import DEVICE, SHAPES
 
 from linscore.machine.kernel_cases import (
     COMPILED,
+    FLASH_MUON,
+    QUACK,
     accumulate_case,
     centered_gram_case,
     gram_case,
@@ -85,8 +87,8 @@ def test_gram_of_float32_states(benchmark):
 @pytest.mark.parametrize("d", FEW)
 @pytest.mark.parametrize("build", CASES if ON_GPU else CASES[:1], ids=lambda build: build.__name__)
 def test_torch_compile(benchmark, build, d):
-    """What the compiler makes of the formula, apart: it takes long, and may hang."""
+    """What compilers make of the formula, and symmetric products of others, apart: they take long, and may hang."""
     case = build(d, TOKENS, DTYPE, DEVICE, compiled=True)
     benchmark.group = f"{case.kernel}, torch.compile"
-    peers = {name: peer for name, peer in case.peers.items() if name == COMPILED}
+    peers = {name: peer for name, peer in case.peers.items() if name in (COMPILED, QUACK, FLASH_MUON)}
     compare_case(benchmark, replace(case, peers=peers), d, TOKENS, DTYPE)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 Function = Callable[[], Any]
 COMPILED = "torch.compile"  # the name of that peer
+QUACK, FLASH_MUON = "quack", "flash_muon"  # and of those that are packages
 SPREAD = 0.1  # ‖δ‖/‖x‖, as in a trained decoder
 
 
@@ -171,7 +174,23 @@ def _product_peers(x: Tensor, delta: Tensor, *, compiled: bool) -> dict[str, Fun
         wide = x.float(), delta.float()
         peers["two products in tf32"] = lambda: _in_tf32(_two_products, *wide)
         peers["two products in float32"] = lambda: _two_products(*wide)
-    return peers | _compiled(_two_products, x, delta) if compiled else peers
+    return peers | _compiled(_two_products, x, delta) | _symmetric(x, delta) if compiled else peers
+
+
+def _symmetric(x: Tensor, delta: Tensor) -> dict[str, Function]:
+    """The symmetric products of packages that are installed, each with a plain product: the pair is compared."""
+    pairs: dict[str, Function] = {QUACK: lambda: _quack_pair(x, delta), FLASH_MUON: lambda: _flash_muon_pair(x, delta)}
+    return {name: pair for name, pair in pairs.items() if find_spec(name) and x.dtype.itemsize == 2}
+
+
+def _quack_pair(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    out = x.new_empty(x.shape[1], x.shape[1])
+    import_module(f"{QUACK}.gemm_interface").gemm_symmetric_out(x.T, x, out)
+    return out, x.T @ delta
+
+
+def _flash_muon_pair(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    return import_module(f"{FLASH_MUON}.matmul_transpose_triton").matmul_transpose(x.T), x.T @ delta
 
 
 def _compiled(formula: Callable[..., Any], *arguments: Tensor) -> dict[str, Function]:

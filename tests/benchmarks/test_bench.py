@@ -1,4 +1,6 @@
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
 import bench_counters
@@ -11,7 +13,7 @@ import torch
 from linscore_kernels import Pilot
 from shapes import TINY_LLAMA
 
-from linscore.machine import bench, timing
+from linscore.machine import bench, kernel_cases, timing
 from linscore.machine.kernel_cases import CASES, accumulate_case, centered_gram_case
 from linscore.machine.timing import Rates, Timing, interleaved
 
@@ -84,6 +86,28 @@ def test_the_formulas_that_peers_compute_are_those_of_the_kernels():
     assert torch.allclose(ours.c_xy.float(), c_xy, atol=1e-6)
     case = CASES[3](24, 300, torch.float32, CPU)
     assert torch.allclose(case.ours().float(), case.peers["op by op"](), rtol=1e-4)
+
+
+def test_symmetric_products_of_others_are_peers_as_pairs_where_they_are_installed(monkeypatch):
+    def gemm_symmetric_out(a, b, out):
+        out.copy_(a @ b)
+
+    calls = {"quack.gemm_interface": {"gemm_symmetric_out": gemm_symmetric_out}}
+    calls |= {"flash_muon.matmul_transpose_triton": {"matmul_transpose": lambda x: x @ x.T}}
+    for module, names in calls.items():
+        package = module.partition(".")[0]
+        for name in (package, module):
+            monkeypatch.setitem(sys.modules, name, SimpleNamespace(__spec__=ModuleSpec(name, None), __path__=[]))
+        vars(sys.modules[module]).update(names)
+    x, delta = torch.randn(2, 30, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    peers = kernel_cases._symmetric(x, delta)
+    assert list(peers) == ["quack", "flash_muon"]
+    for pair in peers.values():
+        for got, true in zip(pair(), (x.T @ x, x.T @ delta), strict=True):
+            assert torch.equal(got, true)
+    assert not kernel_cases._symmetric(x.float(), delta.float())
+    monkeypatch.setattr(kernel_cases, "find_spec", lambda _: None)
+    assert not kernel_cases._symmetric(x, delta)
 
 
 def fake_item(**benchmark):

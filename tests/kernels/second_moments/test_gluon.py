@@ -101,7 +101,7 @@ OPERANDS = torch.zeros(2, 64, 40, dtype=torch.bfloat16)
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("on_hopper", "by_hand")
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_it_is_used_where_it_gives_what_the_plain_kernel_gives():
     assert gluon_check.trusted(LAUNCH, OPERANDS) is LAUNCH
 
