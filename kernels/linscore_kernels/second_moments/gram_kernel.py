@@ -232,13 +232,13 @@ def launch_gram(
         raise LinscoreError(f"the {launch.kernel} kernel takes single operands, in one sum: choose another for these")
     d, columns = out.shape
     tiles = tile_list(d, launch.block_m, launch.block_n, operands.device, columns - d, launch.group)
-    count, steps = tiles.shape[0], rows // launch.block_k
-    splits = min(splits or splits_for(rows, count, multiprocessors(operands)), steps)
+    count, steps, at_once = tiles.shape[0], rows // launch.block_k, multiprocessors(operands)
+    splits = min(splits or splits_for(rows, count, at_once), steps)
     split_steps = pieces(steps, splits)
     splits = pieces(steps, split_steps)
     merge = splits == 1
     target = out if merge else operands.new_empty(splits, d, columns, dtype=torch.float32)
-    flat, programs = operands.view(parts * rows, width), grid(launch, count, splits, multiprocessors(operands))
+    flat, programs = operands.view(parts * rows, width), grid(launch, count, splits, at_once)
     arguments = (
         tiles, target, scale if merge else None, sign, out.stride(0), rows, d, columns - d, steps, split_steps, count,
         count * splits,
