@@ -55,6 +55,7 @@ COMPILED = Step(
     60,
     90,
 )
+EMULATED = Step("cuBLAS's emulation", ("bench_emulation.py",), 50)
 PAIR = Step("both scores of a pair", ("bench_pair.py",), 30, 100)
 INPUTS = Step("what a caller has", ("bench_inputs.py",), 20, 35)
 SVDS = Step("hidden states and their SVDs", ("bench_score.py::test_all_hidden_states_and_their_svds",), 40, 40)
@@ -62,8 +63,8 @@ CHECKPOINTED = Step("training step with checkpointing", ("bench_training.py",), 
 FURTHER = Step("checks of further shapes", ("check_kernels.py",), 60, 60, "further")
 
 _ON_GPU = CHECKS, PRODUCTS, LARGER, TUNING, COUNTERS, TOKENS, SMALLER, TRAINING, GROWTH
-_ON_CPU = CHECKS, PAIR, LARGER, SMALLER, SVDS, PRODUCTS, GROWTH, TRAINING, TOKENS, TUNING, COUNTERS
+_ON_CPU = CHECKS, PAIR, LARGER, SMALLER, SVDS, PRODUCTS, GROWTH, TRAINING, TOKENS, TUNING, COUNTERS, EMULATED
 STEPS = {  # what matters most there comes first
-    "cuda": (*_ON_GPU, COMPILED, PAIR, SVDS, INPUTS, CHECKPOINTED, FURTHER),
+    "cuda": (*_ON_GPU, COMPILED, EMULATED, PAIR, SVDS, INPUTS, CHECKPOINTED, FURTHER),
     "cpu": (*_ON_CPU, INPUTS, COMPILED, CHECKPOINTED, FURTHER),
 }

@@ -121,7 +121,7 @@ class _Pairs:
     def __init__(self, states: list[Tensor], factors: list[Tensor]) -> None:
         self.states, self.factors = states, factors
         self._near = [_all(factor[0] < 0) for factor in factors]
-        self._buffers = states[0].new_empty(3 if any(self._near) else 1, *states[0].shape)
+        self._buffers = states[0].new_empty(2 if any(self._near) else 1, *states[0].shape)
         self._stepped = -1  # the last pair whose step is there
 
     def gradient(self, i: int, out: Tensor) -> None:
@@ -139,7 +139,7 @@ class _Pairs:
 
     def _step(self, pair: int) -> Tensor:
         """h_{i+1} − h_i of a pair: in the gradients of both."""
-        step = self._buffers[1 + pair % 2]
+        step = self._buffers[1]
         if self._stepped < pair:
             torch.sub(self.states[pair + 1], self.states[pair], out=step)
             self._stepped = pair
