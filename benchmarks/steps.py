@@ -55,7 +55,7 @@ COMPILED = Step(
     60,
     90,
 )
-EMULATED = Step("cuBLAS's emulation", ("bench_emulation.py",), 50)
+EMULATED = Step("cuBLAS's emulation, batched solves", ("bench_emulation.py", "bench_score.py::test_batched_solves"), 60)
 PAIR = Step("both scores of a pair", ("bench_pair.py",), 30, 100)
 INPUTS = Step("what a caller has", ("bench_inputs.py",), 20, 35)
 SVDS = Step("hidden states and their SVDs", ("bench_score.py::test_all_hidden_states_and_their_svds",), 40, 40)

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 from bench_pair import by_svd
-from gpu_figures import device_shares, equal_bits, peak_memory, solves
+from gpu_figures import device_shares, equal_bits, peak_memory, solves, solves_in_batches
 from llamas import FORWARD, Text, add_sinks, batches, build, collect, forward, least_seconds
 from measure import add_floor, compare
 from shapes import DEVICE, SHAPES, TINY, LlamaShape
@@ -83,6 +83,15 @@ def test_solves(record_property, shape):
     """Their cost does not depend on the text, so they are timed by themselves."""
     model, text = build(shape, SHAPES.dtype), batches(shape)
     for name, value in solves(model, text, shape).items():
+        record_property(name, value)
+
+
+@pytest.mark.seconds(gpu=8, cpu=0)
+@pytest.mark.skipif(not ON_GPU, reason="a CPU solves one after the other in any case")
+@pytest.mark.parametrize("d", SHAPES.widths[1:3])
+def test_batched_solves(record_property, d):
+    """Whether the matrices of all blocks should be solved at once (decisions: Solves one by one)."""
+    for name, value in solves_in_batches(d).items():
         record_property(name, value)
 
 

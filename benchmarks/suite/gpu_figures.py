@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from llamas import Text, collect, forward
-from shapes import LlamaShape
+from shapes import DEVICE, LlamaShape
 from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -52,6 +52,27 @@ def solves(model: nn.Module, text: Text, shape: LlamaShape) -> dict[str, float]:
         "solves of all blocks / 1M tokens, at the measured rates": seconds / solved * shape.blocks / million,
         "block 0 with spectra, seconds": clock() - started,
     }
+
+
+def solves_in_batches(d: int, matrices: int = 8) -> dict[str, float]:
+    """How many times as fast one call for all is as a call for each, and the host as this device; float64."""
+    rows = torch.randn(matrices, d, 2 * d, dtype=torch.float64, device=DEVICE)
+    given, figures = rows @ rows.mT, {}
+    for name, solved in (("Cholesky", torch.linalg.cholesky), ("eigenvalues", torch.linalg.eigvalsh)):
+        solved(given), solved(given[0])
+        began = clock()
+        solved(given)
+        middle = clock()
+        for one in given:
+            solved(one)
+        each = clock() - middle
+        here = given[0].cpu()
+        began_here = clock()
+        solved(here)
+        figures[f"{name}, d = {d}: ms of one"] = 1e3 * each / matrices
+        figures[f"{name}, d = {d}: batch of {matrices}, times as fast"] = each / (middle - began)
+        figures[f"{name}, d = {d}: host, times as fast"] = each / matrices / (clock() - began_here)
+    return figures
 
 
 def same_bits(one: Moments, other: Moments) -> bool:

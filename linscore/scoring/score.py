@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from linscore.decoder.find import Decoder, find_decoder
@@ -39,6 +40,7 @@ from linscore.spans import PARTS, Span, Unit
 from linscore.statistics.centered import centered
 from linscore.statistics.figures import BlockMetrics, Linearity, block_metrics, state_metrics
 from linscore.statistics.moments import Moments
+from linscore.statistics.placed import Placed, where_to_solve
 from linscore.text.batch import Batch
 
 Figures = TypeVar("Figures", bound=Linearity)
@@ -184,10 +186,11 @@ def report_of(
     `kv_bytes` is what `kept_in_cache` gives. Several processes, which hold the same sums, share the blocks.
     """
     started = time.perf_counter()
-    moments = collector.way.to_solve(collector.moments)
-    first = moments[str(MomentsName.block(collector.indices[0]))]
+    as_run = collector.way.to_solve(collector.moments)
+    first = as_run[str(MomentsName.block(collector.indices[0]))]
+    moments = Placed(as_run, where_to_solve)
     if spectra is None:
-        spectra = _spectra_are_cheap(first, collector.tokens)
+        spectra = _spectra_are_cheap(first.d, where_to_solve(first.device), collector.tokens)
     blocks = processes.each([partial(_block_report, moments, index, spectra) for index in collector.indices])
     spans = processes.each([partial(_span_report, moments, span, spectra) for span in sorted(collector.spans.spans)])
     final = moments.get(str(MomentsName.state(len(collector.decoder.blocks))))
@@ -234,12 +237,12 @@ def _facts(collector: Collector, first: Moments) -> dict[str, Any]:
     }
 
 
-def _spectra_are_cheap(moments: Moments, tokens: int) -> bool:
+def _spectra_are_cheap(d: int, device: torch.device, tokens: int) -> bool:
     """Whether eigenvalues cost little beside the pass over the text.
 
     5d³ against some 27d² FLOP a token; eigenvalues run at a few per cent of a GPU's matrix rate (an estimate).
     """
-    return moments.d <= 1024 or tokens >= (512 if moments.device.type == "cuda" else 4) * moments.d
+    return d <= 1024 or tokens >= (512 if device.type == "cuda" else 4) * d
 
 
 def _block_report(moments: Mapping[str, Moments], index: int, spectra: bool) -> BlockReport:

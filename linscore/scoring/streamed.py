@@ -21,6 +21,7 @@ from linscore.scoring.span_states import Held
 from linscore.scoring.ways import AsRun, Watcher
 from linscore.spans import Span
 from linscore.statistics.moments import Moments
+from linscore.statistics.placed import Placed
 from linscore.statistics.put_by import PutBy
 from linscore.text.batch import Batch, Tokens, read_batch
 
@@ -149,7 +150,7 @@ class Streamed:
 
     def to_solve(self, moments: Mapping[str, Moments]) -> Mapping[str, Moments]:
         """The moments, which are put by, on the device again for as long as one of them is used."""
-        return _On(moments, self._embedding.device)
+        return Placed(moments, lambda _: self._embedding.device)
 
     def _run_block(
         self, index: int, number: int, tokens: Tokens, kept: KeptStates, held: Held, watcher: Watcher
@@ -183,19 +184,3 @@ class Streamed:
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-class _On(Mapping[str, Moments]):
-    """Moments by name, on a device."""
-
-    def __init__(self, moments: Mapping[str, Moments], device: torch.device) -> None:
-        self._moments, self._device = moments, device
-
-    def __getitem__(self, name: str) -> Moments:
-        return self._moments[name].on(self._device)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._moments)
-
-    def __len__(self) -> int:
-        return len(self._moments)
