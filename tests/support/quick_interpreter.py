@@ -17,6 +17,8 @@ def hurry() -> None:
         return
     interpreter._patch_builtin, interpreter._patch_lang = _patch_builtin, _patch_lang
     interpreter._get_np_dtype = _get_np_dtype
+    core.block_type.with_element_ty = lambda self, scalar: _block_type(scalar, self.shape)
+    interpreter.InterpreterBuilder.get_block_ty = lambda _, *of: _block_type(*of)
     # Sums of integers, done a second time in int64 and compared for an assertion that is made with `debug` alone.
     if not interpreter.interpreter_builder.options.debug:
         interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
@@ -50,3 +52,16 @@ _of_scalar = functools.cache(interpreter._get_np_dtype)
 def _get_np_dtype(dtype: Any, of_pointer: Any = interpreter._get_np_dtype) -> Any:
     scalar = dtype.scalar
     return of_pointer(scalar) if isinstance(scalar, core.pointer_type) else _of_scalar(scalar)
+
+
+_types: dict[tuple[Any, ...], core.block_type] = {}
+
+
+def _block_type(scalar: Any, shape: Any) -> core.block_type:
+    """Types of tiles are checked once; those of pointers are made anew at each use, and not kept."""
+    if type(scalar) is not core.dtype:
+        return core.block_type(scalar, shape)
+    key = scalar.name, *shape
+    if key not in _types:
+        _types[key] = core.block_type(scalar, shape)
+    return _types[key]
