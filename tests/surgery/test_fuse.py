@@ -25,7 +25,7 @@ SPANS = [Span(1, 1), Span(2, 2), Span(1, 2)]
 
 def texts() -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return [torch.randint(3, VOCABULARY, (8, 32), generator=generator) for _ in range(4)]
+    return [torch.randint(3, VOCABULARY, (16, 32), generator=generator) for _ in range(2)]
 
 
 @cache
