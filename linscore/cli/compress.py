@@ -10,14 +10,20 @@ from linscore.cli.cut import say
 from linscore.cli.follow_up import PLACE, TEXT, next_command
 from linscore.cli.meanwhile import loading
 from linscore.cli.takes import as_json, plain, resume, run_folder, takes
-from linscore.options.cut import CompressOptions
+from linscore.options.cut import CompressOptions, CutOptions
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
+
+CHOSEN = {
+    "by": "Choose by a figure of a report, such as expected_loss: no trial is run [by measured loss].",
+    "moments": "The same from what `linscore score --sub-blocks --out DIR` wrote for MODEL: no text is needed.",
+}
 
 
 @click.command()
 @click.argument("model")
 @takes(CompressOptions(), "wanted")
+@takes(CutOptions(), "cut", only=("by", "moments"), changed=CHOSEN)
 @takes(TextOptions(), "text")
 @resume
 @run_folder
@@ -38,12 +44,14 @@ def compress(model: str, as_json: bool, **asked: Any) -> None:
     if as_json:
         click.echo(done.record.to_json(), nl=False)
         return
-    show(steps_table(done.result.steps))
+    result = done.result
+    show(steps_table(result.steps, result.by))
     click.echo(done.record.summary())
-    losses = done.result.losses
-    click.echo(
-        f"loss     {losses['whole']:.4f} → {losses['cut']:.4f} cut → {losses['healed']:.4f} healed, on "
-        f"{done.result.tokens['reported']:,} tokens that neither chose nor fitted"
-    )
+    if result.by is not None:
+        click.echo(f"chosen   by {result.by} alone: no loss was measured for it")
+    if result.losses:
+        whole, cut, healed = (f"{result.losses[name]:.4f}" for name in ("whole", "cut", "healed"))
+        told = f"{whole} → {cut} cut → {healed} healed ({result.healed})"
+        click.echo(f"loss     {told}, on {result.tokens['reported']:,} tokens that neither chose nor fitted")
     click.echo(f"model    {done.out}")
     click.echo(f"next     {next_command('evaluate', done.record.model, done.out, keep=(*TEXT, *PLACE))}")

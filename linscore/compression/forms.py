@@ -42,13 +42,13 @@ class Row:
         sensitivity: tuple[Tensor, Moments] | None = None,
     ) -> None:
         self.unit, self.parameters = unit, parameters
-        self._moments, self._like, self._sensitivity = moments, like, sensitivity
+        self.moments, self._like, self._sensitivity = moments, like, sensitivity
         self._fitted: dict[Form, FittedMap] = {}
         self._made: dict[Form, StandIn] = {}
 
     @cached_property
     def _regression(self) -> Regression:
-        return Regression.of(self._moments)
+        return Regression.of(self.moments)
 
     def fitted(self, form: Form) -> FittedMap | None:
         """The best map of this form; a rank takes the ridge of the full map. None where nothing stands for the unit."""
@@ -95,7 +95,7 @@ class Row:
         gradient, added = self._sensitivity
         fitted = self.fitted(form)
         if fitted is None:
-            return expected_loss(gradient, self._moments, added, no_map(self._regression.whole))
-        found = expected_loss(gradient, self._moments, added, fitted)
+            return expected_loss(gradient, self.moments, added, no_map(self._regression.whole))
+        found = expected_loss(gradient, self.moments, added, fitted)
         # Of the rows that the map was fitted on; of others it misses more, by this much.
         return found * fitted.error_heldout / fitted.error if fitted.error and fitted.error_heldout else found

@@ -37,17 +37,18 @@ class Measured:
         """Nats per token with a choice; `reached` is one that differs little, whose states are worth keeping."""
         found = self._known.get(key(choice.items()))
         if found is None:
-            base = self.cut(reached)
+            base = stand_ins(self._rows, reached)
             if base != self._trials.cut:
                 self._trials.take(base)
-            found = self._known[key(choice.items())] = self._trials.measure(self.cut(choice))
+            found = self._known[key(choice.items())] = self._trials.measure(stand_ins(self._rows, choice))
             if self._learned is not None:
                 self._learned(choice, found)
         return found
 
-    def cut(self, choice: Choice) -> dict[Unit, StandIn]:
-        """What stands for the units of a choice."""
-        return {unit: self._rows[unit].stand_in(form) for unit, form in choice.items()}
+
+def stand_ins(rows: Mapping[Unit, Row], choice: Choice) -> dict[Unit, StandIn]:
+    """What stands for the units of a choice."""
+    return {unit: rows[unit].stand_in(form) for unit, form in choice.items()}
 
 
 def key(choice: object) -> Key:

@@ -29,7 +29,13 @@ GRADIENTS = 4096  # tokens: beyond them the order of units stays (results: What 
 
 
 def unit_rows(
-    decoder: Decoder, fit: Sequence[Batch], sub_blocks: SubBlocks | None, folds: int, say: Callable[[str], None]
+    decoder: Decoder,
+    fit: Sequence[Batch],
+    sub_blocks: SubBlocks | None,
+    folds: int,
+    say: Callable[[str], None],
+    *,
+    gradients: bool = True,
 ) -> dict[Unit, Row]:
     """All units, with the moments of what they read and add, and what gradients of the loss say of them.
 
@@ -39,8 +45,17 @@ def unit_rows(
         sub_blocks: from `find_sub_blocks`; None where only whole blocks can go.
         folds: of the text.
         say: takes a line where no gradient can be had.
+        gradients: whether they are taken.
     """
-    moments = _moments(decoder, fit, sub_blocks, folds, say)
+    asked = ScoreOptions(folds=folds, sub_blocks=sub_blocks is not None)
+    collector, taken = _with_gradients(decoder, asked, fit, say) if gradients else (Collector(decoder, asked), {})
+    for batch in fit:
+        collector.add(batch)
+    return rows_of(decoder, sub_blocks, collector.moments | taken)
+
+
+def rows_of(decoder: Decoder, sub_blocks: SubBlocks | None, moments: Mapping[str, Moments]) -> dict[Unit, Row]:
+    """All units, from the moments of a score by name."""
     like = next(p for p in decoder.blocks.parameters() if p.dtype in (torch.float32, torch.bfloat16, torch.float16))
     rows = {}
     for unit, parameters in sorted(unit_parameters(decoder, sub_blocks).items()):
@@ -60,25 +75,22 @@ def expected_of(rows: Mapping[Unit, Row]) -> Expected:
     return Expected(lambda unit, form: rows[unit].missed(form))
 
 
-def _moments(
-    decoder: Decoder, fit: Sequence[Batch], sub_blocks: SubBlocks | None, folds: int, say: Callable[[str], None]
-) -> dict[str, Moments]:
-    """Those of all units and, where gradients come through the decoder, of these and of what units add."""
-    asked = ScoreOptions(folds=folds, sub_blocks=sub_blocks is not None)
-    with_gradients = Collector(decoder, asked, sensitivity=GRADIENTS)
+def _with_gradients(
+    decoder: Decoder, asked: ScoreOptions, fit: Sequence[Batch], say: Callable[[str], None]
+) -> tuple[Collector, dict[str, Moments]]:
+    """A collector that takes what units add, too, and the moments of gradients; without them where none come through.
+
+    They are of a bounded number of tokens, whatever the text.
+    """
+    collector = Collector(decoder, asked, sensitivity=GRADIENTS)
     try:
-        gradients, _ = take_gradients(with_gradients, fit)
+        return collector, take_gradients(collector, fit)[0].moments
     except Exception as error:
         if not (isinstance(error, LinscoreError) or is_out_of_memory(error)):
             raise
         why = str(error).rpartition(": ")[0] if isinstance(error, LinscoreError) else "they need too much memory"
-        say(f"without gradients of the loss more is tried: {why}")
-        gradients, collector = None, Collector(decoder, asked)
-    else:
-        collector = with_gradients
-    for batch in fit:
-        collector.add(batch)
-    return collector.moments | ({} if gradients is None else gradients.moments)
+    say(f"without gradients of the loss more is tried: {why}")
+    return Collector(decoder, asked), {}
 
 
 def _sensitivity(moments: Mapping[str, Moments], unit: Unit) -> tuple[Tensor, Moments] | None:

@@ -13,10 +13,10 @@ from linscore.terminal import number
 __all__ = ["steps_table"]
 
 
-def steps_table(steps: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """What each step changed, the share that is saved with it, and the loss on the measuring text."""
+def steps_table(steps: Sequence[Mapping[str, Any]], by: str | None = None) -> RenderableType:
+    """What each step changed, the share that is saved with it, and the loss on the measuring text, or what chose."""
     table = Table()
-    for name in ("step", "saved", "loss", "added"):
+    for name in ("step", "saved", by or "loss", "added"):
         table.add_column(name, justify="right")
     table.add_column("changed")
     before: Mapping[str, str] = {}

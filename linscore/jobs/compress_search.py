@@ -6,11 +6,14 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from linscore.compression.budget import Budget, Task, task
 from linscore.compression.choices import Choice, forms_of
+from linscore.compression.expected import Expected
+from linscore.compression.figures import Figures
 from linscore.compression.forms import Row
 from linscore.compression.measured import Key, Measured
 from linscore.compression.rows import expected_of, unit_rows
@@ -49,33 +52,66 @@ class Texts:
 
 @dataclass(frozen=True)
 class Table:
-    """What a search chooses from, and what measures it."""
+    """What a search chooses from, and what says what a choice costs.
+
+    Attributes:
+        rows: all units.
+        sub_blocks: None where only whole blocks can go.
+        cost: of a choice, given one that it was reached from: nats per token, or a figure.
+        whole: what the whole decoder costs; 0 of a figure.
+        expected: what forms are thought to add, anew.
+        trials: what measures the cost; None where nothing is measured.
+        origin: model, text and tokens of moments that were there; None: they are of the text that is given.
+    """
 
     rows: Mapping[Unit, Row]
     sub_blocks: SubBlocks | None
-    replaced: Replaced
-    trials: Trials
-    measured: Measured
+    cost: Callable[[Choice, Choice], float]
+    whole: float
+    expected: Callable[[], Expected]
+    trials: Trials | None
+    origin: Mapping[str, Any] | None = None
 
     @staticmethod
-    def of(
+    def measured(
         loaded: Pretrained,
         texts: Texts,
         known: Mapping[Key, float],
         learned: Callable[[Choice, float], None],
         say: Callable[[str], None],
     ) -> Table:
-        """Collect moments, and run the whole decoder once on what chooses; arguments as those of `search`."""
+        """Collect moments, and run the whole decoder once on what chooses.
+
+        Args:
+            loaded: the whole decoder.
+            texts: its text.
+            known: losses that were measured before.
+            learned: called with each that is measured.
+            say: takes a line for what cannot be.
+        """
         decoder = loaded.decoder
-        sub_blocks = _sub_blocks(decoder, say)
-        rows, replaced = unit_rows(decoder, texts.fit, sub_blocks, len(FIT), say), Replaced(decoder, sub_blocks)
-        trials = Trials(replaced, texts.choose)
-        return Table(rows, sub_blocks, replaced, trials, Measured(trials, rows, known, learned))
+        sub_blocks = split(decoder, say)
+        rows = unit_rows(decoder, texts.fit, sub_blocks, len(FIT), say)
+        trials = Trials(Replaced(decoder, sub_blocks), texts.choose)
+        cost, whole = Measured(trials, rows, known, learned), trials.loss
+        return Table(rows, sub_blocks, cost, whole, lambda: expected_of(rows), trials)
+
+    @staticmethod
+    def by_figure(
+        rows: Mapping[Unit, Row], sub_blocks: SubBlocks | None, by: str, origin: Mapping[str, Any] | None = None
+    ) -> Table:
+        """Of units whose moments are there; nothing is run.
+
+        Raises:
+            LinscoreError: where a unit lacks the figure.
+        """
+        figures = Figures(rows, by)
+        costs, expected = (lambda _, choice: figures.choice(choice)), (lambda: Expected(figures.form, in_nats=True))
+        return Table(rows, sub_blocks, costs, 0.0, expected, None, origin)
 
     def begin(self, goal: Task, width: int) -> Search:
         """A search from the whole decoder on."""
-        forms = dict.fromkeys(self.rows, forms_of(width))
-        return Search(forms, goal.saves, self.measured, expected_of(self.rows))
+        return Search(dict.fromkeys(self.rows, forms_of(width)), goal.saves, self.cost, self.expected())
 
 
 @dataclass(frozen=True)
@@ -138,39 +174,27 @@ def _windows(batches: Batches, before: list[int], most: int) -> Batches:
     ]
 
 
-def search(
-    loaded: Pretrained,
-    texts: Texts,
-    budget: Budget,
-    *,
-    whole_curve: bool,
-    known: Mapping[Key, float],
-    learned: Callable[[Choice, float], None],
-    say: Callable[[str], None],
-) -> Found:
+def search(loaded: Pretrained, table: Table, budget: Budget, *, whole_curve: bool, say: Callable[[str], None]) -> Found:
     """Choose units and forms under a budget.
 
     Args:
         loaded: the whole decoder.
-        texts: its text.
+        table: what is chosen from.
         budget: what is to be reached.
         whole_curve: search on to the end, too.
-        known: losses that were measured before.
-        learned: called with each that is measured.
         say: takes a line for each step.
 
     Raises:
         LinscoreError: where more is to go than can.
     """
     decoder = loaded.decoder
-    table = Table.of(loaded, texts, known, learned, say)
-    goal = task(budget, decoder, table.rows, block_kv_bytes(decoder), table.trials.loss)
+    goal = task(budget, decoder, table.rows, block_kv_bytes(decoder), table.whole)
     searching, curve, stopped = table.begin(goal, decoder.width), [], False
     if searching.most < goal.enough < math.inf:
         raise _too_much(budget, searching.most / goal.whole)
     try:
         for step in searching.run(goal.enough, goal.most_loss):
-            say(f"{step.saved / goal.whole:6.1%} saved, loss {step.loss:.4f}, {table.trials.trials} trials")
+            say(_line(step, goal, table.trials))
         if whole_curve:
             say("the whole curve")
             further = table.begin(goal, decoder.width)
@@ -184,11 +208,17 @@ def search(
     return Found(table, searching.steps, curve, goal.whole, stopped)
 
 
+def _line(step: Step, goal: Task, trials: Trials | None) -> str:
+    saved = f"{step.saved / goal.whole:6.1%} saved"
+    return saved if trials is None else f"{saved}, loss {step.loss:.4f}, {trials.trials} trials"
+
+
 def _too_much(budget: Budget, most: float) -> LinscoreError:
     return LinscoreError(f"`{budget.kind}` asks for more than can go, {most:.1%} of what the blocks hold: give more")
 
 
-def _sub_blocks(decoder: Decoder, say: Callable[[str], None]) -> SubBlocks | None:
+def split(decoder: Decoder, say: Callable[[str], None]) -> SubBlocks | None:
+    """Attention and MLP of a decoder's blocks; a line where they cannot be told apart."""
     try:
         return find_sub_blocks(decoder)
     except LinscoreError as error:

@@ -55,4 +55,4 @@ class SavedCut:
             return Text(self.record.summary())
         from linscore.compression.table import steps_table
 
-        return Group(steps_table(self.compressed["steps"]), Text(self.record.summary()))
+        return Group(steps_table(self.compressed["steps"], self.compressed["by"]), Text(self.record.summary()))

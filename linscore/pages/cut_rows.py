@@ -86,7 +86,7 @@ def _searched(cut: Cut) -> Iterator[Row]:
     unit = shares[counted] / most if most and shares[counted] is not None else None  # of the model, not of its blocks
     for kind, points in ((SEARCHED, steps), (FURTHER, sorted(compressed["curve"], key=lambda one: one["saved"]))):
         before: Mapping[str, str] = {}
-        for number, point in enumerate(points if unit is not None else ()):
+        for number, point in enumerate(points if unit is not None and compressed.get("by") is None else ()):
             went = ", ".join(f"{name} {form}" for name, form in point["choice"].items() if before.get(name) != form)
             own = {key: unit * point["saved"] if key == counted else None for key in shares}
             yield _point(kind, number, went, own, point["loss"] - steps[0]["loss"])

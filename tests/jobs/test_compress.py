@@ -6,15 +6,20 @@ import math
 
 import pytest
 import torch
+from tiny_models import tiny
+from transformers import AutoTokenizer
 
 import linscore
+from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import Interrupted, LinscoreError
-from linscore.jobs import compress
+from linscore.jobs import compress, compress_heal
 from linscore.jobs.compress import Result, run_compress
 from linscore.jobs.compress_search import read_texts
+from linscore.jobs.score import run_score
 from linscore.models.load import load_pretrained
-from linscore.options.cut import CompressOptions
+from linscore.options.cut import CompressOptions, CutOptions
 from linscore.options.place import PlaceOptions
+from linscore.options.score import ScoreOptions
 from linscore.options.text import TextOptions
 from linscore.surgery.record import Record
 from linscore.text.source import Text
@@ -24,17 +29,22 @@ CPU = PlaceOptions(device="cpu")
 
 
 @pytest.fixture(scope="module")
-def given(models):
-    """A tiny decoder, and a text of its own."""
-    path = models / "longer.txt"
+def given(tmp_path_factory):
+    """A decoder of two blocks, and a text of its own."""
+    folder = tmp_path_factory.mktemp("given")
+    tiny("llama", vocab_size=2048, num_hidden_layers=2).save_pretrained(folder / "model")
+    AutoTokenizer.from_pretrained(EMBEDDED_MODEL).save_pretrained(folder / "model")
+    path = folder / "text.txt"
     path.write_text("".join(f"def f{n}(x, y={n}):\n    return x * {n * 7 % 13} + y\n" for n in range(160)))
-    return str(models / "original"), TextOptions(text=str(path), seq_len=16, batch_size=8)
+    return str(folder / "model"), TextOptions(text=str(path), seq_len=16, batch_size=32)
 
 
 def run(given, out, resume=False, place=CPU, say=lambda _line: None, **wanted):
     model, text = given
-    options = CompressOptions(**{"params": 0.7, "measure_tokens": 256} | wanted)
-    return run_compress(model, out=str(out), wanted=options, text=text, place=place, resume=resume, progress=say)
+    cut = CutOptions(**{name: wanted.pop(name) for name in ("by", "moments") if name in wanted})
+    options = CompressOptions(**{"params": 0.7, "measure_tokens": 128} | wanted)
+    more = {"cut": cut, "text": text, "place": place, "resume": resume, "progress": say}
+    return run_compress(model, out=str(out), wanted=options, **more)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +55,7 @@ def done(given, tmp_path_factory):
 def loss_of(folder, given):
     """Transformers' own loss of a saved model on the text that reports."""
     loaded = load_pretrained(given[0], device="cpu")
-    texts = read_texts(loaded, Text(given[1]), 256)
+    texts = read_texts(loaded, Text(given[1]), 128)
     model, total, count = linscore.load(str(folder), device="cpu"), 0.0, 0
     with torch.no_grad():
         for batch in texts.report:
@@ -75,10 +85,10 @@ def test_the_saved_model_has_the_loss_that_was_reported_and_holds_what_was_asked
 
 @pytest.mark.slow
 def test_healing_that_costs_more_on_the_text_that_chooses_is_left_out(given, tmp_path, monkeypatch):
-    measure, harm, said = compress.left_out_losses, iter([{None: math.inf}]), []
-    monkeypatch.setattr(compress, "left_out_losses", lambda *of: next(harm, None) or measure(*of))
+    measure, harm, said = compress_heal.left_out_losses, iter([{None: math.inf}]), []
+    monkeypatch.setattr(compress_heal, "left_out_losses", lambda *of: next(harm, None) or measure(*of))
     done = run(given, tmp_path / "out", say=said.append)
-    assert said[-1] == "healing costs more on the text that chooses: left out"
+    assert said[-1] == "healing (closed) costs more on the text that chooses: left out"
     assert done.result.losses["healed"] == pytest.approx(done.result.losses["cut"], rel=1e-6)
     assert loss_of(done.out, given) == pytest.approx(done.result.losses["cut"], rel=1e-6)
 
@@ -88,6 +98,34 @@ def test_a_cut_that_is_not_healed_has_the_loss_of_its_trial(given, tmp_path):
     done = run(given, tmp_path / "out", heal="none")
     assert done.result.losses["healed"] == pytest.approx(done.result.losses["cut"], rel=1e-6)
     assert loss_of(done.out, given) == pytest.approx(done.result.losses["cut"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_figure_chooses_without_a_trial_and_the_losses_are_reported(given, tmp_path):
+    done = run(given, tmp_path / "out", by="expected_loss", heal="none")
+    result = done.result
+    assert (result.by, result.trials, result.passes, result.tokens["measured"]) == ("expected_loss", 0, 0, 0)
+    assert result.steps[-1]["saved"] >= 0.3
+    assert result.steps[0]["loss"] == 0 < result.steps[-1]["loss"]
+    assert loss_of(done.out, given) == pytest.approx(result.losses["cut"], rel=1e-6)
+    assert not (tmp_path / "out" / "measured.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_score_alone_is_enough_to_choose_by(given, tmp_path):
+    model, text = given
+    run_score(model, out=str(tmp_path / "scored"), text=text, place=CPU, scoring=ScoreOptions(sub_blocks=True))
+    said = []
+    done = run((model, TextOptions()), tmp_path / "out", moments=str(tmp_path / "scored"), say=said.append)
+    assert (done.result.by, done.result.losses, done.result.healed) == ("block_influence", {}, "none")
+    assert said[-1] == "there is no text to heal on: left out"
+    assert not any("only whole blocks" in line for line in said)
+    assert done.result.steps[-1]["saved"] >= 0.3
+    assert done.record.moments["text"] == text.text
+    with pytest.raises(LinscoreError, match="no text to heal on"):
+        run((model, TextOptions()), tmp_path / "more", moments=str(tmp_path / "scored"), heal="3")
+    with pytest.raises(LinscoreError, match="there is no expected_loss without gradients"):
+        run((model, TextOptions()), tmp_path / "more", moments=str(tmp_path / "scored"), by="expected_loss")
 
 
 @pytest.mark.slow
@@ -140,8 +178,13 @@ def test_ctrl_c_leaves_the_best_so_far_and_what_was_measured_serves_another_sear
         ({"params": 1.5}, "`params=1.5` is no share that stays"),
         ({"params": None, "loss": -1.0}, "`loss=-1.0` is no loss"),
         ({"params": None, "memory": "much"}, "`memory=much` is no number of bytes"),
-        ({"heal": "all"}, "`heal` is 'all'"),
+        ({"heal": "all"}, "`heal=all` is unknown"),
+        ({"heal": "0"}, "`heal=0` is unknown"),
         ({"measured": "nowhere"}, "no compress.json in nowhere"),
+        ({"by": "rows"}, "rows does not say"),
+        ({"by": "bi", "measured": "nowhere"}, "`measured` holds losses, and block_influence chooses without any"),
+        ({"by": "bi", "params": None, "loss": 0.1}, "block_influence says nothing of nats"),
+        ({"by": "perplexity", "moments": "nowhere"}, "is measured on a text: leave out `moments`"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(given, tmp_path, wanted, said):
@@ -174,7 +217,7 @@ def test_a_text_that_does_not_fill_its_folds_is_refused(given, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wanted", [{"kv": 0.6}, {"memory": "600KB"}, {"loss": 0.05}])
+@pytest.mark.parametrize("wanted", [{"kv": 0.6}, {"memory": "550KB"}, {"loss": 0.05}])
 def test_every_budget_is_met(given, tmp_path, wanted):
     done = run(given, tmp_path / "out", params=None, **wanted)
     record, losses = done.record, done.result.losses
@@ -182,7 +225,7 @@ def test_every_budget_is_met(given, tmp_path, wanted):
         assert record.kv_bytes_per_token <= 0.6 * record.kv_bytes_per_token_before
     if "memory" in wanted:
         model = linscore.load(str(done.out))
-        assert sum(p.numel() * p.element_size() for p in model.parameters()) <= 600_000
+        assert sum(p.numel() * p.element_size() for p in model.parameters()) <= 550_000
     if "loss" in wanted:
         last = done.result.steps[-1]
         assert last["saved"] > 0

@@ -1,0 +1,146 @@
+"""The healing of `linscore compress`: in closed form, then by steps; each stays where it loses less on what chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from linscore.compression.build import built
+from linscore.compression.heal import Healed, heal
+from linscore.decoder.find import find_decoder
+from linscore.distillation.distil import DistilLoss, distil
+from linscore.errors import LinscoreError
+from linscore.jobs.compress_search import Found, Texts
+from linscore.jobs.cut import described, parameter_names, stand_in_path
+from linscore.models.load import Pretrained
+from linscore.progress import StepProgress
+from linscore.spans import Unit, after, indices
+from linscore.surgery.left_out import left_out_losses
+from linscore.surgery.record import Replacement
+
+HEALS = ("closed", "none")
+LEARNING_RATE = 3e-4
+
+
+def heal_steps(heals: str) -> int | None:
+    """How many steps of distillation `heal` asks for; None where it names none.
+
+    Raises:
+        LinscoreError: where it is neither a number nor a word that it knows.
+    """
+    if heals in HEALS:
+        return None
+    if not heals.isdecimal() or not int(heals):
+        raise LinscoreError(f"`heal={heals}` is unknown: choose {', '.join(HEALS)}, or a number of steps")
+    return int(heals)
+
+
+@dataclass(frozen=True)
+class Best:
+    """What loses least on the text that chooses so far.
+
+    Attributes:
+        cut: a model of its own.
+        healed: what is in it.
+        how: none, closed, or a number of steps.
+        loss: on the text that chooses.
+        interrupted: by Ctrl-C, before healing was done.
+    """
+
+    cut: PreTrainedModel
+    healed: Healed
+    how: str
+    loss: float
+    interrupted: bool = False
+
+
+def heal_cut(loaded: Pretrained, texts: Texts | None, found: Found, heals: str, say: Callable[[str], None]) -> Best:
+    """A choice built and healed as far as that helps; Ctrl-C leaves it as it was before."""
+    choice, table = found.step.choice, found.table
+    plain = Healed({unit: table.rows[unit].fitted(form) for unit, form in choice.items()})
+    best = Best(built(loaded.model, plain), plain, "none", found.step.loss)
+    if heals == "none" or not choice:
+        return best
+    if texts is None:
+        say("there is no text to heal on: left out")
+        return best
+    if table.trials is None:
+        best = replace(best, loss=_loss(best.cut, texts))
+    try:
+        say("healing what is left")
+        closed = heal(loaded.decoder, table.sub_blocks, choice, texts.fit)
+        best = _better(best, built(loaded.model, closed), closed, "closed", texts, say)
+        if (steps := heal_steps(heals)) is not None:
+            student = built(loaded.model, best.healed)
+            _train(student, loaded, texts, best.healed, closed, steps)
+            best = _better(best, student, best.healed, str(steps), texts, say)
+    except KeyboardInterrupt:
+        return replace(best, interrupted=True)
+    return best
+
+
+def _better(
+    best: Best, cut: PreTrainedModel, healed: Healed, how: str, texts: Texts, say: Callable[[str], None]
+) -> Best:
+    """Which of both loses less: text unlike the model's own may harm it. The text that reports is not asked."""
+    loss = _loss(cut, texts)
+    if loss < best.loss:
+        return Best(cut, healed, how, loss)
+    say(f"healing ({how}) costs more on the text that chooses: left out")
+    return best
+
+
+def _loss(cut: PreTrainedModel, texts: Texts) -> float:
+    return left_out_losses(find_decoder(cut), texts.choose, [])[None]
+
+
+def _train(
+    student: PreTrainedModel, loaded: Pretrained, texts: Texts, healed: Healed, closed: Healed, steps: int
+) -> None:
+    """Distil what was touched: maps, and the projections that the closed form would change."""
+    there = replacements(student, healed)
+    touched = {name for one in there for name in one.parameters} | _projections(student, closed)
+    with StepProgress("healing", steps) as progress:
+
+        def advance(loss: DistilLoss) -> None:
+            progress.advance(loss.step, loss.loss, loss.tokens)
+
+        distil(
+            student,
+            loaded.model,
+            texts.fit,
+            pairs={one.block: one.stands_for for one in there if one.block is not None},
+            steps=steps,
+            parameters=touched,
+            learning_rate=LEARNING_RATE,
+            progress=advance,
+        )
+
+
+def _projections(cut: PreTrainedModel, closed: Healed) -> set[str]:
+    gone = _gone(closed)
+    changes = ((after(unit.span.first, gone), change.path) for unit, change in closed.changes.items())
+    return {name for index, path in changes for name in parameter_names(cut, index, path)}
+
+
+def _gone(healed: Healed) -> list[int]:
+    """Blocks that are not there."""
+    return indices(unit.span for unit, fitted in healed.maps.items() if fitted is None and not unit.part)
+
+
+def replacements(cut: Any, healed: Healed) -> list[Replacement]:
+    """What became of each unit, and where its output is met."""
+    gone = _gone(healed)
+    found = []
+    for unit, fitted in sorted(healed.maps.items()):
+        index = after(unit.span.first, gone)
+        if fitted is None:
+            block = index if unit.part else index - 1
+            found.append(Replacement(str(unit), "dropped", block if block >= 0 else None))
+        else:
+            names = parameter_names(cut, index, stand_in_path(cut, index, Unit(unit.span, unit.part)))
+            found.append(Replacement(str(unit), "linear", index, names, described(fitted, None)))
+    return found
