@@ -15,8 +15,8 @@ from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
 
 CHOSEN = {
-    "by": "Choose by a figure of a report, such as expected_loss: no trial is run [by measured loss].",
-    "moments": "The same from what `linscore score --sub-blocks --out DIR` wrote for MODEL: no text is needed.",
+    "by": "Choose by a figure, such as expected_loss: no trial is run [measured loss].",
+    "moments": "Choose by figures of what `linscore score --sub-blocks --out DIR` wrote for MODEL: needs no text.",
 }
 
 

@@ -51,7 +51,7 @@ class CompressOptions:
     memory: str | None = option(None, "Bytes of the whole model at most, such as 6GB.", "BYTES")
     kv: float | None = option(None, "The share of keys and values in the cache that stays.", "SHARE")
     loss: float | None = option(None, "Nats per token that may be lost on the measuring text.", "NATS")
-    heal: str = option("closed", "closed (projections and maps refitted), or none.")
+    heal: str = option("closed", "closed (projections and maps refitted), N (and steps of distillation), or none.")
     measure_tokens: int = option(16384, "Tokens of the text that every trial is measured on, at most.", "N")
     steps: bool = option(False, "Search on to the end: the whole curve of loss over what is saved.")
     measured: str | None = option(None, "What compress saved of MODEL and this text: nothing is run twice.", "DIR")

@@ -129,6 +129,34 @@ def test_a_score_alone_is_enough_to_choose_by(given, tmp_path):
 
 
 @pytest.mark.slow
+def test_steps_of_healing_train_what_was_touched_and_stay_where_they_lose_less(done, given, tmp_path):
+    healed = run(given, tmp_path / "out", measured=str(done.out), heal="6")
+    assert (healed.result.trials, healed.result.steps) == (0, done.result.steps)
+    assert healed.result.healed == healed.record.compressed["healed"] == "6"
+    assert healed.result.losses["healed"] < healed.result.losses["cut"]
+    assert loss_of(healed.out, given) == pytest.approx(healed.result.losses["healed"], rel=1e-6)
+    before, after = (linscore.load(str(folder)).state_dict() for folder in (done.out, healed.out))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    touched = {name for one in healed.record.replacements for name in one.parameters}
+    assert all(name in touched or name.endswith(("o_proj.weight", "down_proj.weight")) for name in changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["heal", "distil"])
+def test_ctrl_c_while_healing_leaves_what_there_is_and_says_so(done, given, tmp_path, monkeypatch, at):
+    def interrupt(*_of, **_more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compress_heal, at, interrupt)
+    with pytest.raises(Interrupted, match="holds the cut, not healed to the end"):
+        run(given, tmp_path / "out", measured=str(done.out), heal="6")
+    assert json.loads((tmp_path / "out" / "compress.json").read_text())["healed"] == ("none" if at == "heal" else done.result.healed)
+    assert linscore.load(str(tmp_path / "out")) is not None
+    assert not (tmp_path / "out.search").exists()
+
+
+@pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_choice(done, given, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         break_at(patch, 4, RuntimeError("killed"))
