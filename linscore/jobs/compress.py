@@ -76,15 +76,21 @@ def run_compress(
         with run.kept(lambda: run.path / LOSSES if (run.path / LOSSES).exists() else None):
             table = _table(run.path, loaded, texts, cut.moments, by, progress)
             found = search(loaded, table, budget, whole_curve=wanted.steps, say=progress)
-            steps, curve = ([_step(step, found.whole) for step in one] for one in (found.steps, found.curve))
-            about: dict[str, Any] = {"settings": settings, "budget": budget.describe(), "steps": steps, "curve": curve}
-            result = partial(Result, seconds=time.perf_counter() - started, by=by, **about)
+            result = partial(_result, settings, budget, found, by, time.perf_counter() - started)
             done, unhealed = save_found(folder, loaded, texts, found, wanted.heal, result, out, progress)
             if (run.path / LOSSES).exists():
                 shutil.copyfile(run.path / LOSSES, folder / LOSSES)
         shutil.rmtree(run.path)
     _say_interrupted(out, found, unhealed)
     return done
+
+
+def _result(
+    settings: Settings, budget: Budget, found: Found, by: str | None, seconds: float, **measured: Any
+) -> Result:
+    steps, curve = ([_step(step, found.whole) for step in one] for one in (found.steps, found.curve))
+    about: dict[str, Any] = {"settings": settings, "budget": budget.describe(), "steps": steps, "curve": curve}
+    return Result(**about, by=by, seconds=seconds, **measured)
 
 
 def _say_interrupted(out: str, found: Found, unhealed: bool) -> None:

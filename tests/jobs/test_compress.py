@@ -151,7 +151,9 @@ def test_ctrl_c_while_healing_leaves_what_there_is_and_says_so(done, given, tmp_
     monkeypatch.setattr(compress_heal, at, interrupt)
     with pytest.raises(Interrupted, match="holds the cut, not healed to the end"):
         run(given, tmp_path / "out", measured=str(done.out), heal="6")
-    assert json.loads((tmp_path / "out" / "compress.json").read_text())["healed"] == ("none" if at == "heal" else done.result.healed)
+    assert json.loads((tmp_path / "out" / "compress.json").read_text())["healed"] == (
+        "none" if at == "heal" else done.result.healed
+    )
     assert linscore.load(str(tmp_path / "out")) is not None
     assert not (tmp_path / "out.search").exists()
 
