@@ -20,6 +20,7 @@ KEY = "LINSCORE_JUDGE_KEY"  # environment variable
 TRIES = 3
 SECONDS = 120.0  # until an answer that does not come is given up
 LARGEST = 1 << 20  # bytes of an answer
+LONGEST = 200  # characters of a refusal that are shown
 
 
 class _Stay(HTTPRedirectHandler):
@@ -68,7 +69,7 @@ class Endpoint:
             except HTTPError as error:
                 if left == 0 or (error.code != 429 and error.code < 500):
                     raise LinscoreError(self._refusal(error)) from None
-            except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException) as error:
                 if left == 0:
                     why = reason(error.reason if isinstance(error, URLError) else error)  # type: ignore[arg-type]
                     raise LinscoreError(f"no answer from {self._url} ({why}): check `endpoint`") from None
@@ -99,7 +100,11 @@ class Endpoint:
         return content
 
     def _refusal(self, error: HTTPError) -> str:
-        says = self._shown(reason(Exception(error.read(1000).decode(errors="replace"))))
+        try:
+            body = error.read(1000)
+        except (OSError, http.client.HTTPException):  # it breaks off
+            body = b""
+        says = self._shown(body.decode(errors="replace"))[:LONGEST]
         what = {
             401: f"check the key in {KEY}",
             403: f"check the key in {KEY}",
@@ -117,7 +122,7 @@ class Endpoint:
 def _check(url: str, key: str | None) -> None:
     try:
         parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        fine = parts.scheme in ("http", "https") and bool((parts.hostname or "").encode("idna")) and parts.port != 0
     except ValueError:
         fine = False
     if not fine or not url.isprintable() or " " in url:

@@ -40,7 +40,9 @@ def run_judge(
     _check(asked)
     at_least("seed", sampling.seed, 0)
     source.check()
-    endpoint = None if asked.endpoint is None else Endpoint(asked.endpoint, str(asked.judge), os.environ.get(KEY))
+    endpoint = (
+        None if asked.endpoint is None else Endpoint(asked.endpoint, str(asked.judge), os.environ.get(KEY) or None)
+    )
     begun = stories(source.documents(), asked.stories, asked.begin, asked.new_tokens)
     written = {ITSELF: [one.rest for one in begun]}
     found = []

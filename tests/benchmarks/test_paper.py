@@ -93,7 +93,7 @@ def test_claims_agree_where_the_figures_do():
     assert figure_6.SHIPPED[LLAMA] in seen[0].on
     answers = ((0.5, 0.05), {"dropped": [(0.2, 0.05)], "replaced": [(0.4, 0.05)], "replaced, distilled": [(0.4, 0.05)]})
     assert [claim.seen(answers, False).verdict for claim in figure_8.PART.claims] == [AGREES, UNDECIDED]
-    assert figure_9.long_tails(([1.5, 2.0], [None, 4.0], []), False).verdict == DISAGREES
+    assert figure_9.long_tails(([1.5, 2.0], [None, 4.0]), False).verdict == DISAGREES
     rises = {"a": (0.1, 0.01), "b": (0.001, 0.01)}
     assert [table_1.rises(one, False).verdict for one in (rises, {"a": rises["a"]})] == [UNDECIDED, AGREES]
     grades = {"650M none 0": (5.39, 0.1), "650M cosine 0.5": (6.08, 0.1)}

@@ -118,6 +118,7 @@ def test_an_endpoint_that_never_answers_is_given_up(server):
         ("file:///etc/passwd", "no address"),
         ("http://", "no address"),
         ("http://a:b/v1", "no address"),
+        (f"http://{'a' * 70}.org/v1", "no address"),
         ("http://me:secret@host/v1", "leave out name, password and query"),
         ("http://host/v1?key=secret", "leave out name, password and query"),
     ],

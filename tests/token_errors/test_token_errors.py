@@ -165,6 +165,12 @@ def test_a_result_is_saved_and_read_again(measured, tmp_path):
         TokenErrors.load(path)
 
 
+def test_ids_beyond_the_embedding_are_said_in_one_line():
+    wrong = torch.full((2, 8), 10_000)
+    with pytest.raises(LinscoreError, match="token id 10000"):
+        token_errors(find_decoder(tiny("llama")), lambda: [wrong], decode, ScoreOptions(folds=2))
+
+
 def test_nothing_held_out_is_said():
     with pytest.raises(LinscoreError, match="`folds=1` holds nothing out: give 2 or more"):
         token_errors(find_decoder(tiny("llama")), list, decode, ScoreOptions(folds=1))
