@@ -26,9 +26,12 @@ DISTILLED = Method("replaced, distilled", "linearize", "replacements")
 ALL_DISTILLED = Method("dropped, all weights distilled", "prune", "all")
 
 
-def counts(at: Setting) -> tuple[int, ...]:
+COUNTS = {"embedded": (1, 3), "embedded-cosine": (3,)}  # so that all takes minutes
+
+
+def counts(at: Setting, model: str) -> tuple[int, ...]:
     """How many blocks go."""
-    return (1, 2, 4, 6, 8, 10) if at.full else (1, 3)
+    return (1, 2, 4, 6, 8, 10) if at.full else COUNTS[model]
 
 
 def cut_runs(at: Setting, model: str, methods: tuple[Method, ...]) -> list[Run]:
@@ -39,7 +42,7 @@ def cut_runs(at: Setting, model: str, methods: tuple[Method, ...]) -> list[Run]:
     runs = [scores]
     for method in methods:
         flag = "--drop" if method.command == "prune" else "--replace"
-        for count in counts(at):
+        for count in counts(at, model):
             by = (flag, str(count), "--by", "linearity", "--moments", at.place(scores))
             cut = Run(f"cuts/{name}/{method.command}-{count}", (method.command, model, *by))
             if cut not in runs:
@@ -55,7 +58,7 @@ def folders(at: Setting, model: str, method: Method) -> list[str]:
     """Where the cuts of a method are, by how many blocks went."""
     step = "distil-" if method.train else ""
     name = model.replace("/", "-")
-    return [str(at.out / "cuts" / name / f"{step}{method.command}-{count}") for count in counts(at)]
+    return [str(at.out / "cuts" / name / f"{step}{method.command}-{count}") for count in counts(at, model)]
 
 
 def loss_runs(at: Setting, model: str, methods: tuple[Method, ...]) -> list[Run]:
@@ -71,10 +74,10 @@ def loss_runs(at: Setting, model: str, methods: tuple[Method, ...]) -> list[Run]
 
 def added(at: Setting, model: str, methods: tuple[Method, ...]) -> dict[str, list[list[float]]]:
     """Of each method and number of blocks, the nats a token that are added on each text."""
-    found: dict[str, list[list[float]]] = {method.name: [[] for _ in counts(at)] for method in methods}
+    found: dict[str, list[list[float]]] = {method.name: [[] for _ in counts(at, model)] for method in methods}
     for run in loss_runs(at, model, methods):
         uncut, *rows = [row["loss"] for row in at.read(run)["evaluations"]]
         for place, loss in enumerate(rows):
-            method, count = divmod(place, len(counts(at)))
+            method, count = divmod(place, len(counts(at, model)))
             found[methods[method].name][count].append(loss - uncut)
     return found

@@ -28,7 +28,7 @@ def found(at: Setting) -> Any:
     """Accuracy and its standard error: of the whole model, and of each method by number of blocks."""
     rows = [row["tasks"]["arc_easy"] for row in at.read(runs(at)[-1])["evaluations"]]
     whole, *cut = [(row["value"], row["stderr"]) for row in rows]
-    each = len(counts(at))
+    each = len(counts(at, model(at)))
     return whole, {one.name: cut[at * each : (at + 1) * each] for at, one in enumerate(METHODS)}
 
 
