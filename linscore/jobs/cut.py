@@ -24,7 +24,7 @@ from linscore.scoring.belongs import check_belongs
 from linscore.spans import Span, Unit, after, indices
 from linscore.statistics.maps import FittedMap
 from linscore.surgery.fuse import Fusion, fuse
-from linscore.surgery.linearize import linearize
+from linscore.surgery.linearize import replace_units
 from linscore.surgery.record import Form, Operation, Record, Replacement
 from linscore.surgery.same_cut import SameCut, same_cut
 from linscore.surgery.save import save_checkpoint
@@ -102,13 +102,17 @@ def replaced(
     fusions: Mapping[Span, Fusion] | None = None,
     reasons: Mapping[Span, str] | None = None,
 ) -> Result:
-    """Fuse some spans, put maps in the place of other units, and note which block stands for which."""
+    """Fuse some spans, put maps in the place of other units, and note which block stands for which.
+
+    Without fusions the result has the model's own tensors, which neither may change then.
+    """
     fusions, reasons = fusions or {}, reasons or {}
     gone = indices(fusions)
     cut = fuse(model, fusions) if fusions else model
     if maps:
         renamed = {unit: Span(*(after(i, gone) for i in unit.span)) for unit in maps}
-        cut = linearize(cut, {Unit(renamed[unit], unit.part): fitted for unit, fitted in maps.items()})
+        named = {Unit(renamed[unit], unit.part): fitted for unit, fitted in maps.items()}
+        cut = replace_units(cut, named, share=True)
     gone += [index for unit in maps for index in unit.span.blocks if index != unit.span.first]
     projection = find_projection(find_decoder(model)) if fusions else ""
     replacements = []

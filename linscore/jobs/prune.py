@@ -11,7 +11,7 @@ from linscore.options.cut import CutOptions
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
 from linscore.spans import Unit, after, indices, runs
-from linscore.surgery.drop import drop
+from linscore.surgery.drop import drop_units
 from linscore.surgery.record import Replacement
 
 
@@ -30,7 +30,7 @@ def run_prune(
 def _dropped(loaded: Pretrained, units: Sequence[Unit]) -> Result:
     parts = [unit for unit in units if unit.part]
     gone = indices(unit.span for unit in units if not unit.part)
-    cut = drop(loaded.model, [*gone, *parts])
+    cut = drop_units(loaded.model, [*gone, *parts], share=True)
     where = {Unit(span): after(span.first, gone) - 1 for span in runs(gone)}
     where |= {unit: after(unit.span.first, gone) for unit in parts}
     return Result(cut, [Replacement(str(unit), "dropped", i if i >= 0 else None) for unit, i in sorted(where.items())])

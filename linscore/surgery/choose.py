@@ -122,7 +122,7 @@ def choose_blocks(
     _check_count(count, span, depth, by)
     while len(gone) < count:
         left = [index for index in range(depth) if index not in gone]
-        cut = drop_blocks(decoder, gone) if gone else decoder
+        cut = drop_blocks(decoder, gone, share=True) if gone else decoder
         measured = measured_figures(cut, read(), by, span)
         whole = whole if gone else measured.whole
         for key, figure in _first(measured.figures, at_once, span, by).items():

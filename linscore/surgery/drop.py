@@ -13,7 +13,7 @@ from linscore.spans import Span, Unit
 from linscore.surgery.drop_blocks import drop_blocks
 from linscore.surgery.linearize import replace_units
 
-__all__ = ["drop"]
+__all__ = ["drop", "drop_units"]
 
 
 def drop(model: nn.Module, blocks: Collection[int | str | Span | Unit]) -> PreTrainedModel:
@@ -41,6 +41,13 @@ def drop(model: nn.Module, blocks: Collection[int | str | Span | Unit]) -> PreTr
         (4, 6)
     """
     all_of("blocks", blocks, int | str | Span | Unit, "whole numbers, or units such as 3.mlp")
+    return drop_units(model, blocks)
+
+
+def drop_units(
+    model: nn.Module, blocks: Collection[int | str | Span | Unit], *, share: bool = False
+) -> PreTrainedModel:
+    """The same, by models that hold the same tensors where they are to `share` them, and neither is changed then."""
     if all(isinstance(block, int) for block in blocks):
-        return drop_blocks(find_decoder(model), blocks).model  # type: ignore[return-value, arg-type]
-    return replace_units(model, dict.fromkeys(blocks))  # type: ignore[return-value]
+        return drop_blocks(find_decoder(model), blocks, share=share).model  # type: ignore[return-value, arg-type]
+    return replace_units(model, dict.fromkeys(blocks), share=share)  # type: ignore[return-value]

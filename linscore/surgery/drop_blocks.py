@@ -24,19 +24,20 @@ __all__ = ["cut_on_paper", "drop_blocks"]
 MODES = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
 
 
-def drop_blocks(decoder: Decoder, blocks: Collection[int]) -> Decoder:
+def drop_blocks(decoder: Decoder, blocks: Collection[int], *, share: bool = False) -> Decoder:
     """The decoder of a new model without these blocks; the given one stays as it is.
 
     Args:
         decoder: of a model of transformers, whole and on one device.
         blocks: indices of the blocks that go, in any order; the survivors are numbered from 0 again.
+        share: let both models hold the same tensors, which neither may change then.
 
     Raises:
         LinscoreError: as `drop`.
     """
     model = _plain(decoder.model, decoder.name)
     survivors, cut = cut_on_paper(decoder, blocks)
-    _fill(cut, model, decoder.path, survivors)
+    _fill(cut, model, decoder.path, survivors, share)
     if model.can_generate():
         cut.generation_config = copy.deepcopy(model.generation_config)
     return _checked(decoder, cut, survivors)
@@ -107,7 +108,7 @@ def _built(model: Any, survivors: Sequence[int], depth: int, fields: Sequence[st
         return error
 
 
-def _fill(cut: PreTrainedModel, model: PreTrainedModel, path: str, survivors: Sequence[int]) -> None:
+def _fill(cut: PreTrainedModel, model: PreTrainedModel, path: str, survivors: Sequence[int], share: bool) -> None:
     """Copies tensors and modes, module by module; a tensor with two names is copied once, which keeps ties."""
     copies: dict[int, Tensor] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -115,7 +116,7 @@ def _fill(cut: PreTrainedModel, model: PreTrainedModel, path: str, survivors: Se
         source = modules[original_name(name, path, survivors)]
         for key, tensor in _tensors(source):
             if id(tensor) not in copies:
-                copies[id(tensor)] = _copy(tensor)
+                copies[id(tensor)] = tensor if share else _copy(tensor)
             setattr(module, key, copies[id(tensor)])
         for mode in MODES:
             if mode in vars(source):

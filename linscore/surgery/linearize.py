@@ -62,7 +62,7 @@ def linearize(model: Model, maps: Mapping[Any, AffineMap]) -> Model:
     return replace_units(model, maps)
 
 
-def replace_units(model: Model, stand_ins: Mapping[Any, AffineMap | None]) -> Model:
+def replace_units(model: Model, stand_ins: Mapping[Any, AffineMap | None], *, share: bool = False) -> Model:
     """A copy of a decoder in which some units are dropped, and affine maps stand in for others.
 
     `drop` is this with nothing in the place of each unit, `linearize` with a map for each.
@@ -70,6 +70,7 @@ def replace_units(model: Model, stand_ins: Mapping[Any, AffineMap | None]) -> Mo
     Args:
         model: stays as it is.
         stand_ins: a `Unit`, or what `Unit.of` takes, to the map that replaces it; None where it goes.
+        share: let both models hold the same tensors, which neither may change then.
 
     Raises:
         LinscoreError: as `drop` and `linearize`.
@@ -81,7 +82,7 @@ def replace_units(model: Model, stand_ins: Mapping[Any, AffineMap | None]) -> Mo
     spans = {unit.span: fitted for unit, fitted in units.items() if fitted is not None and not unit.part}
     gone = [i for unit, fitted in units.items() if not unit.part for i in unit.span.blocks[fitted is not None :]]
     sub_blocks = sub_blocks_of(whole) if parts else None
-    decoder = drop_blocks(whole, gone) if gone else find_decoder(copy.deepcopy(whole.model))
+    decoder = drop_blocks(whole, gone, share=share) if gone else find_decoder(_copied(whole.model, share))
     linear: Any = decoder.model
     if spans:
         _put_blocks(decoder, {after(span.first, gone): fitted for span, fitted in spans.items()})
@@ -95,6 +96,12 @@ def replace_units(model: Model, stand_ins: Mapping[Any, AffineMap | None]) -> Mo
     if (spans or parts) and isinstance(linear, PreTrainedModel):
         _make_loadable(linear, decoder, sub_blocks)
     return linear
+
+
+def _copied(model: nn.Module, share: bool) -> nn.Module:
+    """A copy of a model; the tensors are the same where they are to be shared."""
+    tensors = [*model.parameters(), *model.buffers()] if share else []
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _put_blocks(decoder: Decoder, maps: Mapping[int, AffineMap]) -> None:

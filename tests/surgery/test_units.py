@@ -56,3 +56,17 @@ def test_units_with_nothing_in_their_place_are_dropped_and_those_with_maps_linea
     assert torch.equal(logits(dropped, tokens()), logits(drop(model, [0, 1]), tokens()))
     assert type(dropped) is type(model)
     assert torch.equal(logits(linear, tokens()), logits(linearize(model, {Span(0, 1): fitted}), tokens()))
+
+
+@pytest.mark.parametrize("stand_ins", [{"1": None}, {"1": random_map()}, {"0-1": random_map()}], ids=str)
+def test_a_cut_that_shares_its_tensors_with_the_model_is_that_of_copies(stand_ins):
+    """So a model that is mapped into memory from its files is cut and saved without room for a second one."""
+    model = shared("llama")
+    own = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    cut, copies = (replace_units(model, stand_ins, share=share) for share in (True, False))
+    assert torch.equal(logits(cut, tokens()), logits(copies, tokens()))
+    assert list(cut.state_dict()) == list(copies.state_dict())
+    for name, tensor in cut.named_parameters():
+        linear = name.startswith(f"model.layers.{0 if '0-1' in stand_ins else 1}.") and None not in stand_ins.values()
+        assert (tensor.data_ptr() in own) == (not linear), name
+    assert not {tensor.data_ptr() for tensor in copies.parameters()} & own
