@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from linscore.decoder.wrapped import unwrapped
+from linscore.decoder.wrapped import is_sharded, unwrapped
 from linscore.errors import LinscoreError
 
 __all__ = ["Decoder", "context_of", "find_decoder", "token_embedding", "weight_sample"]
@@ -127,6 +127,8 @@ def weight_sample(decoder: Decoder) -> list[float] | None:
 
 def _backbones(model: nn.Module) -> list[nn.Module]:
     """Where blocks may be, narrowest first: the text decoder of a multimodal model, the model without head, all."""
+    if is_sharded(model):  # what is inside lacks its weights when it is called by itself
+        return [model]
     get_decoder = getattr(model, "get_decoder", None)
     candidates = [get_decoder() if callable(get_decoder) else None, getattr(model, "base_model", None), model]
     return [candidate for candidate in candidates if isinstance(candidate, nn.Module)]

@@ -7,7 +7,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from linscore.errors import LinscoreError
 
-__all__ = ["check_own_modules", "unwrapped"]
+__all__ = ["check_own_modules", "is_sharded", "unwrapped"]
 
 # Packages that put modules of their own in place of a model's, and what to do before a copy is made.
 _PUT_IN = {
@@ -31,6 +31,11 @@ def unwrapped(model: Any) -> Any:
         inside = ("original_model",) if _is_of("transformer_lens", model) else ("_orig_mod",)
     held = (getattr(model, name, None) for name in inside)
     return next((unwrapped(one) for one in held if isinstance(one, nn.Module)), model)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether `fully_shard` (FSDP2) has dealt out a model's own weights, which come together when it is called."""
+    return any(kind.__name__ == "FSDPModule" for kind in type(model).__mro__)
 
 
 def check_own_modules(model: nn.Module, name: str) -> None:

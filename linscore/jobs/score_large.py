@@ -98,11 +98,11 @@ def load_placed(
         placement = plan.check().placement
         if placement != "whole" or plan.needs.sizes.weights >= QUIET:
             say(plan.line())
-    loaded = load_pretrained(model, placement=placement, **options)
     try:
+        loaded = load_pretrained(model, placement=placement, **options)
         return PlacedModel(loaded, _stream_of(loaded, large, processes))
-    except LinscoreError as error:  # a family whose blocks need more
-        if large.placement != AUTO:
+    except LinscoreError as error:  # quantized, or a family whose blocks need more
+        if large.placement != AUTO or not str(error).endswith(INSTEAD):
             raise
         say(f"{str(error).removesuffix(INSTEAD)}; placement map")
         return PlacedModel(load_pretrained(model, placement="map", **options))

@@ -6,22 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMultimodalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
 from linscore.decoder.find import Decoder, context_of, find_decoder
@@ -30,7 +22,7 @@ from linscore.errors import LinscoreError, one_of
 from linscore.machine.device import choose_device
 from linscore.machine.extras import need
 from linscore.models.linear_block import DamagedError
-from linscore.models.linear_model import LinearizedForCausalLM
+from linscore.models.loaders import dtype_of, load_in_pieces, load_whole, loader_of
 from linscore.models.names import check_name
 from linscore.models.pretrained import Checkpoint
 from linscore.models.quiet import quiet
@@ -41,7 +33,6 @@ if TYPE_CHECKING:  # it needs accelerate, which only models in pieces need
 HEAD = AutoModelForSequenceClassification
 LONGEST_REASON = 200  # characters of what transformers says
 PLACEMENTS = ("whole", "map", "stream")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class Pretrained(NamedTuple):
@@ -96,11 +87,11 @@ def load_pretrained(
     with _loading(name):
         checkpoint = _checkpoint(name, trust_remote_code, revision)
         if placement == "whole":
-            config, stored, model = _load_model(checkpoint, dtype, where, encoder)
+            config, stored, model = load_whole(checkpoint, dtype, where, encoder)
             model = model.to(where)  # type: ignore[arg-type]
         else:
             need("large", f"`placement={placement}`", "accelerate")
-            config, stored, model, weights = _load_in_pieces(checkpoint, dtype, where, placement, encoder)
+            config, stored, model, weights = load_in_pieces(checkpoint, dtype, where, placement, encoder)
         tokenizer = checkpoint.tokenizer(config)
     return Pretrained(name, model, tokenizer, context_of(config), stored, weights)
 
@@ -166,7 +157,7 @@ def load_on_paper(
     with _loading(name):
         checkpoint = _checkpoint(name, trust_remote_code)
         config = checkpoint.config()
-        wanted = _dtype(dtype, config, torch.device(device))
+        wanted = dtype_of(dtype, config, torch.device(device))
         if wanted != "auto":
             config.dtype = wanted
         return find_decoder(checkpoint.empty(loader_of(config, encoder), config))
@@ -206,7 +197,7 @@ def load(
     where = choose_device(device)
     with _loading(str(path)):
         checkpoint = _checkpoint(str(path), trust_remote_code)
-        model = _load_model(checkpoint, dtype, where)[-1]
+        model = load_whole(checkpoint, dtype, where)[-1]
     return model.to(where)  # type: ignore[arg-type]
 
 
@@ -226,44 +217,6 @@ def _source(name: str) -> str:
     return str(folder or name)
 
 
-def _load_model(
-    checkpoint: Checkpoint, dtype: str, device: torch.device, encoder: bool = False
-) -> tuple[Any, torch.dtype | None, PreTrainedModel]:
-    """Configuration, dtype of the checkpoint, and model, in evaluation mode on the CPU; `device` is where it goes."""
-    config = checkpoint.config()
-    stored = config.get_text_config().dtype
-    model = checkpoint.model(loader_of(config, encoder), config, _dtype(dtype, config, device))
-    return config, stored, model.eval()
-
-
-def _load_in_pieces(
-    checkpoint: Checkpoint, dtype: str, device: torch.device, placement: str, encoder: bool
-) -> tuple[Any, torch.dtype | None, PreTrainedModel, BlockWeights | None]:
-    """The same of a model that is not whole on one device, and the weights of the blocks that it came without."""
-    from linscore.models.block_weights import BlockWeights, on_disk
-
-    config = checkpoint.config()
-    loader, stored = loader_of(config, encoder), config.get_text_config().dtype
-    scratch = TemporaryDirectory(prefix="weights-")
-    streamed = placement == "stream"
-    device_map = on_disk(find_decoder(checkpoint.empty(loader, config)), device) if streamed else "auto"
-    where = {"device_map": device_map, "offload_folder": scratch.name}
-    model = checkpoint.model(loader, config, _dtype(dtype, config, device), **where).eval()
-    model.offload_folder = scratch  # which is there for as long as the model is
-    return config, stored, model, BlockWeights(find_decoder(model), device) if streamed else None
-
-
-def loader_of(config: Any, encoder: bool = False) -> Any:
-    """What loads the decoder that `config` describes, together with its vision tower where the family has no other."""
-    if encoder:
-        return AutoModel
-    if hasattr(config, "linscore"):
-        return LinearizedForCausalLM
-    kind = config.model_type
-    multimodal = kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return AutoModelForMultimodalLM if multimodal else AutoModelForCausalLM
-
-
 @contextmanager
 def _loading(name: str, what: str = "model") -> Iterator[None]:
     """Quiet, and what goes wrong as a LinscoreError."""
@@ -276,19 +229,13 @@ def _loading(name: str, what: str = "model") -> Iterator[None]:
         raise LinscoreError(_why(name, error, what)) from error
 
 
-def _dtype(dtype: str, config: object, device: torch.device) -> torch.dtype | str:
-    one_of("dtype", dtype, DTYPES)
-    if dtype == "auto":
-        stored = getattr(config, "dtype", None)
-        return torch.float32 if stored is torch.float16 and device.type == "cpu" else "auto"
-    return getattr(torch, dtype)
-
-
 def _why(name: str, error: Exception, what: str) -> str:
     """One line for the many ways in which loading fails."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, DamagedError):
         return f"{first}; linearize the model again"
+    if isinstance(error, ImportError):
+        return f"{name} needs a package that is not here ({first[:LONGEST_REASON]}): install that"
     if "Unrecognized configuration class" in first:
         return (
             f"{name} is not a decoder: transformers has no causal language model for it; give a decoder-only model "

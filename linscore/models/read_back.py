@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 from linscore.errors import LinscoreError
-from linscore.models.load import load, loader_of
+from linscore.models.load import load
+from linscore.models.loaders import loader_of
 from linscore.models.pretrained import Checkpoint
 from linscore.models.quiet import quiet
 

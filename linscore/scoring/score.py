@@ -220,12 +220,13 @@ def report_of(
 def _facts(collector: Collector, first: Moments) -> dict[str, Any]:
     """What was run on what, by the names that `Report` has for it."""
     blocks = collector.decoder.blocks
+    dtypes = (parameter.dtype for parameter in blocks.parameters())  # those of quantized weights are whole numbers
     return {
         "tokens": collector.tokens - collector.nonfinite_rows,
         "backend": first.backend,
         "precision": first.precision,
         "folds": first.folds,
-        "dtype": str(next(blocks.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(next(dtype for dtype in dtypes if dtype.is_floating_point)).removeprefix("torch."),
         "device": str(first.device),
         "depth": len(blocks),
         "width": first.d,

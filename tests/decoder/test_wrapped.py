@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from linear_models import random_map, tokens
 from tiny_models import DEPTH, shared, tiny
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from linscore import LinscoreError, drop, find_decoder, fuse, linearize, score
 from linscore.decoder.run import bypass
@@ -32,6 +35,22 @@ def test_wrappers_are_looked_through(wrap):
     assert find_decoder(wrap(model)).model is model
     for cut in (drop(wrap(model), [1]), linearize(wrap(model), {1: random_map()})):
         assert type(cut).__name__ == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_shards_of_fsdp2_score_as_the_model_does(whole):
+    """Its weights outside of blocks are those of the model with its head, or of the one inside."""
+    expected = score(shared("llama"), [tokens(8, 20)])
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model, mesh = tiny("llama"), init_device_mesh("cpu", (1,))
+        for part in (*model.model.layers, model if whole else model.model):
+            fully_shard(part, mesh=mesh)
+        found = score(model, [tokens(8, 20)])
+    finally:
+        dist.destroy_process_group()
+    assert found.blocks == expected.blocks
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from linscore import LinscoreError, find_decoder
 from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.models.linear_block import LinearBlock
-from linscore.models.load import load, load_tokenizer
+from linscore.models.load import load, load_pretrained, load_tokenizer
 from linscore.surgery.linearize import linearize
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_module_cache")
@@ -39,6 +40,27 @@ def test_linscore_runs_no_code_from_a_folder(llama):
     with (llama / "modeling_linscore.py").open("a") as file:
         file.write("\nraise SystemExit('run')\n")
     assert linear_blocks(load(llama)) == [1]
+
+
+@pytest.fixture
+def quantized(tmp_path):
+    """A folder that says that its weights are those of bitsandbytes."""
+    tiny("llama").save_pretrained(tmp_path)
+    how = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    change_config(tmp_path, lambda values: values.update(quantization_config=how))
+    return str(tmp_path)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_a_package_that_quantized_weights_need_is_named(quantized):
+    with pytest.raises(LinscoreError, match=r"needs a package that is not here .*bitsandbytes.*install that") as error:
+        load(quantized, device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_quantized_weights_are_not_streamed(quantized):
+    with pytest.raises(LinscoreError, match=r"is quantized, .* not read block by block: give `placement=map`"):
+        load_pretrained(quantized, device="cpu", placement="stream")
 
 
 def test_a_plain_folder_loads_as_it_is(tmp_path):

@@ -244,3 +244,12 @@ def test_memory_of_a_run_is_that_of_its_moments_however_many_batches():
         cells = [c for m in report.moments.values() for c in m.light + m.heavy if c is not None]
         sizes.append(sum(t.numel() for cell in cells for t in vars(cell).values()))
     assert sizes[0] == sizes[1]
+
+
+def test_the_dtype_is_that_of_the_numbers_that_are_computed_with():
+    """Quantized weights are whole numbers."""
+    model = tiny("llama").bfloat16()
+    block = find_decoder(model).blocks[0]
+    block.codes = torch.nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
+    assert next(block.parameters()).dtype is torch.int8
+    assert linscore.score(model, [token_batches(model.config.vocab_size)]).dtype == "bfloat16"
