@@ -55,8 +55,8 @@ def run_finetune_delta(
 
     Each seed starts from the same weights with a head, a split and an order of its own. All weights are trained, in
     float32 (bfloat16 products on a GPU). What is scored are the same tokens before and after: the texts of the data,
-    each by itself, or `finetuning.score_text`. Without `out` nothing is written, else `finetune.json`. Several processes
-    (torchrun) share each update's batch, and the scores; those that are not the first return None.
+    each by itself, or `finetuning.score_text`. Without `out` nothing is written, else `finetune.json`. Of several
+    processes (torchrun), which share each update's batch and the scores, those that are not the first return None.
 
     Raises:
         LinscoreError: for any input that cannot be used, or a loss that is not finite; then nothing is written.
