@@ -9,7 +9,16 @@ import torch
 pytest.importorskip("triton")
 
 import expected
-from expected import Machine, accumulate_parts, forward_flop, gram_parts, kernel_seconds, scoring_seconds, update_parts
+from expected import (
+    Machine,
+    accumulate_parts,
+    forward_flop,
+    gram_parts,
+    kernel_seconds,
+    layer_loss_seconds,
+    scoring_seconds,
+    update_parts,
+)
 from shapes import LLAMA_8B
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -45,6 +54,13 @@ def test_a_chunk_more_is_merged_once_more_and_sinks_are_products_in_float64():
     weights = sum(parameter.numel() for parameter in llama_block(LLAMA_8B).parameters() if parameter.ndim == 2)
     attention = 4 * 2048 * 4096 / 2  # ⟨q, k⟩ and its product with v, where k is not after q
     assert forward_flop(shape) == 16_384 * (2 * weights + attention)
+
+
+def test_the_layer_loss_moves_each_state_three_times():
+    """Read in forward at 70 % of the copy rate, in backward at 90 %, and its gradient written; three launches."""
+    machine = Machine(copy=1e12, reading=0.7, copying=0.9, launch=1e-6)
+    assert layer_loss_seconds(9, 1e9, machine) == pytest.approx(9e-3 / 0.7 + 18e-3 / 0.9 + 3e-6)
+    assert layer_loss_seconds(33, 1e9, machine) == pytest.approx(36e-3 / 0.7 + 72e-3 / 0.9 + 9e-6)
 
 
 def llama_block(shape):

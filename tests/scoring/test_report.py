@@ -197,3 +197,17 @@ def test_every_key_of_the_report_is_in_the_docs(report):
     data = json.loads(report.to_json())
     figures = {re.sub(r"_heldout(_spread)?$", "", key) for key in data["blocks"][0]} - {"index", "sub_blocks"}
     assert [key for key in [*data, "run", "moments_digest", *sorted(figures)] if f"`{key}`" not in docs] == []
+
+
+def test_blocks_are_solved_where_the_faster_device_is(report, monkeypatch):
+    """Each block's moments go there: without memory behind it, nothing can be solved."""
+    model = tiny("llama")
+    ids = torch.randint(3, model.config.vocab_size, (24, 32), generator=torch.Generator().manual_seed(0))
+    asked = []
+    monkeypatch.setattr("linscore.scoring.score.where_to_solve", lambda device: asked.append(device) or device)
+    again = linscore.score(model, ids.split(8), name="tiny")
+    assert [block.linearity for block in again.blocks] == [block.linearity for block in report.blocks]
+    assert len(asked) > len(again.blocks)
+    monkeypatch.setattr("linscore.scoring.score.where_to_solve", lambda _: torch.device("meta"))
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        linscore.score(model, ids.split(8), name="tiny")
