@@ -21,7 +21,7 @@ def token_table(found: TokenErrors) -> RenderableType:
     table = Table(title=f"{found.model}: {found.tokens:,} tokens of {found.text}")
     for heading in ("block", "missed", "50 %", "99 %", "α", "token", "first", "state"):
         table.add_column(heading, justify="right")
-    table.add_column("worst token in its context", overflow="ellipsis", no_wrap=True, max_width=60)
+    table.add_column("worst token in its context", overflow="ellipsis", no_wrap=True, max_width=44)  # 120 in all
     for block in found.blocks:
         figures = (block.unexplained, block.quantiles["0.5"], block.quantiles["0.99"])
         explained = (block.explained_by_token, block.tokenwise, block.linear)
