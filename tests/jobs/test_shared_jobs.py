@@ -12,12 +12,14 @@ import yaml
 from accelerate.utils import DistributedType
 from alike import assert_alike
 from processes import by_torchrun, heard, killed_in_training, together
-from shared_jobs import reports, shared_jobs, shared_reports
+from shared_jobs import kept_report, reports, shared_jobs, shared_reports
 from shared_metric import ROWS, batches, in_one_of_two, moments_of
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from train_job import assert_same_run, curve, weights
 
+from linscore.errors import Interrupted
 from linscore.pretraining.checkpoints import newest_checkpoint
+from linscore.scoring.kept import Kept
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,17 +43,34 @@ def _report(folder):
     return {name: one for name, one in report.items() if name not in ("run", "seconds", "moments_digest")}
 
 
+def save_and_end_at(block):
+    """A save between two blocks, after which Ctrl-C ends the run."""
+
+    def save(kept, position, moments, midway):
+        if position.block == block:
+            kept.save(position, moments, midway)
+            raise KeyboardInterrupt
+
+    return save
+
+
 @pytest.mark.slow
-def test_processes_that_share_batches_report_what_one_does():
+def test_processes_that_share_batches_report_what_one_does(tmp_path, monkeypatch):
     """Spans, fusions and sub-blocks; padding; fewer batches than processes; sinks and NaNs that only one process meets.
 
-    With the model whole, and streamed: then each runs its share of a group of batches, block by block.
+    With the model whole, and streamed: then each runs its share of a group of batches, block by block. What one process
+    has saved between two blocks they go on with.
     The oracle is one process, which deals nothing and adds nothing up.
     """
     alone = reports()
     assert alone[3]["nonfinite_rows"] > 33  # what cases are there for
     assert len(alone[0]["curve"]) == 2
-    ((first, ran), (streamed, groups)), ((second, others), (_, other_groups)) = together(2, shared_reports)
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "try_to_save", save_and_end_at(2))
+        with pytest.raises(Interrupted):
+            kept_report(tmp_path)
+    found, beside = together(2, shared_reports, tmp_path)
+    ((first, ran), (streamed, groups), gone_on), ((second, others), (_, other_groups), _) = found, beside
     assert str(first) == str(second)  # of which NaN would not be equal
     assert (ran, others) == (16, 11)  # the last case has its pilots from its second batch
     assert_alike(first, alone)
@@ -59,6 +78,7 @@ def test_processes_that_share_batches_report_what_one_does():
         report.pop("curve", None)  # whose looks are between groups
     assert_alike(streamed, alone)
     assert (groups, other_groups) == (9, 4)  # of 4, 2, 1 and 2: the first one of each case is not shared
+    assert_alike(gone_on, kept_report(tmp_path / "whole"))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from benchmarks.studies.sweep_stream import PutAside
 from linscore.decoder.find import find_decoder, token_embedding
 from linscore.distillation.folder import CURVE
 from linscore.files.curve import read_curve
+from linscore.files.run_folder import RunFolder
 from linscore.jobs.distil import run_distil
 from linscore.jobs.dynamics import run_dynamics
 from linscore.jobs.evaluate import run_evaluate
@@ -21,10 +23,12 @@ from linscore.jobs.finetune_delta import run_finetune_delta
 from linscore.jobs.probe import run_probe
 from linscore.machine.processes import ALONE, Processes, join
 from linscore.options.cut import EvaluateOptions
+from linscore.options.place import KeepOptions
 from linscore.options.score import ScoreOptions
 from linscore.options.text import LabelledOptions, TextOptions
 from linscore.options.training import DistilOptions, FinetuneOptions, TrainingOptions
 from linscore.scoring.collect import Collector
+from linscore.scoring.kept import KEPT, Settings, begin, keeping
 from linscore.scoring.score import score_decoder
 from linscore.scoring.streamed import Streamed
 from linscore.spans import Span
@@ -75,14 +79,35 @@ def reports(processes: Processes = ALONE, *, streamed: bool = False) -> list[dic
     return found
 
 
-def shared_reports() -> list[tuple[list[dict[str, Any]], int]]:
-    """For one of several processes: the reports, and how many batches it ran for them; then streamed, with groups."""
+def kept_report(out: Path, processes: Processes = ALONE, *, resume: bool = False) -> dict[str, Any]:
+    """Of the first case, streamed in one group and saved after every block; what is left out is as in `reports`."""
+    family, options, batches = CASES[0]
+    decoder = find_decoder(tiny(family))
+    way = Streamed(decoder, PutAside(decoder.blocks), room=1 << 30)
+    out.mkdir(exist_ok=True)
+    with ExitStack() as held:
+        kept = None
+        if processes.first:
+            run = held.enter_context(RunFolder(out / KEPT, Settings.of("model", options)))
+            run.resume(Settings) if resume else begin(run)
+            kept = held.enter_context(keeping(run, KeepOptions(save_minutes=1e-9)))
+        report = score_decoder(decoder, batches, options, processes=processes, streamed=way, kept=kept).to_dict()
+    return {name: value for name, value in report.items() if name not in ("seconds", "run", "curve")}
+
+
+def shared_reports(begun: Path) -> list[Any]:
+    """For one of several processes: the reports, and how many batches it ran for them; then streamed, with groups.
+
+    Last what comes of the run in the folder `begun`, which one process has left between two blocks.
+    """
     torch.set_num_threads(1)
     ran = []
     add = Collector.add_parts
     Collector.add_parts = lambda self, parts, *_: ran.append(parts) or add(self, parts)  # type: ignore[method-assign]
     whole = reports(join()), len(ran)
-    return [whole, (reports(join(), streamed=True), len(ran) - whole[1])]
+    streamed = reports(join(), streamed=True), len(ran) - whole[1]
+    Collector.add_parts = add  # type: ignore[method-assign]
+    return [whole, streamed, kept_report(begun, join(), resume=True)]
 
 
 def shared_jobs(models: str, folder: str) -> list[Any]:
