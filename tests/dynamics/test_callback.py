@@ -1,6 +1,7 @@
 """Linearity during training: figures are those of `linscore.score`, and the training does not notice."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -58,11 +59,24 @@ def losses(keep):
     return [logs["loss"] for _, logs in keep.logs if "loss" in logs]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with checkpoints and the series `out`, their trainer, and what was kept: to be left as they are."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, *train(folder, 2, folder / "out", save_strategy="steps", save_steps=2)
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of the folder, to go on in."""
+    return shutil.copytree(trained[0], tmp_path / "copy")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Trainer, RegularizedTrainer])
-def test_the_training_does_not_notice(tmp_path, kind):
+def test_the_training_does_not_notice(trained, tmp_path, kind):
     _, plain = train(tmp_path, kind=kind)
-    trainer, watched = train(tmp_path, 2, tmp_path / "out", kind=kind)
+    trainer, watched = trained[1:] if kind is Trainer else train(tmp_path, 2, tmp_path / "out", kind=kind)
     assert losses(plain) == losses(watched)
     assert len(losses(watched)) == 5  # the loss is still logged in the steps that are scored
     for name, value in plain.models[5].items():
@@ -71,9 +85,9 @@ def test_the_training_does_not_notice(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_figures_are_those_of_the_model_at_that_step(tmp_path):
-    _, keep = train(tmp_path, 2, tmp_path / "out")
-    dynamics = series(tmp_path / "out")
+def test_figures_are_those_of_the_model_at_that_step(trained):
+    folder, _, keep = trained
+    dynamics = series(folder / "out")
     assert dynamics.steps == [0, 2, 4, 5]
     assert dynamics.tokens == 640
     for step, one in zip(dynamics.steps, dynamics.scored, strict=True):
@@ -81,20 +95,20 @@ def test_figures_are_those_of_the_model_at_that_step(tmp_path):
         if step:
             model.load_state_dict(keep.models[step])
         wanted = score(model, batches(), spectra=False)
-        report = Report.load(tmp_path / "out" / str(step))
+        report = Report.load(folder / "out" / str(step))
         assert report.blocks == wanted.blocks
         for name, values in one.blocks.items():
             assert values == [getattr(block, name) for block in wanted.blocks]
-    assert (tmp_path / "out" / "dynamics.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "out" / "dynamics.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-def test_trackers_are_told(tmp_path):
-    trainer, keep = train(tmp_path, 2, tmp_path / "out")
+def test_trackers_are_told(trained):
+    folder, trainer, keep = trained
     told = [(step, logs) for step, logs in keep.logs if MEANS[0] in logs]
     assert [step for step, _ in told] == [0, 2, 4, 5]
     assert "train_runtime" in keep.logs[-1][1]  # the last thing that trackers hear
-    for (_, logs), one in zip(told, series(tmp_path / "out").scored, strict=True):
+    for (_, logs), one in zip(told, series(folder / "out").scored, strict=True):
         for name in MEANS:
             assert [logs[f"{name}/block_{index}"] for index in range(3)] == one.blocks[name]
             assert logs[name] == pytest.approx(sum(one.blocks[name]) / 3)
@@ -110,12 +124,11 @@ def test_without_a_trainer_the_history_has_the_figures(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_series_is_continued_from_the_checkpoint(tmp_path):
+def test_a_series_is_continued_from_the_checkpoint(copied):
     """What was scored after the checkpoint is scored again; the rest stays as it is."""
-    out = tmp_path / "out"
-    train(tmp_path, 2, out, save_strategy="steps", save_steps=2)
+    out = copied / "out"
     before, report = series(out).scored, (out / "2" / "report.json").read_bytes()
-    train(tmp_path, 3, out, start=str(tmp_path / "checkpoint-2"), max_steps=4)
+    train(copied, 3, out, start=str(copied / "checkpoint-2"), max_steps=4)
     after = series(out)
     assert after.steps == [0, 2, 3, 4]
     assert after.scored[:2] == before[:2]
@@ -125,16 +138,15 @@ def test_a_series_is_continued_from_the_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_new_training_does_not_touch_a_series(tmp_path):
-    out = tmp_path / "out"
-    train(tmp_path, 2, out, save_strategy="steps", save_steps=4)
+def test_a_new_training_does_not_touch_a_series(copied):
+    out = copied / "out"
     before = (out / "dynamics.json").read_text()
     with pytest.raises(LinscoreError, match="holds a series already"):
-        train(tmp_path, 2, out)
-    trainer = Trainer(model=tiny("gpt2"), args=arguments(tmp_path, max_steps=6), train_dataset=Texts(32))
+        train(copied, 2, out)
+    trainer = Trainer(model=tiny("gpt2"), args=arguments(copied, max_steps=6), train_dataset=Texts(32))
     trainer.add_callback(LinearityCallback(batches()[:3], 2, out))
     with pytest.raises(LinscoreError, match="another model or text"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+        trainer.train(resume_from_checkpoint=str(copied / "checkpoint-4"))
     assert (out / "dynamics.json").read_text() == before
 
 
