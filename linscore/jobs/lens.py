@@ -10,6 +10,7 @@ from linscore.errors import at_least
 from linscore.files.lock import alone_in
 from linscore.lens.look import TOKENS, look
 from linscore.lens.result import Lens
+from linscore.machine.processes import check_single
 from linscore.models.load import load_pretrained
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
@@ -26,8 +27,9 @@ def run_lens(
     """Look at the states of the first `text.tokens` tokens, 2,048 by default; the result goes to `out`, where given.
 
     Raises:
-        LinscoreError: for any input that cannot be used.
+        LinscoreError: under torchrun, or for any input that cannot be used.
     """
+    check_single("lens", "start it without torchrun")
     read, place = Text(text or TextOptions()), place or PlaceOptions()
     at_least("tokens", read.options.tokens, 4)
     read.source.check()

@@ -12,6 +12,7 @@ from torch import Tensor
 from linscore.embedded.shipped import EMBEDDED
 from linscore.files.lock import alone_in
 from linscore.jobs.score_settings import Selection
+from linscore.machine.processes import check_single
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options.place import PlaceOptions
 from linscore.options.score import ScoreOptions, SelectOptions
@@ -34,8 +35,9 @@ def run_tokens(
     """Measure every token of a text in every block, in two passes; the result goes to `out`, where it is given.
 
     Raises:
-        LinscoreError: for any input that cannot be used, such as a text that can be read only once.
+        LinscoreError: under torchrun, or for any input that cannot be used, such as a text that can be read only once.
     """
+    check_single("tokens", "start it without torchrun")
     read, place, chosen = Text(text or TextOptions()), place or PlaceOptions(), Selection(selected or SelectOptions())
     read.source.check()
     read.source.check_read_again(", which is read twice")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,15 +11,17 @@ from torch import Tensor
 
 from linscore.decoder.find import Decoder
 from linscore.decoder.run import check_causal, run, watch
+from linscore.decoder.run import parts as run_parts
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
 from linscore.lens.head import Head, find_head
 from linscore.lens.result import Depth, Lens, Predictions
+from linscore.machine.memory import Fitting
 from linscore.machine.versions import versions
 from linscore.statistics.figures import state_metrics
 from linscore.statistics.intrinsic_dimension import intrinsic_dimension
 from linscore.statistics.similarity import similarity
-from linscore.text.batch import Batch, read_batch
+from linscore.text.batch import Batch, Tokens, read_batch
 
 TOKENS = 2048  # of which the states at every depth are held
 SHOWN = 64  # tokens whose predictions are kept
@@ -93,27 +96,36 @@ class _Seen(NamedTuple):
 def _sample(decoder: Decoder, batches: Iterable[Batch], tokens: int) -> _Sample:
     """The states of the first tokens, on the CPU."""
     parts: list[_Sample] = []
+    fitting = Fitting()
     for batch in batches:
         read = read_batch(batch)
-        states: dict[int, Tensor] = {}
-
-        def keep(index: int, found: BlockStates, states: dict[int, Tensor] = states) -> None:
-            states[index] = found.x.detach().cpu()
-            states[index + 1] = found.y.detach().cpu()
-
-        with watch(decoder, keep):
-            run(decoder, read.input_ids, read.mask, read.position_ids)
-        ids, real = read.input_ids.cpu().long(), read.real.cpu()
-        following = torch.full_like(ids, -1)
-        following[:, :-1] = torch.where(real[:, 1:], ids[:, 1:], -1)
-        stacked = torch.stack([states[depth] for depth in sorted(states)])
-        parts.append(_Sample(stacked[:, real], ids[real], following[real]))
+        for _, ids, mask in run_parts(decoder, read.input_ids, read.mask, read.position_ids):
+            some = Tokens(ids, mask, None, position_ids=read.position_ids)
+            parts += fitting.run(len(ids), partial(_states, decoder, some))
         if sum(len(part.ids) for part in parts) >= tokens:
             break
     if sum(len(part.ids) for part in parts) < 4:
         raise LinscoreError("the batches hold less than four tokens: give a longer text")
     whole = (torch.cat([part[0] for part in parts], 1), *(torch.cat([part[i] for part in parts]) for i in (1, 2)))
     return _Sample(whole[0][:, :tokens], whole[1][:tokens], whole[2][:tokens])
+
+
+def _states(decoder: Decoder, tokens: Tokens, first: int, stop: int) -> _Sample:
+    """Of some rows of what is run at once."""
+    some = tokens.rows(first, stop)
+    states: dict[int, Tensor] = {}
+
+    def keep(index: int, found: BlockStates) -> None:
+        states[index] = found.x.detach().cpu()
+        states[index + 1] = found.y.detach().cpu()
+
+    with watch(decoder, keep):
+        run(decoder, some.input_ids, some.mask, some.position_ids)
+    ids, real = some.input_ids.cpu().long(), some.real.cpu()
+    following = torch.full_like(ids, -1)
+    following[:, :-1] = torch.where(real[:, 1:], ids[:, 1:], -1)
+    stacked = torch.stack([states[depth] for depth in sorted(states)])
+    return _Sample(stacked[:, real], ids[real], following[real])
 
 
 def _through(head: Head, sample: _Sample) -> _Seen:

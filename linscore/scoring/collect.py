@@ -118,7 +118,9 @@ class Collector:
         tokens, folds = self._reader.read(batch)
         run = self.way.parts(tokens.input_ids, tokens.mask, tokens.position_ids)
         return [
-            self._reader.part(Tokens(ids, mask, None, position_ids=tokens.position_ids), folds[rows])
+            self._reader.part(
+                Tokens(ids, mask, None, position_ids=tokens.position_ids), folds[rows], rows.nonzero().flatten().cpu()
+            )
             for rows, ids, mask in run
         ]
 

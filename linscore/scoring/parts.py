@@ -16,12 +16,16 @@ from linscore.text.folds import FoldDealer
 
 
 class Part(NamedTuple):
-    """What is run at once of a batch, the fold of each sequence `[B]`, and which positions `[B, T]` count."""
+    """What is run at once of a batch, the fold of each sequence `[B]`, and which positions `[B, T]` count.
+
+    `places` are those of the sequences in their batch, `[B]`.
+    """
 
     tokens: Tokens
     folds: Tensor
     counting: Tensor
     rows: Rows
+    places: Tensor
 
 
 class Reader:
@@ -41,10 +45,11 @@ class Reader:
             raise LinscoreError(f"folds must give each of the {len(ids)} sequences a fold from 0 to {count - 1}")
         return Tokens(*(None if part is None else part.cpu() for part in tokens)), folds.cpu()  # type: ignore[arg-type]
 
-    def part(self, tokens: Tokens, folds: Tensor) -> Part:
-        """What is run at once, with what counts of it."""
+    def part(self, tokens: Tokens, folds: Tensor, places: Tensor | None = None) -> Part:
+        """What is run at once, with what counts of it; without `places` it is a batch from its beginning."""
         counting = self._counting(tokens)
-        return Part(tokens, folds, counting, rows_by_fold(counting, folds))
+        places = torch.arange(len(folds)) if places is None else places
+        return Part(tokens, folds, counting, rows_by_fold(counting, folds), places)
 
     def pass_over(self, batch: Batch) -> int:
         """Deal the sequences of a batch to folds and nothing else; how many tokens would count."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from itertools import islice
 
 import torch
@@ -13,16 +14,17 @@ from linscore.decoder.find import Decoder, token_embedding
 from linscore.decoder.run import run, watch
 from linscore.decoder.states import BlockStates
 from linscore.errors import LinscoreError
+from linscore.machine.memory import Fitting
 from linscore.machine.versions import versions
 from linscore.options.score import ScoreOptions
 from linscore.scoring.collect import Collector
-from linscore.scoring.parts import Part
+from linscore.scoring.parts import Part, Reader
 from linscore.scoring.score import score_decoder
 from linscore.statistics.affine import AffineMap, fit_map
 from linscore.statistics.centered import centered, splits
 from linscore.statistics.figures import heldout
 from linscore.statistics.moments import Moments
-from linscore.text.batch import Batch
+from linscore.text.batch import Batch, read_batch
 from linscore.token_errors.result import BlockTokens, Sample, TokenErrors, TokenType, WorstToken
 from linscore.token_errors.tally import WORST, Found, Tally
 from linscore.token_errors.types import TypeMeans, Vocabulary
@@ -94,6 +96,7 @@ class _SecondPass:
 
     def __init__(self, decoder: Decoder, options: ScoreOptions, moments: Mapping[int, Moments], rows: Tensor) -> None:
         self._decoder, self._reader = decoder, Collector(decoder, options)
+        self._parts, self._fitting = Reader(options), Fitting()
         self._precision = options.precision
         self._maps = {index: fold_maps(one) for index, one in moments.items()}
         whole = {index: centered(one, range(one.folds)) for index, one in moments.items()}
@@ -109,22 +112,35 @@ class _SecondPass:
         self._sequences = 0
 
     def add(self, batch: Batch) -> None:
-        """Run a batch, and measure its tokens."""
+        """Run a batch, and measure its tokens; where there is no memory for all its rows, in parts."""
         for part in self._reader.parts(batch):
-            entering: list[Tensor] = []
-
-            def take(index: int, states: BlockStates, part: Part = part, entering: list[Tensor] = entering) -> None:
-                if index == 0:
-                    entering.append(states.x.flatten(0, 1))
-                if index in self._tallies:
-                    self._take(index, states, part, entering[0])
-
-            tokens = part.tokens
+            taken = dict.fromkeys(self._tallies, 0)  # of each block, so many rows of the part
+            list(self._fitting.run(len(part.folds), partial(self._run, part, taken)))
             kept = len(self._sample_ids)
-            with watch(self._decoder, take, {0, *self._tallies}):
-                run(self._decoder, tokens.input_ids, tokens.mask, tokens.position_ids)
-            self._sample_ids += tokens.input_ids[part.counting].tolist()[: SAMPLE - kept]
-            self._sequences += len(tokens.input_ids)
+            self._sample_ids += part.tokens.input_ids[part.counting].tolist()[: SAMPLE - kept]
+        self._sequences += len(read_batch(batch).input_ids)
+
+    def _run(self, part: Part, taken: dict[int, int], first: int, stop: int) -> None:
+        """Run some rows of a part. Rows that could not be run to their end come again: a block takes each once."""
+        entering: list[Tensor] = []
+        cut = cache(lambda begin: self._cut(part, begin, stop))
+
+        def take(index: int, states: BlockStates) -> None:
+            if index == 0:
+                entering.append(states.x)
+            if (begin := max(first, taken.get(index, stop))) < stop:
+                some = BlockStates(states.x[begin - first :], states.y[begin - first :])
+                self._take(index, some, cut(begin), entering[0][begin - first :].flatten(0, 1))
+                taken[index] = stop
+
+        tokens = part.tokens.rows(first, stop)
+        with watch(self._decoder, take, {0, *self._tallies}):
+            run(self._decoder, tokens.input_ids, tokens.mask, tokens.position_ids)
+
+    def _cut(self, part: Part, begin: int, stop: int) -> Part:
+        """Some rows of a part."""
+        rows = slice(begin, stop)
+        return self._parts.part(part.tokens.rows(begin, stop), part.folds[rows], part.places[rows])
 
     def _take(self, index: int, states: BlockStates, part: Part, entering: Tensor) -> None:
         """The tokens of one block: their shares, and what the first state and the token itself know of δ."""
@@ -161,9 +177,11 @@ class _SecondPass:
 
     def _found(self, part: Part, at: int, share: float) -> Found:
         row, column = divmod(at, part.tokens.input_ids.shape[1])
-        first = max(0, column - BEFORE)
-        ids = part.tokens.input_ids[row, first : column + AFTER + 1]
-        return Found(share, self._sequences + row, column, ids.tolist(), column - first)
+        real = part.tokens.real[row]
+        ids, position = part.tokens.input_ids[row][real].tolist(), int(real[:column].sum())
+        first = max(0, position - BEFORE)
+        sequence = self._sequences + int(part.places[row])
+        return Found(share, sequence, position, ids[first : position + AFTER + 1], position - first)
 
     def block(self, index: int, decode: Decode, linear: float | None) -> BlockTokens:
         """The figures of one block."""

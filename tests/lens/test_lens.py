@@ -9,6 +9,9 @@ from tiny_models import tiny
 
 from linscore import LinscoreError
 from linscore.decoder.find import find_decoder
+from linscore.errors import LinscoreWarning
+from linscore.jobs.lens import run_lens
+from linscore.jobs.tokens import run_tokens
 from linscore.lens.head import find_head
 from linscore.lens.look import look
 from linscore.lens.result import Lens
@@ -30,6 +33,29 @@ def seen():
     with torch.no_grad():
         hidden = model(batch, output_hidden_states=True).hidden_states
     return model, batch, look(find_decoder(model), batch.split(4), words, tokens=100, name="tiny"), hidden
+
+
+def test_a_batch_without_room_gives_the_same_states(seen):
+    model, batch, whole, _ = seen
+
+    def allocate(_block, args):
+        if args[0].shape[1] == 20 and len(args[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = find_decoder(model).blocks[1].register_forward_pre_hook(allocate)
+    with pytest.warns(LinscoreWarning, match="sequences at once need more memory"):
+        found = look(find_decoder(model), batch.split(4), words, tokens=100, name="tiny")
+    hook.remove()
+    assert [one.loss for one in found.depths] == pytest.approx([one.loss for one in whole.depths], rel=1e-6)
+    assert found.predictions.tokens == whole.predictions.tokens
+    assert found.tokens == 100
+
+
+@pytest.mark.parametrize("job", [run_lens, run_tokens])
+def test_several_processes_are_refused_in_one_line(job, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LinscoreError, match="runs in one process: start it without torchrun"):
+        job()
 
 
 def test_losses_are_those_of_the_norm_and_the_head_at_every_depth(seen):

@@ -84,7 +84,9 @@ def score_streamed(model, options):
 def test_heavy_rows_of_both_halves_are_left_for_later():
     """More of them than are held: positions are marked, whichever half of the batch is settled first."""
     heavy, batch = torch.tensor([[1, 0, 0], [0, 1, 1]]).bool(), BlockStates(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2))
-    part = Part(Tokens(heavy.long(), None, None), torch.zeros(2), heavy | True, {0: Positions(None, None)})
+    part = Part(
+        Tokens(heavy.long(), None, None), torch.zeros(2), heavy | True, {0: Positions(None, None)}, torch.arange(2)
+    )
 
     def begin(_pair, positions, *, fold):  # noqa: ARG001
         status = heavy.flatten()[positions.positions].to(torch.uint8) * HEAVY

@@ -10,7 +10,9 @@ from span_moments import observe, tokens
 from tiny_models import tiny
 
 from linscore import LinscoreError
+from linscore.decoder import run as running
 from linscore.decoder.find import find_decoder
+from linscore.errors import LinscoreWarning
 from linscore.options.score import ScoreOptions
 from linscore.token_errors import types
 from linscore.token_errors.collect import token_errors
@@ -66,6 +68,48 @@ def test_errors_are_those_of_maps_that_have_not_seen_the_token(measured):
         for part, value in block.quantiles.items():
             assert value == pytest.approx(np.quantile(shares, float(part), method="inverted_cdf"), rel=0.013)
         assert sum(count for _, count in block.histogram) == len(x)
+
+
+def test_a_batch_without_room_counts_every_token_once(measured):
+    """Block 1 has memory for three sequences of 32 tokens, block 0 for seven: rows come again, in other parts."""
+    whole, _, ids, _ = measured
+    model, folds = tiny("llama"), torch.arange(SEQUENCES) % 2
+    for index, most in ((0, 7), (1, 3)):
+
+        def allocate(_block, args, most=most):
+            if args[0].shape[1] == LENGTH and len(args[0]) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        find_decoder(model).blocks[index].register_forward_pre_hook(allocate)
+    batches = [{"input_ids": part, "folds": fold} for part, fold in zip(ids.split(16), folds.split(16), strict=True)]
+    options = ScoreOptions(folds=2, precision="exact")
+    with pytest.warns(LinscoreWarning, match="sequences at once need more memory"):
+        found = token_errors(find_decoder(model), lambda: batches, decode, options)
+    for block, expected in zip(found.blocks, whole.blocks, strict=True):
+        for name in ("rss", "unexplained", "tokenwise", "explained_by_token", "linear"):
+            assert getattr(block, name) == pytest.approx(getattr(expected, name), rel=1e-5)
+        assert block.histogram == expected.histogram
+        assert [one.position for one in block.worst] == [one.position for one in expected.worst]
+    assert found.sample.tokens == whole.sample.tokens
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_token_is_found_where_it_is_said_to_be(monkeypatch, apart):
+    """Padded on the left, in a model that can be told so, and in one whose rows of one length are run apart."""
+    if apart:
+        monkeypatch.setattr(running, "padding_form", lambda _decoder, _mask: None)
+    ids, mask = tokens(12, LENGTH), torch.ones(12, LENGTH, dtype=torch.long)
+    for row in range(12):
+        mask[row, : row * 5 % 9] = 0
+    batches = [{"input_ids": ids[at : at + 6], "attention_mask": mask[at : at + 6]} for at in (0, 6)]
+    found = token_errors(find_decoder(tiny("llama")), lambda: batches, decode, ScoreOptions(folds=2))
+    for block in found.blocks:
+        assert len(block.worst) == 20
+        for one in block.worst:
+            real = ids[one.sequence][mask[one.sequence] == 1].tolist()
+            assert one.token == str(real[one.position])
+            assert one.before == decode(real[max(0, one.position - 16) : one.position])
+            assert one.after == decode(real[one.position + 1 : one.position + 7])
 
 
 def test_what_the_first_state_tells_is_fitted_from_it(measured):
