@@ -38,6 +38,12 @@ class AffineMap(RegressorMixin, BaseEstimator):
         map_: the `FittedMap`.
         coef_: `[e, d]`, or `[d]` of a y without columns, float64; with `residual` x itself included.
         intercept_: `[e]`, or a number.
+
+    Examples:
+        >>> from linscore.sklearn import AffineMap
+        >>> fitted = AffineMap().fit(x[:300].numpy(), y[:300].numpy())
+        >>> fitted.predict(x.numpy()).shape, fitted.score(x[300:].numpy(), y[300:].numpy()) > 0.9
+        ((600, 16), True)
     """
 
     def __init__(

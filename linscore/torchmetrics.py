@@ -46,6 +46,14 @@ class BlockLinearity(Metric):
 
     Raises:
         LinscoreError: for a figure that is not there, and as `Moments`.
+
+    Examples:
+        >>> from linscore.torchmetrics import BlockLinearity
+        >>> metric = BlockLinearity(d=16, figure="linearity_no_residual")
+        >>> metric.update(x[:200], y[:200])
+        >>> metric.update(x[200:], y[200:])
+        >>> abs(float(metric.compute()) - linscore.linearity(x, y).linearity_no_residual) < 1e-5
+        True
     """
 
     is_differentiable = False

@@ -35,7 +35,13 @@ EPS = 1e-8
 
 
 def calculate_anisotropy_torch(emb: Tensor, fast: bool = False, pm_n_iters: int = 100) -> float:
-    """λ_max/Σλ of the covariance of embeddings `[n, d]`; `fast` by the power method, `pm_n_iters` steps of it."""
+    """λ_max/Σλ of the covariance of embeddings `[n, d]`; `fast` by the power method, `pm_n_iters` steps of it.
+
+    Examples:
+        >>> from linscore.compat.llm_microscope import calculate_anisotropy_torch
+        >>> abs(calculate_anisotropy_torch(x) - calculate_anisotropy_torch(x, fast=True)) < 0.01
+        True
+    """
     centred = emb.double() - emb.double().mean(0, keepdim=True)
     total = centred.square().sum()
     if not total > 0:
@@ -53,6 +59,11 @@ def intrinsic_dimension(emb: Tensor, device: Any = None, debug: bool = False, re
 
     `device` and `debug` are theirs, and change nothing. `linscore.statistics.intrinsic_dimension` takes 9 of 10 ratios,
     as its authors advise, and gives a standard error.
+
+    Examples:
+        >>> from linscore.compat.llm_microscope import intrinsic_dimension
+        >>> 10 < intrinsic_dimension(x) < 22  # of 16 independent features
+        True
     """
     del device, debug
     nearest, second = nearest_two(emb).T
@@ -69,18 +80,36 @@ def intrinsic_dimension(emb: Tensor, device: Any = None, debug: bool = False, re
 
 
 def get_est_svd(X: Tensor, Y: Tensor) -> Tensor:
-    """X A, A the least-squares solution of X A ≈ Y `[n, d]`, of least norm."""
+    """X A, A the least-squares solution of X A ≈ Y `[n, d]`, of least norm.
+
+    Examples:
+        >>> from linscore.compat.llm_microscope import get_est_svd
+        >>> torch.allclose(get_est_svd(x, 2 * x), 2 * x, atol=1e-5)
+        True
+    """
     solution: Tensor = torch.linalg.lstsq(X.double().cpu(), Y.double().cpu(), driver="gelsd").solution
     return (X.double().cpu() @ solution).to(Y)
 
 
 def procrustes_similarity(x: Tensor, y: Tensor) -> float:
-    """1 − min_A ‖X̃A − Ỹ‖² of `[n, d]`: the in-sample linearity."""
+    """1 − min_A ‖X̃A − Ỹ‖² of `[n, d]`: the in-sample linearity.
+
+    Examples:
+        >>> from linscore.compat.llm_microscope import procrustes_similarity
+        >>> abs(procrustes_similarity(x, y) - linscore.linearity(x, y).linearity) < 1e-5
+        True
+    """
     return _defined(linearity(x, y, folds=1, precision="exact").linearity)
 
 
 def procrustes_similarity_centered(x: Tensor, y0: Tensor) -> float:
-    """The same for y0 − x: the in-sample linearity without residual."""
+    """The same for y0 − x: the in-sample linearity without residual.
+
+    Examples:
+        >>> from linscore.compat.llm_microscope import procrustes_similarity_centered
+        >>> abs(procrustes_similarity_centered(x, y) - linscore.linearity(x, y).linearity_no_residual) < 1e-5
+        True
+    """
     return _defined(linearity(x, y0, folds=1, precision="exact").linearity_no_residual)
 
 
@@ -93,6 +122,12 @@ def logit_lens(model: Any, tokenizer: Any, text: str) -> tuple[Tensor, NDArray[n
 
     Returns:
         Token ids `[L + 1, T − 1]`, −log of their probability of the same shape, and the tokens as text.
+
+    Examples:
+        >>> from linscore.compat.llm_microscope import logit_lens
+        >>> ids, costs, words = logit_lens(model, tokenizer, "def add(first, second):")
+        >>> ids.shape == costs.shape, len(words) == 6 + 1
+        (True, True)
     """
     input_ids = tokenizer(text, return_tensors="pt")["input_ids"].to(model.device)
     with torch.no_grad():
@@ -104,7 +139,14 @@ def logit_lens(model: Any, tokenizer: Any, text: str) -> tuple[Tensor, NDArray[n
 
 
 def normalize_weights(weights: NDArray[Any], normalization_type: str) -> NDArray[Any]:
-    """Weights `[layers, tokens]` from 0 to 1: "global", or each "token-wise" or "sentence-wise" (each layer)."""
+    """Weights `[layers, tokens]` from 0 to 1: "global", or each "token-wise" or "sentence-wise" (each layer).
+
+    Examples:
+        >>> import numpy
+        >>> from linscore.compat.llm_microscope import normalize_weights
+        >>> normalize_weights(numpy.array([[1.0, 3.0], [2.0, 5.0]]), "global").tolist()
+        [[0.0, 0.5], [0.25, 1.0]]
+    """
     one_of("normalization_type", normalization_type, ("global", "token-wise", "sentence-wise"))
     axis = {"global": None, "token-wise": 0, "sentence-wise": 1}[normalization_type]
     low, high = weights.min(axis=axis, keepdims=True), weights.max(axis=axis, keepdims=True)
