@@ -26,6 +26,8 @@ DISTILLED = Method("replaced, distilled", "linearize", "replacements")
 ALL_DISTILLED = Method("dropped, all weights distilled", "prune", "all")
 
 
+SHORTLY = ("--steps", "40", "--batch-size", "4", "--seq-len", "256")
+TOLD = "distilled for 40 steps of 1,024 tokens"
 COUNTS = {"embedded": (1, 3), "embedded-cosine": (3,)}  # so that all takes minutes
 
 
@@ -48,7 +50,7 @@ def cut_runs(at: Setting, model: str, methods: tuple[Method, ...]) -> list[Run]:
             if cut not in runs:
                 runs.append(cut)
             if method.train is not None:
-                steps = () if at.full else ("--steps", "40", "--batch-size", "4", "--seq-len", "256")
+                steps = () if at.full else SHORTLY
                 asked = ("distil", at.place(cut), *(STORIES if at.full else text), "--train", method.train, *steps)
                 runs.append(Run(f"cuts/{name}/distil-{method.command}-{count}", asked))
     return runs

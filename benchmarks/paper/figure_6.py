@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.paper.claims import Claim, Part, Seen, beyond, paired, script
-from benchmarks.paper.cuts import DISTILLED, DROPPED, LLAMA, REPLACED, added, cut_runs, loss_runs
+from benchmarks.paper.cuts import DISTILLED, DROPPED, LLAMA, REPLACED, TOLD, added, cut_runs, loss_runs
 from benchmarks.paper.setting import Run, Setting
 
 METHODS = (DROPPED, REPLACED, DISTILLED)
@@ -43,7 +43,7 @@ def told(costs: list[list[float]]) -> str:
     return ", ".join(f"{mean:+.3f} ± {error:.3f}" for mean, error in map(paired, costs))
 
 
-SHIPPED = {LLAMA: "the built-in decoder, 1 and 3 of 10 blocks"}
+SHIPPED = {LLAMA: f"the built-in decoder, 1 and 3 of 10 blocks, {TOLD}"}
 PART = Part(
     "Figure 6",
     "what cutting the most linear blocks costs: dropped, replaced by linear maps, distilled",

@@ -35,7 +35,7 @@ def long_tails(figures: Any, full: bool) -> Seen:
     alphas = [one for one in hill if one is not None]
     here = (
         f"L2 errors: 99 % over 50 % is {min(tails):.1f} to {max(tails):.1f} over blocks, median "
-        f"{statistics.median(tails):.1f} (|N(0, 1)| has {TAIL}); Hill's α {min(alphas):.1f} to {max(alphas):.1f}"
+        f"{statistics.median(tails):.1f} (of a half-normal: {TAIL}); Hill's α {min(alphas):.1f} to {max(alphas):.1f}"
     )
     return Seen(here, _on(full), AGREES if max(tails) > TAIL else DISAGREES)
 
