@@ -30,7 +30,7 @@ def run_prune(
 def _dropped(loaded: Pretrained, units: Sequence[Unit]) -> Result:
     parts = [unit for unit in units if unit.part]
     gone = indices(unit.span for unit in units if not unit.part)
-    cut = drop_units(loaded.model, [*gone, *parts], share=True)
+    cut = drop_units(loaded.decoder, [*gone, *parts], share=True)
     where = {Unit(span): after(span.first, gone) - 1 for span in runs(gone)}
     where |= {unit: after(unit.span.first, gone) for unit in parts}
     return Result(cut, [Replacement(str(unit), "dropped", i if i >= 0 else None) for unit, i in sorted(where.items())])

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch import nn
 from transformers import PreTrainedModel
 
-from linscore.decoder.find import find_decoder
+from linscore.decoder.find import Decoder, find_decoder
 from linscore.errors import all_of
 from linscore.spans import Span, Unit
 from linscore.surgery.drop_blocks import drop_blocks
@@ -41,13 +41,13 @@ def drop(model: nn.Module, blocks: Collection[int | str | Span | Unit]) -> PreTr
         (4, 6)
     """
     all_of("blocks", blocks, int | str | Span | Unit, "whole numbers, or units such as 3.mlp")
-    return drop_units(model, blocks)
+    return drop_units(find_decoder(model), blocks)
 
 
 def drop_units(
-    model: nn.Module, blocks: Collection[int | str | Span | Unit], *, share: bool = False
+    decoder: Decoder, blocks: Collection[int | str | Span | Unit], *, share: bool = False
 ) -> PreTrainedModel:
     """The same, by models that hold the same tensors where they are to `share` them, and neither is changed then."""
     if all(isinstance(block, int) for block in blocks):
-        return drop_blocks(find_decoder(model), blocks, share=share).model  # type: ignore[return-value, arg-type]
-    return replace_units(model, dict.fromkeys(blocks), share=share)  # type: ignore[return-value]
+        return drop_blocks(decoder, blocks, share=share).model  # type: ignore[return-value, arg-type]
+    return replace_units(decoder.model, dict.fromkeys(blocks), share=share)  # type: ignore[return-value]
