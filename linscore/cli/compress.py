@@ -53,5 +53,8 @@ def compress(model: str, as_json: bool, **asked: Any) -> None:
         whole, cut, healed = (f"{result.losses[name]:.4f}" for name in ("whole", "cut", "healed"))
         told = f"{whole} → {cut} cut → {healed} healed ({result.healed})"
         click.echo(f"loss     {told}, on {result.tokens['reported']:,} tokens that neither chose nor fitted")
+    if result.latency is not None:
+        whole, summed, cut = (f"{1000 * result.latency[name]:.3g} ms" for name in ("whole", "summed", "cut"))
+        click.echo(f"latency  {whole} → {cut} ({summed} by the sum of what units save): {result.budget}")
     click.echo(f"model    {done.out}")
     click.echo(f"next     {next_command('evaluate', done.record.model, done.out, keep=(*TEXT, *PLACE))}")

@@ -9,21 +9,31 @@ from dataclasses import dataclass, fields
 
 from linscore.compression.choices import Form
 from linscore.compression.forms import Row
+from linscore.compression.latency import Latency
+from linscore.decoder.cached import block_kv_bytes
 from linscore.decoder.find import Decoder
 from linscore.errors import LinscoreError
+from linscore.models.latency import Workload
 from linscore.options.cut import CompressOptions
 from linscore.spans import Unit
 
-KINDS = ("params", "memory", "kv", "loss")
+KINDS = ("params", "memory", "kv", "latency", "loss")
 BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One bound: a share of the blocks' parameters or of the cache that stays, bytes of the model, or nats lost."""
+    """One bound: a share of the blocks' parameters, of the cache or of the time that stays, bytes, or nats lost.
+
+    Attributes:
+        kind: the option that it is given by.
+        value: its value, in bytes where it is memory.
+        workload: what is timed, where it is a latency.
+    """
 
     kind: str
     value: float
+    workload: Workload | None = None
 
     @staticmethod
     def of(asked: CompressOptions) -> Budget:
@@ -44,11 +54,13 @@ class Budget:
             raise LinscoreError(f"`loss={value}` is no loss that may be added: give a number of nats above 0")
         if kind != "loss" and not 0 < value < 1:
             raise LinscoreError(f"`{kind}={value}` is no share that stays: give a number between 0 and 1")
-        return Budget(kind, value)
+        return Budget(kind, value, Workload.parse(asked.latency_of) if kind == "latency" else None)
 
     def describe(self) -> str:
         """For people, and as the option has it."""
-        return f"{self.kind} {self.value:,.0f} bytes" if self.kind == "memory" else f"{self.kind} {self.value:g}"
+        if self.kind == "memory":
+            return f"{self.kind} {self.value:,.0f} bytes"
+        return f"{self.kind} {self.value:g}" + ("" if self.workload is None else f" of {self.workload}")
 
 
 @dataclass(frozen=True)
@@ -68,22 +80,31 @@ class Task:
     most_loss: float
 
 
-def task(budget: Budget, decoder: Decoder, rows: Mapping[Unit, Row], kv: Mapping[int, int], loss: float) -> Task:
+def task(
+    budget: Budget,
+    decoder: Decoder,
+    rows: Mapping[Unit, Row],
+    loss: float,
+    latency: Latency | None = None,
+) -> Task:
     """What a budget asks of a decoder.
 
     Args:
         budget: from `Budget.of`.
         decoder: the whole one.
         rows: all units.
-        kv: by block, its bytes of keys and values for each token.
         loss: of the whole decoder.
+        latency: of its units, where the time is bounded.
 
     Raises:
         LinscoreError: where more is to go than can.
     """
     parameters = next(decoder.blocks.parameters())
     scale = parameters.element_size() if budget.kind == "memory" else 1
+    if latency is not None:
+        return Task(latency.saves, latency.whole, (1 - budget.value) * latency.whole, math.inf)
     if budget.kind == "kv":
+        kv = block_kv_bytes(decoder)
         whole, saves = float(sum(kv.values())), _saved_kv(kv)
         if not whole:
             raise LinscoreError(f"{decoder.name} keeps no keys and values block by block: give another budget")

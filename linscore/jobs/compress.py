@@ -13,10 +13,11 @@ from typing import Any
 
 from linscore.compression.budget import Budget
 from linscore.compression.choices import Choice
+from linscore.compression.latency import Latency, unit_latency
 from linscore.compression.losses_file import LOSSES, add_loss, read_losses, written
 from linscore.compression.search import Step
 from linscore.errors import Interrupted, LinscoreError, at_least
-from linscore.files.json_file import read_json
+from linscore.files.json_file import json_text, read_json
 from linscore.files.run_folder import RunFolder
 from linscore.files.whole import new_folder
 from linscore.jobs.compress_figures import figures_table, named_figure
@@ -29,6 +30,8 @@ from linscore.options.cut import CompressOptions, CutOptions
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
 from linscore.text.source import Text
+
+LATENCY = "latency.json"  # in the folder of a run
 
 __all__ = ["RESULT", "Compressed", "Result", "run_compress"]
 
@@ -75,7 +78,8 @@ def run_compress(
             _begin(run, wanted.measured)
         with run.kept(lambda: run.path / LOSSES if (run.path / LOSSES).exists() else None):
             table = _table(run.path, loaded, texts, cut.moments, by, progress)
-            found = search(loaded, table, budget, whole_curve=wanted.steps, say=progress)
+            latency = _latency(run.path, loaded, table, budget, progress)
+            found = search(loaded, table, budget, latency=latency, whole_curve=wanted.steps, say=progress)
             result = partial(_result, settings, budget, found, by, time.perf_counter() - started)
             done, unhealed = save_found(folder, loaded, texts, found, wanted.heal, result, out, progress)
             if (run.path / LOSSES).exists():
@@ -91,6 +95,22 @@ def _result(
     steps, curve = ([_step(step, found.whole) for step in one] for one in (found.steps, found.curve))
     about: dict[str, Any] = {"settings": settings, "budget": budget.describe(), "steps": steps, "curve": curve}
     return Result(**about, by=by, seconds=seconds, **measured)
+
+
+def _latency(
+    folder: Path, loaded: Pretrained, table: Table, budget: Budget, say: Callable[[str], None]
+) -> Latency | None:
+    """What units save of the time, where that is bounded: measured once a run, so that one gone on with goes there."""
+    if budget.workload is None:
+        return None
+    path = folder / LATENCY
+    if not path.exists():
+        found = unit_latency(loaded.decoder, table.rows, budget.workload, say)
+        path.write_text(json_text(asdict(found)), encoding="utf-8")
+    former = read_json(path, Latency, damaged="is damaged: remove it")
+    if former.workload != str(budget.workload):
+        raise LinscoreError(f"{folder} was begun with `latency_of={former.workload}`: give the same, or another `out`")
+    return former
 
 
 def _say_interrupted(out: str, found: Found, unhealed: bool) -> None:

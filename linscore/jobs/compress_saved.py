@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from linscore.compression.heal import Healed
+from linscore.compression.latency import seconds
 from linscore.compression.measured import stand_ins
 from linscore.compression.trials import Replaced, Trials
 from linscore.decoder.find import find_decoder
@@ -20,6 +21,7 @@ from linscore.jobs.compress_search import Found, Texts
 from linscore.jobs.cut import check_finite
 from linscore.machine.versions import versions
 from linscore.models.cost import sizes
+from linscore.models.latency import Workload
 from linscore.models.load import Pretrained
 from linscore.surgery.left_out import left_out_losses
 from linscore.surgery.record import Record
@@ -59,6 +61,8 @@ class Result:
         passes: how much of the decoder they ran, in whole runs over the measuring text.
         seconds: from loading to the choice.
         by: the figure that chose; None: measured losses did.
+        latency: seconds of what was timed, where the time is bounded: of the whole decoder, what is left by the sum of
+            what units save, and of the saved model, measured.
         healed: how: closed, none, or a number of steps; as it was kept.
     """
 
@@ -73,6 +77,7 @@ class Result:
     seconds: float
     by: str | None = None
     healed: str = "closed"
+    latency: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ def save_found(
     """Heal, build and save the choice, measured on text that nobody has seen; and whether healing was interrupted."""
     best = heal_cut(loaded, texts, found, heals, say)
     losses = {} if texts is None else _losses(loaded, texts, found, best.cut)
+    latency = _latency(loaded, found, best.cut)
     if loaded.stored is torch.float16 and best.cut.dtype is torch.float32:  # which a CPU has loaded so
         best.cut.half()
     check_finite(best.cut)
@@ -108,6 +114,7 @@ def save_found(
         trials=0 if trials is None else trials.trials,
         passes=0.0 if trials is None else trials.passes,
         healed=best.how,
+        latency=latency,
     )
     (folder / RESULT).write_text(json_text(asdict(done), out), encoding="utf-8")
     record = _record(loaded, best.cut, best.healed, done, found)
@@ -123,6 +130,14 @@ def _losses(loaded: Pretrained, texts: Texts, found: Found, cut: PreTrainedModel
     return losses | {"healed": left_out_losses(find_decoder(cut), texts.report, [])[None]}
 
 
+def _latency(loaded: Pretrained, found: Found, cut: PreTrainedModel) -> dict[str, float] | None:
+    """Of the whole decoder and of what is saved of it, timed in turns, beside the sum of what units save."""
+    if found.latency is None:
+        return None
+    whole, after = seconds(loaded.decoder, cut, Workload.parse(found.latency.workload))
+    return {"whole": whole, "summed": (1 - found.share) * whole, "cut": after}
+
+
 def _tokens(texts: Texts | None, trials: Trials | None) -> dict[str, int]:
     """That maps were fitted on, that cuts were measured on, and that losses are of."""
     if texts is None:
@@ -134,13 +149,21 @@ def _tokens(texts: Texts | None, trials: Trials | None) -> dict[str, int]:
 def _record(loaded: Pretrained, cut: PreTrainedModel, healed: Healed, done: Result, found: Found) -> Record:
     settings = done.settings
     text = {"model": loaded.name, "text": str(settings.text or settings.dataset), "tokens": done.tokens.get("fitted")}
-    about = {"budget": done.budget, "by": done.by, "losses": done.losses, "saved": found.share, "trials": done.trials}
+    about = {
+        "latency": done.latency,
+        "healed": done.healed,
+        "budget": done.budget,
+        "by": done.by,
+        "losses": done.losses,
+        "saved": found.share,
+        "trials": done.trials,
+    }
     return Record(
         operation="compress",
         model=loaded.name,
         replacements=replacements(cut, healed),
         moments=dict(found.table.origin or text),
-        compressed=about | {"healed": done.healed},
+        compressed=about,
         versions=versions(),
         **sizes(loaded.decoder, find_decoder(cut)),
     )

@@ -15,11 +15,11 @@ from linscore.compression.choices import Choice, forms_of
 from linscore.compression.expected import Expected
 from linscore.compression.figures import Figures
 from linscore.compression.forms import Row
+from linscore.compression.latency import Latency
 from linscore.compression.measured import Key, Measured
 from linscore.compression.rows import expected_of, unit_rows
 from linscore.compression.search import Search, Step
 from linscore.compression.trials import Replaced, Trials
-from linscore.decoder.cached import block_kv_bytes
 from linscore.decoder.find import Decoder
 from linscore.decoder.states import SubBlocks
 from linscore.decoder.sub_blocks import find_sub_blocks
@@ -124,6 +124,7 @@ class Found:
         curve: the same to the end, where that was asked for.
         whole: of what is saved, all that there is.
         stopped: by Ctrl-C, before the budget was met.
+        latency: of units, where the time is bounded.
     """
 
     table: Table
@@ -131,6 +132,7 @@ class Found:
     curve: list[Step]
     whole: float
     stopped: bool
+    latency: Latency | None
 
     @property
     def step(self) -> Step:
@@ -174,13 +176,22 @@ def _windows(batches: Batches, before: list[int], most: int) -> Batches:
     ]
 
 
-def search(loaded: Pretrained, table: Table, budget: Budget, *, whole_curve: bool, say: Callable[[str], None]) -> Found:
+def search(
+    loaded: Pretrained,
+    table: Table,
+    budget: Budget,
+    *,
+    latency: Latency | None,
+    whole_curve: bool,
+    say: Callable[[str], None],
+) -> Found:
     """Choose units and forms under a budget.
 
     Args:
         loaded: the whole decoder.
         table: what is chosen from.
         budget: what is to be reached.
+        latency: of its units, where the time is bounded.
         whole_curve: search on to the end, too.
         say: takes a line for each step.
 
@@ -188,7 +199,7 @@ def search(loaded: Pretrained, table: Table, budget: Budget, *, whole_curve: boo
         LinscoreError: where more is to go than can.
     """
     decoder = loaded.decoder
-    goal = task(budget, decoder, table.rows, block_kv_bytes(decoder), table.whole)
+    goal = task(budget, decoder, table.rows, table.whole, latency)
     searching, curve, stopped = table.begin(goal, decoder.width), [], False
     if searching.most < goal.enough < math.inf:
         raise _too_much(budget, searching.most / goal.whole)
@@ -205,7 +216,7 @@ def search(loaded: Pretrained, table: Table, budget: Budget, *, whole_curve: boo
         stopped = True
     if not stopped and searching.last.saved < goal.enough < math.inf:
         raise _too_much(budget, searching.last.saved / goal.whole)
-    return Found(table, searching.steps, curve, goal.whole, stopped)
+    return Found(table, searching.steps, curve, goal.whole, stopped, latency)
 
 
 def _line(step: Step, goal: Task, trials: Trials | None) -> str:
@@ -214,7 +225,8 @@ def _line(step: Step, goal: Task, trials: Trials | None) -> str:
 
 
 def _too_much(budget: Budget, most: float) -> LinscoreError:
-    return LinscoreError(f"`{budget.kind}` asks for more than can go, {most:.1%} of what the blocks hold: give more")
+    what = "what the blocks hold" if budget.workload is None else f"the time of {budget.workload}"
+    return LinscoreError(f"`{budget.kind}` asks for more than can go, {most:.1%} of {what}: give more")
 
 
 def split(decoder: Decoder, say: Callable[[str], None]) -> SubBlocks | None:

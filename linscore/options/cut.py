@@ -45,15 +45,17 @@ class FuseOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CompressOptions:
-    """How small a decoder becomes, and how it is found out what can go: one of the first four."""
+    """How small a decoder becomes, and how it is found out what can go: one of the first five."""
 
     params: float | None = option(None, "The share of the blocks' parameters that stays, such as 0.8.", "SHARE")
     memory: str | None = option(None, "Bytes of the whole model at most, such as 6GB.", "BYTES")
     kv: float | None = option(None, "The share of keys and values in the cache that stays.", "SHARE")
+    latency: float | None = option(None, "The share of the time that stays, measured on this machine.", "SHARE")
     loss: float | None = option(None, "Nats per token that may be lost on the measuring text.", "NATS")
     heal: str = option("closed", "closed (projections and maps refitted), N (and steps of distillation), or none.")
     measure_tokens: int = option(16384, "Tokens of the text that every trial is measured on, at most.", "N")
     steps: bool = option(False, "Search on to the end: the whole curve of loss over what is saved.")
+    latency_of: str = option("decode:1x512", "What is timed: prefill or decode, BATCHxTOKENS of the prompt.", "WHAT")
     measured: str | None = option(None, "What compress saved of MODEL and this text: nothing is run twice.", "DIR")
 
 

@@ -84,9 +84,11 @@ def _searched(cut: Cut) -> Iterator[Row]:
     counted = "cache_gone" if compressed["budget"].startswith("kv") else "parameters_gone"
     most = steps[-1]["saved"]
     unit = shares[counted] / most if most and shares[counted] is not None else None  # of the model, not of its blocks
+    # Of neither a figure nor a time: what is drawn are nats over what is held.
+    drawn = unit is not None and compressed.get("by") is None and not compressed["budget"].startswith("latency")
     for kind, points in ((SEARCHED, steps), (FURTHER, sorted(compressed["curve"], key=lambda one: one["saved"]))):
         before: Mapping[str, str] = {}
-        for number, point in enumerate(points if unit is not None and compressed.get("by") is None else ()):
+        for number, point in enumerate(points if drawn else ()):
             went = ", ".join(f"{name} {form}" for name, form in point["choice"].items() if before.get(name) != form)
             own = {key: unit * point["saved"] if key == counted else None for key in shares}
             yield _point(kind, number, went, own, point["loss"] - steps[0]["loss"])

@@ -36,8 +36,8 @@ PROMISED = {
     "device trust-remote-code json",
     "fuse": "drop moments by span sequential text dataset tokens seq-len on auto ridge out dtype device "
     "trust-remote-code json",
-    "compress": "params memory kv loss heal measure-tokens steps measured by moments text dataset tokens seq-len "
-    "batch-size resume out dtype device trust-remote-code json",
+    "compress": "params memory kv latency loss heal measure-tokens steps latency-of measured by moments text "
+    "dataset tokens seq-len batch-size resume out dtype device trust-remote-code json",
     "evaluate": "text dataset tokens tasks suite task-data include-path window stride batch-size limit dtype device "
     "trust-remote-code json",
     "judge": "text dataset endpoint judge reference stories begin new-tokens temperature seed dtype device "

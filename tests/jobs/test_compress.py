@@ -10,9 +10,11 @@ from tiny_models import tiny
 from transformers import AutoTokenizer
 
 import linscore
+from linscore.compression.choices import forms_of
+from linscore.compression.latency import Latency
 from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.errors import Interrupted, LinscoreError
-from linscore.jobs import compress, compress_heal
+from linscore.jobs import compress, compress_heal, compress_saved
 from linscore.jobs.compress import Result, run_compress
 from linscore.jobs.compress_search import read_texts
 from linscore.jobs.score import run_score
@@ -236,6 +238,28 @@ def test_what_the_decoder_cannot_give_is_refused_before_anything_is_measured(giv
     with pytest.raises(LinscoreError, match=said):
         run(given, tmp_path / "out", **wanted)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_latency_is_measured_once_a_run_and_of_what_is_saved(done, given, tmp_path, monkeypatch):
+    def timed(decoder, rows, workload, _say):
+        forms = {str(form): share for form in forms_of(decoder.width)}
+        return Latency(str(workload), 1.0, {str(unit): forms for unit in rows})
+
+    share = 0.1
+    monkeypatch.setattr(compress, "unit_latency", timed)
+    monkeypatch.setattr(compress_saved, "seconds", lambda *_of: (1.0, 0.75))
+    found = run(given, tmp_path / "out", params=None, latency=0.85, measured=str(done.out), heal="none")
+    assert found.result.latency == {
+        "whole": 1.0,
+        "summed": pytest.approx(1 - found.record.compressed["saved"]),
+        "cut": 0.75,
+    }
+    assert found.result.steps[-1]["saved"] >= 0.15
+    assert found.result.budget == "latency 0.85 of decode:1x512"
+    share = 0.01
+    with pytest.raises(LinscoreError, match="of the time of decode:1x512: give more"):
+        run(given, tmp_path / "more", params=None, latency=0.5, measured=str(done.out))
 
 
 @pytest.mark.slow
