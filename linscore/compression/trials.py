@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from linscore.decoder.states import SubBlocks, first_tensor
 from linscore.decoder.sub_stand_ins import SubStandIns
 from linscore.errors import LinscoreError
 from linscore.evaluation.perplexity import batch_loss
+from linscore.machine.memory import Fitting
 from linscore.models.linear_block import LinearMap
 from linscore.spans import Unit
 from linscore.statistics.affine import AffineMap
@@ -108,6 +109,7 @@ class Trials:
         device = next(replaced.decoder.model.parameters()).device
         self.depth = len(replaced.decoder.blocks)
         self._left = [KeptStates(device) for _ in range(self.depth)]  # what leaves each block
+        self._fitting = Fitting()
         self.cut: Cut = {}
         self.trials, self.passes = 0, 0.0
         self.loss = self.take({})
@@ -134,14 +136,31 @@ class Trials:
         return min(differ, default=self.depth)
 
     def _measure(self, cut: Cut, first: int, kept: list[KeptStates] | None) -> float:
-        model, total = self._replaced.decoder.model, 0.0
+        decoder, total = self._replaced.decoder, 0.0
         self.passes += (self.depth - first) / self.depth
-        with in_use(self._replaced.decoder), torch.no_grad(), evaluating(model), uncompiled():
+        with in_use(decoder), torch.no_grad(), evaluating(decoder.model), uncompiled():
             for number, batch in enumerate(self._batches):
-                state = self._left[first - 1][number] if first else None
-                with self._replaced.by(cut, first, state), _keeping(self._replaced.decoder, kept, number, first):
-                    total += batch_loss(model, _as_batch(batch))[0]  # type: ignore[arg-type]
+
+                def run(start: int, stop: int, number: int = number, batch: Tokens = batch) -> float:
+                    return self._rows_loss(batch, number, start, stop, cut, first, kept)
+
+                total += sum(self._fitting.run(len(batch.input_ids), run))
         return total / self.tokens if math.isfinite(total) else math.inf
+
+    def _rows_loss(
+        self, batch: Tokens, number: int, start: int, stop: int, cut: Cut, first: int, kept: list[KeptStates] | None
+    ) -> float:
+        """Nats of some rows of a batch, summed; as many as there is memory for."""
+        decoder: Any = self._replaced.decoder
+        state = self._left[first - 1][number][start:stop] if first else None
+
+        def keep(index: int, found: Tensor) -> None:
+            assert kept is not None
+            kept[index].put_rows(number, found, start, len(batch.input_ids))
+
+        keeps = _keeping(decoder, keep, first) if kept is not None else nullcontext()
+        with self._replaced.by(cut, first, state), keeps:
+            return batch_loss(decoder.model, _as_batch(batch.rows(start, stop)))[0]
 
 
 _MISSING: Any = object()
@@ -152,14 +171,13 @@ def _as_batch(batch: Tokens) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _keeping(decoder: Decoder, kept: list[KeptStates] | None, number: int, first: int) -> Iterator[None]:
-    """What leaves the blocks from `first` on is kept as that of batch `number`."""
+def _keeping(decoder: Decoder, keep: Callable[[int, Tensor], None], first: int) -> Iterator[None]:
+    """`keep` is given what leaves the blocks from `first` on."""
 
-    def keep(index: int, _block: nn.Module, _args: Any, output: Any) -> None:
-        assert kept is not None
-        kept[index][number] = first_tensor(output)
+    def left(index: int, _block: nn.Module, _args: Any, output: Any) -> None:
+        keep(index, first_tensor(output))
 
     with ExitStack() as hooks:
-        for index in range(first, len(decoder.blocks) if kept is not None else 0):
-            hooks.callback(decoder.blocks[index].register_forward_hook(partial(keep, index)).remove)
+        for index in range(first, len(decoder.blocks)):
+            hooks.callback(decoder.blocks[index].register_forward_hook(partial(left, index)).remove)
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,10 +33,21 @@ class KeptStates:
         return self._kept[batch][first:stop].to(self._device, non_blocking=True)
 
     def __setitem__(self, batch: int, state: Tensor) -> None:
-        kept = self._kept.get(batch)
-        if kept is None or (kept.shape, kept.dtype) != (state.shape, state.dtype):
-            kept = self._kept[batch] = self._room(batch, state)
-        kept.copy_(state, non_blocking=True)  # in order with all that this device does after it
+        self.put_rows(batch, state, 0, len(state))
+
+    def put_rows(self, batch: int, state: Tensor, first: int, rows: int) -> None:
+        """Put the state of some rows of a batch in their place.
+
+        Args:
+            batch: its number.
+            state: `[b, T, d]`.
+            first: the first of these rows.
+            rows: of the whole batch.
+        """
+        kept, shape = self._kept.get(batch), (rows, *state.shape[1:])
+        if kept is None or (kept.shape, kept.dtype) != (shape, state.dtype):
+            kept = self._kept[batch] = self._room(batch, shape, state.dtype)
+        kept[first : first + len(state)].copy_(state, non_blocking=True)  # in order with all that this device does next
 
     def __contains__(self, batch: int) -> bool:
         return batch in self._kept
@@ -46,8 +58,8 @@ class KeptStates:
             torch.cuda.synchronize(self._device)
         return iter(self._kept.items())
 
-    def _room(self, batch: int, state: Tensor) -> Tensor:
+    def _room(self, batch: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self._folder is None:
-            return torch.empty(state.shape, dtype=state.dtype, pin_memory=self._device.type == "cuda")
+            return torch.empty(shape, dtype=dtype, pin_memory=self._device.type == "cuda")
         path = Path(self._folder.name, str(batch))
-        return torch.from_file(str(path), shared=True, size=state.numel(), dtype=state.dtype).view(state.shape)
+        return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)

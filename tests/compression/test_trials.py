@@ -7,6 +7,7 @@ import torch
 from decoders import decoder_of, hook_count, sub_blocks_of
 from tiny_models import VOCABULARY, WIDTH, shared
 
+from linscore.compression import trials
 from linscore.compression.trials import Replaced, Trials, stand_in
 from linscore.errors import LinscoreError
 from linscore.spans import Unit
@@ -79,12 +80,12 @@ class Oracle:
 
 def measured(family, cuts):
     decoder = decoder_of(family)
-    trials = Trials(Replaced(decoder, sub_blocks_of(family)), batches())
+    of = Trials(Replaced(decoder, sub_blocks_of(family)), batches())
     like = next(decoder.blocks.parameters())
     found = []
     for cut in cuts:
         made = {Unit.parse(unit): stand_in(fitted, like) for unit, fitted in cut.items()}
-        found.append((trials.measure(made), trials.take(made)))
+        found.append((of.measure(made), of.take(made)))
     return found
 
 
@@ -128,6 +129,28 @@ def test_a_trial_runs_what_comes_after_its_change_and_leaves_the_model_as_it_was
     assert all("forward" not in vars(module) for module in decoder.model.modules())
     assert trials.measure({}) == trials.loss
     assert math.isfinite(losses[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*need more memory")
+def test_where_memory_does_not_suffice_fewer_rows_run_and_the_losses_are_the_same(monkeypatch):
+    made = [{Unit.parse("1.mlp"): None}, {Unit.parse("1.mlp"): None, Unit.parse("2.attention"): None}]
+
+    def losses():
+        measured = Trials(Replaced(decoder_of("llama"), sub_blocks_of("llama")), batches())
+        return [measured.loss, measured.take(made[0]), measured.measure(made[1])]
+
+    expected, rows, whole = losses(), [], trials.batch_loss
+
+    def short(model, batch):
+        rows.append(len(batch["input_ids"]))
+        if rows[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(model, batch)
+
+    monkeypatch.setattr(trials, "batch_loss", short)
+    assert losses() == pytest.approx(expected, rel=1e-6)
+    assert rows[:4] == [3, 2, 1, 2]
+    assert max(rows[1:]) == 2
 
 
 def test_a_text_without_a_token_to_predict_is_refused():
