@@ -121,6 +121,19 @@ class StepProgress(Bar):
         self._bar.console.print(line, highlight=False, soft_wrap=True)
 
 
+class ShareProgress(Bar):
+    """How much of what is wanted of what is called `what` is reached, with the time left."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, 1, TextColumn("{task.percentage:.0f} %"))
+
+    def reach(self, share: float) -> None:
+        """So much is reached, 1 being all of it."""
+        self._bar.update(self._task, completed=min(1.0, share))
+        left = self._bar.tasks[0].time_remaining
+        self._line(f"{min(1.0, share):.0%}" + ("" if left is None else f", about {left:.0f} s left"))
+
+
 def watched(
     batches: Iterable[dict[str, Tensor]],
     total: int | None,

@@ -79,6 +79,10 @@ class Task:
     enough: float
     most_loss: float
 
+    def reached(self, saved: float, loss: float) -> float:
+        """How much of what is to be saved is, or of the loss that may be reached."""
+        return saved / self.enough if self.enough < math.inf else loss / self.most_loss
+
 
 def task(
     budget: Budget,

@@ -5,6 +5,7 @@ One unit of many would drown in noise, so all alike are replaced at once, and wh
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,8 +43,8 @@ class Latency:
         return self.saved[str(unit)][str(form)]
 
 
-def seconds(decoder: Decoder, other: Any, workload: Workload) -> tuple[float, float]:
-    """Medians of a decoder and of another model, timed in turns.
+def timed(decoder: Decoder, other: Any, workload: Workload) -> tuple[float, float]:
+    """Seconds of a decoder, and the share of them that another model takes, timed in turns.
 
     Raises:
         LinscoreError: where the other does not run.
@@ -51,7 +52,7 @@ def seconds(decoder: Decoder, other: Any, workload: Workload) -> tuple[float, fl
     timing = interleaved(call_of(decoder, workload), {"cut": call_of(find_decoder(other), workload)}, rounds=ROUNDS)
     if timing.missing:
         raise LinscoreError(f"a cut of {decoder.name} does not run on {workload}: {timing.missing['cut']}")
-    return timing.median, timing.peer_median("cut")
+    return timing.median, timing.ratio("cut")
 
 
 def unit_latency(decoder: Decoder, rows: Mapping[Unit, Row], workload: Workload, say: Callable[[str], None]) -> Latency:
@@ -67,18 +68,19 @@ def unit_latency(decoder: Decoder, rows: Mapping[Unit, Row], workload: Workload,
         LinscoreError: where it does not run.
     """
     say(f"timing what forms save of {workload}")
-    saved: dict[str, dict[str, float]] = defaultdict(dict)
-    whole = []
+    shares: dict[str, dict[str, float]] = defaultdict(dict)
+    wholes = []
     for units in _alike(decoder, rows):
-        most = float("inf")
+        most = 1.0
         for form in forms_of(decoder.width):  # the one that holds least first: what holds more saves no more
             fitted = {unit: rows[unit].fitted(form) for unit in units[len(units) > 1 :]}  # one block must be left
-            before, after = seconds(decoder, replace_units(decoder.model, fitted), workload)
-            whole.append(before)
-            most = min(most, max(0.0, before - after) / len(fitted))
-            for unit in units:
-                saved[str(unit)][str(form)] = most
-    return Latency(str(workload), sorted(whole)[len(whole) // 2], dict(saved))
+            seconds, left = timed(decoder, replace_units(decoder.model, fitted), workload)
+            wholes.append(seconds)
+            most = min(most, max(0.0, 1 - left) / len(fitted))
+            shares |= {str(unit): shares[str(unit)] | {str(form): most} for unit in units}
+    whole = statistics.median(wholes)
+    saved = {unit: {form: whole * share for form, share in forms.items()} for unit, forms in shares.items()}
+    return Latency(str(workload), whole, saved)
 
 
 def _alike(decoder: Decoder, rows: Mapping[Unit, Row]) -> Iterator[list[Unit]]:

@@ -23,7 +23,7 @@ from linscore.files.whole import new_folder
 from linscore.jobs.compress_figures import figures_table, named_figure
 from linscore.jobs.compress_heal import heal_steps
 from linscore.jobs.compress_saved import RESULT, Compressed, Result, Settings, save_found
-from linscore.jobs.compress_search import Found, Table, Texts, read_texts, search
+from linscore.jobs.compress_search import Found, Table, Texts, from_measured, read_texts, search
 from linscore.machine.extras import need
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options.cut import CompressOptions, CutOptions
@@ -64,8 +64,7 @@ def run_compress(
     cut = cut or CutOptions()
     by = _check(wanted, cut, budget, read)
     settings = Settings(model=model, measure_tokens=wanted.measure_tokens, dtype=place.dtype, **asdict(read.options))
-    if wanted.measured is not None:
-        _check_measured(wanted.measured, settings)
+    drawn = wanted.measured is not None and _check_measured(wanted.measured, settings)
     with RunFolder(Path(f"{Path(out)}.search"), settings, places=("model", "text")) as run, new_folder(out) as folder:
         if resume:
             run.resume(Settings)
@@ -78,8 +77,7 @@ def run_compress(
             _begin(run, wanted.measured)
         with run.kept(lambda: run.path / LOSSES if (run.path / LOSSES).exists() else None):
             table = _table(run.path, loaded, texts, cut.moments, by, progress)
-            latency = _latency(run.path, loaded, table, budget, progress)
-            found = search(loaded, table, budget, latency=latency, whole_curve=wanted.steps, say=progress)
+            found = _found(run.path, loaded, table, budget, wanted.steps, drawn, progress)
             result = partial(_result, settings, budget, found, by, time.perf_counter() - started)
             done, unhealed = save_found(folder, loaded, texts, found, wanted.heal, result, out, progress)
             if (run.path / LOSSES).exists():
@@ -95,6 +93,21 @@ def _result(
     steps, curve = ([_step(step, found.whole) for step in one] for one in (found.steps, found.curve))
     about: dict[str, Any] = {"settings": settings, "budget": budget.describe(), "steps": steps, "curve": curve}
     return Result(**about, by=by, seconds=seconds, **measured)
+
+
+def _found(
+    folder: Path,
+    loaded: Pretrained,
+    table: Table,
+    budget: Budget,
+    whole_curve: bool,
+    drawn: bool,
+    say: Callable[[str], None],
+) -> Found:
+    """The choice; where a curve was `drawn` before, it is the best of its points that meets the budget."""
+    latency = _latency(folder, loaded, table, budget, say)
+    found = from_measured(loaded, table, budget, read_losses(folder), latency) if drawn else None
+    return found or search(loaded, table, budget, latency=latency, whole_curve=whole_curve, say=say)
 
 
 def _latency(
@@ -169,17 +182,23 @@ def _check(wanted: CompressOptions, cut: CutOptions, budget: Budget, read: Text)
     return by
 
 
-def _check_measured(folder: str, settings: Settings) -> None:
-    """Raises LinscoreError unless losses in `folder` are of the same model and text, measured alike."""
+def _check_measured(folder: str, settings: Settings) -> bool:
+    """Whether a whole curve was measured there.
+
+    Raises:
+        LinscoreError: unless losses in `folder` are of the same model and text, measured alike.
+    """
     path = Path(folder) / RESULT
     if not path.is_file():
         raise LinscoreError(f"no {RESULT} in {folder}: give what compress has saved as `measured`")
-    former = read_json(path, Result, damaged="is damaged: measure again").settings
+    result = read_json(path, Result, damaged="is damaged: measure again")
+    former = result.settings
     for name, value in asdict(settings).items():
         if getattr(former, name) != value:
             raise LinscoreError(
                 f"{folder} was measured with {name} {getattr(former, name)}, not {value}: give the same"
             )
+    return bool(result.curve)
 
 
 def _step(step: Step, whole: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from linscore.compression.heal import Healed
-from linscore.compression.latency import seconds
+from linscore.compression.latency import timed
 from linscore.compression.measured import stand_ins
 from linscore.compression.trials import Replaced, Trials
 from linscore.decoder.find import find_decoder
@@ -134,8 +134,8 @@ def _latency(loaded: Pretrained, found: Found, cut: PreTrainedModel) -> dict[str
     """Of the whole decoder and of what is saved of it, timed in turns, beside the sum of what units save."""
     if found.latency is None:
         return None
-    whole, after = seconds(loaded.decoder, cut, Workload.parse(found.latency.workload))
-    return {"whole": whole, "summed": (1 - found.share) * whole, "cut": after}
+    whole, left = timed(loaded.decoder, cut, Workload.parse(found.latency.workload))
+    return {"whole": whole, "summed": (1 - found.share) * whole, "cut": left * whole}
 
 
 def _tokens(texts: Texts | None, trials: Trials | None) -> dict[str, int]:

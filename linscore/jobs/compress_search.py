@@ -26,6 +26,7 @@ from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
 from linscore.evaluation.windows import Window, batch_of
 from linscore.models.load import Pretrained
+from linscore.progress import ShareProgress
 from linscore.spans import Unit
 from linscore.text.packing import texts_within
 from linscore.text.source import Text
@@ -204,12 +205,12 @@ def search(
     if searching.most < goal.enough < math.inf:
         raise _too_much(budget, searching.most / goal.whole)
     try:
-        for step in searching.run(goal.enough, goal.most_loss):
-            say(_line(step, goal, table.trials))
+        with ShareProgress("searching") as progress:
+            for step in searching.run(goal.enough, goal.most_loss):
+                say(_line(step, goal, table.trials))
+                progress.reach(goal.reached(step.saved, step.loss))
         if whole_curve:
-            say("the whole curve")
-            further = table.begin(goal, decoder.width)
-            curve = [further.last, *further.advance()]
+            curve = _curve(table.begin(goal, decoder.width), say)
     except KeyboardInterrupt:
         if not searching.last.choice:
             raise
@@ -217,6 +218,40 @@ def search(
     if not stopped and searching.last.saved < goal.enough < math.inf:
         raise _too_much(budget, searching.last.saved / goal.whole)
     return Found(table, searching.steps, curve, goal.whole, stopped, latency)
+
+
+def from_measured(
+    loaded: Pretrained, table: Table, budget: Budget, known: Mapping[Key, float], latency: Latency | None = None
+) -> Found | None:
+    """The best of the choices that were measured before, under a budget; None where none meets it.
+
+    Args:
+        loaded: the whole decoder.
+        table: what is chosen from.
+        budget: what is to be reached.
+        known: losses by choice.
+        latency: of units, where the time is bounded.
+    """
+    goal = task(budget, loaded.decoder, table.rows, table.whole, latency)
+    steps = [Step(dict(one), sum(goal.saves(*pair) for pair in one), loss) for one, loss in known.items() if one]
+    if goal.enough < math.inf:
+        best = min((s for s in steps if s.saved >= goal.enough), key=lambda s: s.loss, default=None)
+    else:
+        best = max((s for s in steps if s.loss <= goal.most_loss), key=lambda s: s.saved, default=None)
+    if best is None:
+        return None
+    return Found(table, [Step({}, 0.0, table.whole), best], [], goal.whole, stopped=False, latency=latency)
+
+
+def _curve(searching: Search, say: Callable[[str], None]) -> list[Step]:
+    """A search that goes on to the end."""
+    say("the whole curve")
+    steps = [searching.last]
+    with ShareProgress("the whole curve") as progress:
+        for step in searching.advance():
+            steps.append(step)
+            progress.reach(step.saved / searching.most)
+    return steps
 
 
 def _line(step: Step, goal: Task, trials: Trials | None) -> str:

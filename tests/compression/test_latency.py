@@ -37,14 +37,16 @@ def parameters(model):
 @pytest.mark.slow
 def test_what_all_of_a_kind_save_is_shared_out_and_meets_a_budget(rows, monkeypatch):
     """Where the time is the number of parameters, each form saves what it does not hold."""
-    monkeypatch.setattr(latency, "seconds", lambda whole, cut, _: (parameters(whole.model), parameters(cut)))
     decoder = decoder_of("llama")
+    whole = parameters(decoder.model)
+    monkeypatch.setattr(latency, "timed", lambda _whole, cut, _workload: (whole, parameters(cut) / whole))
     found = unit_latency(decoder, rows, Workload.parse("decode"), print)
     assert found.workload == "decode:1x512"
     assert found.whole == parameters(decoder.model)
     for unit in (BLOCK, MLP, ATTENTION):
-        assert found.saves(unit, Form("drop")) == rows[unit].parameters
-        assert found.saves(unit, Form("affine")) == max(0, rows[unit].parameters - rows[unit].holds(Form("affine")))
+        assert found.saves(unit, Form("drop")) == pytest.approx(rows[unit].parameters)
+        left = rows[unit].parameters - rows[unit].holds(Form("affine"))
+        assert found.saves(unit, Form("affine")) == pytest.approx(max(0, left), abs=1e-6)
     budget = Budget.of(CompressOptions(latency=0.9, latency_of="decode"))
     goal = task(budget, decoder, rows, 1.0, found)
     assert goal.enough == pytest.approx(0.1 * parameters(decoder.model))
