@@ -8,7 +8,7 @@ Everything is fitted and chosen on the training text; losses are of the test tex
 go to benchmarks/results/compress/NAME.json as they are measured, and its table to NAME.md: a run that is begun again
 measures what is not there yet. What compress saves lies in DIR. With --suite or --tasks it answers tasks, too.
 
-    compress            attention, MLP and blocks in all forms, as searched; healed in closed form; chosen on more text
+    compress            attention, MLP and blocks in all forms, as searched; healed; chosen on more text
     dropped             whole blocks, the one that costs least perplexity first, measured again after each
     linearized, fused   the same blocks as affine maps; in the MLP before them
     recipe              the paper's: blocks of highest in-sample linearity as affine maps
@@ -60,17 +60,19 @@ class Study:
         self.rows.add({"row": row, "share": share, "gone": 1 - _of_blocks(model) / self.blocks, "added": added, **more})
 
     def compress(self) -> None:
-        """By the command's own job, healed and not; chosen on more text."""
-        few, more = self.options.measure_tokens, self.options.more_tokens
+        """By the command's own job: healed, in closed form and by steps, and not; chosen on more text."""
+        few, more, steps = self.options.measure_tokens, self.options.more_tokens, self.options.steps
         for share in SHARES:
             healed = self._compressed("compress", share, few, "none", None)
             self._compressed(HEALED, share, few, "closed", healed)
+        for share in SHARES:
+            self._compressed(f"{HEALED}, {steps} steps", share, few, str(steps), self._out(share, few, "none"))
         for share in SHARES if more else ():
             self._compressed(f"compress, chosen on {more:,}", share, more, "none", None)
 
     def _compressed(self, row: str, share: float, measure: int, heals: str, measured: Path | None) -> Path:
         """One row; `measured` holds what was measured on the way to the same choice."""
-        out = Path(self.options.runs) / f"{Path(self.options.model).name}-{share}-{measure}-{heals}"
+        out = self._out(share, measure, heals)
         if not self.rows.has(row, share):
             if not out.exists():
                 self._run(out, share, measure, heals, measured)
@@ -79,6 +81,10 @@ class Study:
             more |= {"choice": result["steps"][-1]["choice"], "measured": result["steps"][-1]["loss"]}
             self.add(row, share, linscore.load(str(out), device=self.options.device), folder=out.name, **more)
         return out
+
+    def _out(self, share: float, measure: int, heals: str) -> Path:
+        """What one row is saved to."""
+        return Path(self.options.runs) / f"{Path(self.options.model).name}-{share}-{measure}-{heals}"
 
     def _run(self, out: Path, share: float, measure: int, heals: str, measured: Path | None) -> None:
         """`linscore compress`, gone on with where it was killed."""
