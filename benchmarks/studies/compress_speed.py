@@ -115,8 +115,10 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _choice(folder: Path) -> Choice:
-    return choice_of(json.loads((folder / RESULT).read_text(encoding="utf-8"))["steps"][-1]["choice"])
+def _saved(folder: Path) -> tuple[str, Choice]:
+    """The budget that a folder was made for, and the choice."""
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    return result["budget"], choice_of(result["steps"][-1]["choice"])
 
 
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -133,10 +135,10 @@ def main() -> None:
     """Time the whole decoder and what was made of it, and write the tables."""
     options = _options()
     whole, how = linscore.load(options.model, device="cpu"), (options.prompt, options.new, options.rounds)
-    saved = {str(folder.name): linscore.load(str(folder), device="cpu") for folder in options.folders}
+    choices = dict(map(_saved, options.folders))
+    saved = {name: linscore.load(str(one), device="cpu") for name, one in zip(choices, options.folders, strict=True)}
     decoder, name = linscore.find_decoder(whole), Path(options.model).name
     tables = {name: timed({UNCUT: whole, **saved}, *how)}
-    choices = {folder.name: _choice(folder) for folder in options.folders}
     made = dict(large(choices, decoder.width, len(decoder.blocks)))
     tables["A random Llama, cut by the same choices"] = timed(made, *how)
     about = {"model": name, "prompt": options.prompt, "added": options.new, "rounds": options.rounds}

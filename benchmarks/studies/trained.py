@@ -1,7 +1,7 @@
 """Whether a decoder that was trained otherwise loses less under the same budget: a table.
 
     python -m benchmarks.studies.trained --runs DIR                                   # the pair that ships
-    python -m benchmarks.studies.trained --runs DIR --config benchmarks/studies/trained.yaml --shares 0.7,0.5,0.3
+    python -m benchmarks.studies.trained --runs DIR --config benchmarks/studies/early.yaml --shares 0.7,0.5,0.3
 
 Decoders are trained plain, with `train`'s regularizers (mse, cosine), and with LayerNorm scaling (Sun et al., "The
 curse of depth in large language models", 2502.05795): what leaves both norms of block l = 1, 2, … is divided by √l.
