@@ -75,7 +75,11 @@ def heal_cut(loaded: Pretrained, texts: Texts | None, found: Found, heals: str, 
         best = _better(best, built(loaded.model, closed), closed, "closed", texts, say)
         if (steps := heal_steps(heals)) is not None:
             student = built(loaded.model, best.healed)
-            _train(student, loaded, texts, best.healed, closed, steps)
+            touched = _touched(student, best.healed, closed)
+            if not touched:
+                say("nothing stands for what is gone or comes after it: no steps of healing")
+                return best
+            _train(student, loaded, texts, best.healed, touched, steps)
             best = _better(best, student, best.healed, str(steps), texts, say)
     except KeyboardInterrupt:
         return replace(best, interrupted=True)
@@ -98,11 +102,10 @@ def _loss(cut: PreTrainedModel, texts: Texts) -> float:
 
 
 def _train(
-    student: PreTrainedModel, loaded: Pretrained, texts: Texts, healed: Healed, closed: Healed, steps: int
+    student: PreTrainedModel, loaded: Pretrained, texts: Texts, healed: Healed, touched: dict[int, set[str]], steps: int
 ) -> None:
-    """Distil what was touched: maps, and the projections that the closed form would change."""
-    there = replacements(student, healed)
-    touched = {name for one in there for name in one.parameters} | _projections(student, closed)
+    """Distil what was touched; states before the first of that cannot change, so they are not met."""
+    there = [(one.block, one.stands_for) for one in replacements(student, healed) if one.block is not None]
     with StepProgress("healing", steps) as progress:
 
         def advance(loss: DistilLoss) -> None:
@@ -112,18 +115,25 @@ def _train(
             student,
             loaded.model,
             texts.fit,
-            pairs={one.block: one.stands_for for one in there if one.block is not None},
+            pairs={block: original for block, original in there if block >= min(touched)},
             steps=steps,
-            parameters=touched,
+            parameters=set().union(*touched.values()),
             learning_rate=LEARNING_RATE,
             progress=advance,
         )
 
 
-def _projections(cut: PreTrainedModel, closed: Healed) -> set[str]:
+def _touched(cut: PreTrainedModel, healed: Healed, closed: Healed) -> dict[int, set[str]]:
+    """By block of a cut model, the parameters of maps and of the projections that the closed form would change."""
     gone = _gone(closed)
-    changes = ((after(unit.span.first, gone), change.path) for unit, change in closed.changes.items())
-    return {name for index, path in changes for name in parameter_names(cut, index, path)}
+    found: dict[int, set[str]] = {}
+    for one in replacements(cut, healed):
+        if one.block is not None and one.parameters:
+            found.setdefault(one.block, set()).update(one.parameters)
+    for unit, change in closed.changes.items():
+        index = after(unit.span.first, gone)
+        found.setdefault(index, set()).update(parameter_names(cut, index, change.path))
+    return found
 
 
 def _gone(healed: Healed) -> list[int]:

@@ -1,0 +1,47 @@
+"""Healing by steps where nothing stands for what is gone."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from linear_models import tokens
+from tiny_models import tiny
+
+from linscore import find_decoder
+from linscore.compression.choices import Form
+from linscore.compression.search import Step
+from linscore.decoder.sub_blocks import find_sub_blocks
+from linscore.jobs.compress_heal import heal_cut
+from linscore.jobs.compress_search import Texts
+from linscore.spans import Unit
+
+
+def healed(dropped, said):
+    """What heals a decoder without a block: a search that found that, on texts of random tokens."""
+    model = tiny("llama")
+    decoder, batch = find_decoder(model), {"input_ids": tokens(8, 24)}
+    fit = [batch | {"folds": torch.full((8,), fold)} for fold in (0, 1)]
+    texts = Texts(fit, [batch], [batch])
+    row = SimpleNamespace(fitted=lambda _form: None)
+    table = SimpleNamespace(rows={dropped: row}, sub_blocks=find_sub_blocks(decoder), trials=object())
+    found = SimpleNamespace(table=table, step=Step({dropped: Form("drop")}, 1.0, float("inf")))
+    return model, heal_cut(SimpleNamespace(model=model, decoder=decoder), texts, found, "2", said.append)
+
+
+@pytest.mark.slow
+def test_steps_after_a_dropped_block_train_the_projections_behind_it():
+    said = []
+    model, best = healed(Unit.parse("1"), said)
+    assert best.how in ("closed", "2")
+    assert len(find_decoder(best.cut).blocks) == 2
+    assert torch.equal(
+        find_decoder(best.cut).blocks[0].mlp.down_proj.weight, model.model.layers[0].mlp.down_proj.weight
+    )
+
+
+@pytest.mark.slow
+def test_no_step_is_taken_where_nothing_comes_after_what_is_gone():
+    said = []
+    _, best = healed(Unit.parse("2"), said)
+    assert len(find_decoder(best.cut).blocks) == 2
+    assert said[-1].endswith("no steps of healing")
