@@ -1,17 +1,19 @@
 """What is left of a cut decoder, brought nearer to the original in closed form: one sweep, no gradient.
 
 From the first unit that was replaced on, block by block: the output projection of every attention and MLP that is left
-becomes W + ΔW, and every map is fitted anew, such that the state behind it comes closest to the original's at that
-depth. With p what enters the projection and R what the state still lacks, both of the cut decoder healed so far:
+becomes W + ΔW, and every map is fitted anew, such that the state behind it comes closest to the original's at the depth
+where it is read next: what stands right before units that were dropped takes over what they did. With p what enters the
+projection and R what the state still lacks, both of the cut decoder healed so far:
 
     ΔW = argmin ‖R − pΔW‖² + λ‖D^½ ΔW‖²,  D = diag(C_pp),  λ with the least error on rows that were held out
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,34 +75,49 @@ class _Sweep:
         self.one = BlockByBlock(decoder, InMemory())
         self.subs = None if sub_blocks is None else SubStandIns(decoder, sub_blocks)
         self.paths = {} if sub_blocks is None else find_projections(decoder, sub_blocks)
+        self.dropped = {unit for unit, form in choice.items() if form == Form("drop")}
         self.first = min(unit.span.first for unit in choice)
+        self.begins = max(0, self.first - (Unit(Span(self.first, self.first)) in self.dropped))
         like = next(parameter for parameter in decoder.blocks.parameters() if parameter.is_floating_point())
         self.like, self.folds = like, 1 + max((int(b.folds.max()) for b in batches if b.folds is not None), default=0)
         self.original, self.cut, self.middle = (KeptStates(like.device) for _ in range(3))
         self.healed = Healed()
 
     def run(self) -> Healed:
+        ran = -1
         for index in range(len(self.decoder.blocks)):
             with self.one.at(index):
-                self._run_original(index)
-                if index >= self.first:
+                if ran < index:
+                    ran = self._run_original(index)
+                if index >= self.begins:
                     self._heal_block(index)
         return self.healed
 
-    def _run_original(self, index: int) -> None:
-        """The original's states behind block `index` and, where parts are told apart, behind its attention."""
+    def _run_original(self, index: int) -> int:
+        """The original's states where the next block that is left will read them; the last block that was run.
+
+        Those behind the attention of block `index` too, where parts are told apart.
+        """
+        self._run_block(index, self._keep if index >= self.begins else None)
+        later = index + 1
+        while Unit(Span(later, later)) in self.dropped:
+            with self.one.at(later):
+                self._run_block(later, None)
+            later += 1
+        return later - 1
+
+    def _run_block(self, index: int, keep: Callable[[int, int, BlockStates], None] | None) -> None:
         for number, batch in enumerate(self.batches):
             state = self.original[number] if index else None
+            watched = None if keep is None else partial(keep, number)
+            inputs = (batch.input_ids, None, None)
+            self.original[number] = self.one.run_block(index, state, inputs, watched, self.sub_blocks)
 
-            def keep(_index: int, states: BlockStates, number: int = number) -> None:
-                if index == self.first:
-                    self.cut[number] = states.x
-                if states.attention is not None:
-                    self.middle[number] = states.x + states.attention
-
-            watched = None if index < self.first else keep
-            left = self.one.run_block(index, state, (batch.input_ids, None, None), watched, self.sub_blocks)
-            self.original[number] = left
+    def _keep(self, number: int, index: int, states: BlockStates) -> None:
+        if index == self.begins:
+            self.cut[number] = states.x
+        if states.attention is not None:
+            self.middle[number] = states.x + states.attention
 
     def _heal_block(self, index: int) -> None:
         whole = Unit(Span(index, index))
@@ -115,7 +132,7 @@ class _Sweep:
                     fitted = self.healed.maps[unit] = self._refitted(unit, parts)
                     made = stand_in(fitted, self.like)
                     parts[index, part] = None if made is None else made.delta
-                elif (index, part) in self.paths and self._is_behind(unit):
+                elif (index, part) in self.paths and (self._is_behind(unit) or self._is_before(unit)):
                     self._heal_projection(unit, parts, undo)
             for number, states in self._run_cut(index, parts):
                 self.cut[number] = states.y
@@ -123,6 +140,12 @@ class _Sweep:
     def _is_behind(self, unit: Unit) -> bool:
         """Whether something was replaced before this part, so that it reads other states than in the original."""
         return unit.span.first > self.first or (unit.part == "mlp" and Unit(unit.span, "attention") in self.choice)
+
+    def _is_before(self, unit: Unit) -> bool:
+        """Whether what comes next was dropped, so that this part may add what that added."""
+        first = unit.span.first
+        after_it = Unit(unit.span, "mlp") if unit.part == "attention" else Unit(Span(first + 1, first + 1))
+        return after_it in self.dropped
 
     def _heal_whole(self, unit: Unit) -> None:
         form = self.choice[unit]
@@ -155,7 +178,7 @@ class _Sweep:
         return fit_form(Regression.of(moments), form)
 
     def _target(self, unit: Unit, number: int) -> Tensor:
-        return (self.middle if unit.part == "attention" else self.original)[number]
+        return (self.middle if unit.part == "attention" and not self._is_before(unit) else self.original)[number]
 
     def _heal_projection(self, unit: Unit, parts: Mapping[tuple[int, Part], Any], undo: ExitStack) -> None:
         """Change the projection of a part that is left, until `undo` is closed: the original runs before it does."""

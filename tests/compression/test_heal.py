@@ -77,6 +77,41 @@ def _rows_of_attention(decoder):
     return torch.cat(there).double().numpy(), torch.cat(lacking).double().numpy()
 
 
+def test_what_stands_before_dropped_blocks_takes_over_what_they_added():
+    decoder, found = healed("llama", {Unit.parse("1"): Form("drop"), Unit.parse("2"): Form("drop")})
+    assert found.changes.keys() == {Unit.parse("0.mlp")}
+    change = found.changes[Unit.parse("0.mlp")]
+    p, lacks = _rows_of_mlp(decoder)
+    penalty = change.fitted.ridge * np.diag(np.diag(p.T @ p))
+    expected = np.linalg.solve(p.T @ p + penalty, p.T @ lacks)
+    np.testing.assert_allclose(change.weight.numpy(), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def _rows_of_mlp(decoder):
+    """What enters block 0's MLP projection, and what blocks 1 and 2 add to the state behind it."""
+    entered, lacking = [], []
+    hook = decoder.blocks[0].mlp.down_proj.register_forward_pre_hook(lambda _m, args: entered.append(args[0]))
+    for batch in batches():
+        states = states_of(decoder, batch["input_ids"])
+        lacking.append((states[2].y - states[0].y).flatten(0, 1))
+    hook.remove()
+    return torch.cat([one.flatten(0, 1) for one in entered]).double().numpy(), torch.cat(lacking).double().numpy()
+
+
+def test_attention_takes_over_what_a_dropped_mlp_added():
+    decoder, found = healed("gpt2", {Unit.parse("2.mlp"): Form("drop")})
+    assert found.changes.keys() == {Unit.parse("2.attention")}
+    change, last = found.changes[Unit.parse("2.attention")], len(decoder.blocks) - 1
+    assert last == 2
+    ids = batches()[0]["input_ids"]
+    wanted = states_of(decoder, ids)[2].y
+    plain = _last(decoder, "gpt2", {Unit.parse("2.mlp"): None}, ids)
+    other = find_decoder(copy.deepcopy(decoder.model))
+    add_change(other.blocks[2].get_submodule(change.path), change)
+    better = _last(other, "gpt2", {Unit.parse("2.mlp"): None}, ids)
+    assert float((better - wanted).norm()) < 0.95 * float((plain - wanted).norm())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2"])
 def test_states_come_nearer_to_the_original_and_never_go_further(family):
