@@ -90,7 +90,7 @@ def scaled(choice: Choice, width: int, to: int) -> dict[Any, Form]:
 def large(choices: Mapping[str, Choice], width: int, depth: int) -> Iterator[tuple[str, PreTrainedModel]]:
     """A random Llama, and the same cut by each choice: with random maps, which take as long as others."""
     config = LlamaConfig(num_hidden_layers=depth, **LARGE)  # type: ignore[arg-type]
-    model = AutoModelForCausalLM.from_config(config).eval()
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).eval()
     yield UNCUT, model
     to, moments = config.hidden_size, Moments(config.hidden_size)
     moments.update(torch.randn(ROWS_A_FEATURE * to, to), delta=torch.randn(ROWS_A_FEATURE * to, to))

@@ -36,10 +36,13 @@ class Form:
 Choice = Mapping[Unit, Form]
 
 
+DROP = Form("drop")
+
+
 def forms_of(width: int) -> list[Form]:
     """All forms of a unit of a decoder of this width, the one that holds least first."""
     ranks = sorted({width // part for part in PARTS_OF_WIDTH} - {0})
-    return [Form("drop"), Form("mean"), Form("diagonal"), *(Form("rank", rank) for rank in ranks), Form("affine")]
+    return [DROP, Form("mean"), Form("diagonal"), *(Form("rank", rank) for rank in ranks), Form("affine")]
 
 
 def replaced(choice: Choice, unit: Unit) -> Choice:
@@ -51,6 +54,6 @@ def with_form(choice: Choice, unit: Unit, form: Form) -> Choice:
     """A choice in which `unit` has a form; a block both parts of which are dropped is dropped."""
     becomes = {one: had for one, had in choice.items() if not one.overlaps(unit)} | {unit: form}
     parts = [Unit(unit.span, part) for part in PARTS if unit.part]
-    if parts and all(becomes.get(part) == Form("drop") for part in parts):
-        return {one: had for one, had in becomes.items() if one not in parts} | {Unit(unit.span): Form("drop")}
+    if parts and all(becomes.get(part) == DROP for part in parts):
+        return {one: had for one, had in becomes.items() if one not in parts} | {Unit(unit.span): DROP}
     return becomes

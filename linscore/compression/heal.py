@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from linscore.compression.choices import Choice, Form
+from linscore.compression.choices import DROP, Choice
 from linscore.compression.forms import fit_form
 from linscore.compression.trials import stand_in
 from linscore.decoder.block_by_block import BlockByBlock, InMemory
@@ -75,7 +75,7 @@ class _Sweep:
         self.one = BlockByBlock(decoder, InMemory())
         self.subs = None if sub_blocks is None else SubStandIns(decoder, sub_blocks)
         self.paths = {} if sub_blocks is None else find_projections(decoder, sub_blocks)
-        self.dropped = {unit for unit, form in choice.items() if form == Form("drop")}
+        self.dropped = {unit for unit, form in choice.items() if form == DROP}
         self.first = min(unit.span.first for unit in choice)
         self.begins = max(0, self.first - (Unit(Span(self.first, self.first)) in self.dropped))
         like = next(parameter for parameter in decoder.blocks.parameters() if parameter.is_floating_point())
@@ -150,7 +150,7 @@ class _Sweep:
     def _heal_whole(self, unit: Unit) -> None:
         form = self.choice[unit]
         self.healed.maps[unit] = None
-        if form == Form("drop"):
+        if form == DROP:
             return
         moments = self._moments(self.decoder.width)
         for number, batch in enumerate(self.batches):
@@ -166,7 +166,7 @@ class _Sweep:
     def _refitted(self, unit: Unit, parts: Mapping[tuple[int, Part], Any]) -> FittedMap | None:
         """The map in the place of a part, towards the original's state behind it."""
         form = self.choice[unit]
-        if form == Form("drop"):
+        if form == DROP:
             return None
         moments = self._moments(self.decoder.width)
         for number, states in self._run_cut(unit.span.first, parts):

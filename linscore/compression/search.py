@@ -68,8 +68,8 @@ class Search:
 
     @property
     def most(self) -> float:
-        """What is saved where every block is dropped but one, which is a map that holds little."""
-        blocks = [(self._saves(unit, forms[0]), self._saves(unit, forms[1])) for unit, forms in self._whole.items()]
+        """What is saved where every block is dropped but one, which is a map that holds little, where it may be one."""
+        blocks = [[*(self._saves(unit, form) for form in forms[:2]), 0.0][:2] for unit, forms in self._whole.items()]
         return sum(dropped for dropped, _ in blocks) - min(dropped - least for dropped, least in blocks)
 
     def _leaves_one(self, choice: Choice) -> bool:

@@ -21,9 +21,10 @@ from linscore.files.json_file import json_text, read_json
 from linscore.files.run_folder import RunFolder
 from linscore.files.whole import new_folder
 from linscore.jobs.compress_figures import figures_table, named_figure
-from linscore.jobs.compress_heal import heal_steps
+from linscore.jobs.compress_heal import heal_cut, heal_steps
 from linscore.jobs.compress_saved import RESULT, Compressed, Result, Settings, save_found
-from linscore.jobs.compress_search import Found, Table, Texts, from_measured, read_texts, search
+from linscore.jobs.compress_search import Found, Table, from_measured, search
+from linscore.jobs.compress_texts import Texts, read_texts
 from linscore.machine.extras import need
 from linscore.models.load import Pretrained, load_pretrained
 from linscore.options.cut import CompressOptions, CutOptions
@@ -77,18 +78,19 @@ def run_compress(
             _begin(run, wanted.measured)
         with run.kept(lambda: run.path / LOSSES if (run.path / LOSSES).exists() else None):
             table = _table(run.path, loaded, texts, cut.moments, by, progress)
-            found = _found(run.path, loaded, table, budget, wanted.steps, drawn, progress)
-            result = partial(_result, settings, budget, found, by, time.perf_counter() - started)
-            done, unhealed = save_found(folder, loaded, texts, found, wanted.heal, result, out, progress)
+            found = _found(run.path, loaded, table, budget, wanted, drawn, progress)
+            result = partial(_result, settings, budget, by, time.perf_counter() - started)
+            best = heal_cut(loaded, texts, found, wanted.heal, progress)
+            done = save_found(folder, loaded, texts, found.ending_with(best.step), best, result, out)
             if (run.path / LOSSES).exists():
                 shutil.copyfile(run.path / LOSSES, folder / LOSSES)
         shutil.rmtree(run.path)
-    _say_interrupted(out, found, unhealed)
+    _say_interrupted(out, found, best.interrupted)
     return done
 
 
 def _result(
-    settings: Settings, budget: Budget, found: Found, by: str | None, seconds: float, **measured: Any
+    settings: Settings, budget: Budget, by: str | None, seconds: float, found: Found, **measured: Any
 ) -> Result:
     steps, curve = ([_step(step, found.whole) for step in one] for one in (found.steps, found.curve))
     about: dict[str, Any] = {"settings": settings, "budget": budget.describe(), "steps": steps, "curve": curve}
@@ -100,14 +102,15 @@ def _found(
     loaded: Pretrained,
     table: Table,
     budget: Budget,
-    whole_curve: bool,
+    wanted: CompressOptions,
     drawn: bool,
     say: Callable[[str], None],
 ) -> Found:
     """The choice; where a curve was `drawn` before, it is the best of its points that meets the budget."""
     latency = _latency(folder, loaded, table, budget, say)
     found = from_measured(loaded, table, budget, read_losses(folder), latency) if drawn else None
-    return found or search(loaded, table, budget, latency=latency, whole_curve=whole_curve, say=say)
+    heals = wanted.heal != "none"
+    return found or search(loaded, table, budget, latency=latency, whole_curve=wanted.steps, heals=heals, say=say)
 
 
 def _latency(

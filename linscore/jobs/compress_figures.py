@@ -9,7 +9,8 @@ from typing import Any
 from linscore.compression.budget import Budget
 from linscore.compression.rows import rows_of, unit_rows
 from linscore.errors import LinscoreError
-from linscore.jobs.compress_search import FIT, Table, Texts, split
+from linscore.jobs.compress_search import Table, split
+from linscore.jobs.compress_texts import FIT, Texts
 from linscore.models.load import Pretrained
 from linscore.options.cut import CutOptions
 from linscore.scoring.belongs import check_belongs

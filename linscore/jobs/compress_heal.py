@@ -10,10 +10,12 @@ from transformers import PreTrainedModel
 
 from linscore.compression.build import built
 from linscore.compression.heal import Healed, heal
+from linscore.compression.search import Step
 from linscore.decoder.find import find_decoder
 from linscore.distillation.distil import DistilLoss, distil
 from linscore.errors import LinscoreError
-from linscore.jobs.compress_search import Found, Texts
+from linscore.jobs.compress_search import Found
+from linscore.jobs.compress_texts import Texts
 from linscore.jobs.cut import described, parameter_names, stand_in_path
 from linscore.models.load import Pretrained
 from linscore.progress import StepProgress
@@ -45,6 +47,7 @@ class Best:
     Attributes:
         cut: a model of its own.
         healed: what is in it.
+        step: what was chosen for it.
         how: none, closed, or a number of steps.
         loss: on the text that chooses.
         interrupted: by Ctrl-C, before healing was done.
@@ -52,16 +55,20 @@ class Best:
 
     cut: PreTrainedModel
     healed: Healed
+    step: Step
     how: str
     loss: float
     interrupted: bool = False
 
 
 def heal_cut(loaded: Pretrained, texts: Texts | None, found: Found, heals: str, say: Callable[[str], None]) -> Best:
-    """A choice built and healed as far as that helps; Ctrl-C leaves it as it was before."""
+    """A choice built and healed as far as that helps; Ctrl-C leaves it as it was before.
+
+    Whole blocks that were found to drop are healed, too, and take its place where they lose less then.
+    """
     choice, table = found.step.choice, found.table
     plain = Healed({unit: table.rows[unit].fitted(form) for unit, form in choice.items()})
-    best = Best(built(loaded.model, plain), plain, "none", found.step.loss)
+    best = Best(built(loaded.model, plain), plain, found.step, "none", found.step.loss)
     if heals == "none" or not choice:
         return best
     if texts is None:
@@ -71,29 +78,38 @@ def heal_cut(loaded: Pretrained, texts: Texts | None, found: Found, heals: str, 
         best = replace(best, loss=_loss(best.cut, texts))
     try:
         say("healing what is left")
-        closed = heal(loaded.decoder, table.sub_blocks, choice, texts.fit)
-        best = _better(best, built(loaded.model, closed), closed, "closed", texts, say)
+        closed = _closed(loaded, texts, found, found.step)
+        best, refitted = _better(best, closed, say), closed.healed
+        if found.dropped not in (None, found.step):
+            dropped = _closed(loaded, texts, found, found.dropped)
+            if dropped.loss < best.loss:
+                say("whole blocks that are dropped lose less, once they are healed: taken")
+                best, refitted = dropped, dropped.healed
         if (steps := heal_steps(heals)) is not None:
             student = built(loaded.model, best.healed)
-            touched = _touched(student, best.healed, closed)
+            touched = _touched(student, best.healed, refitted)
             if not touched:
                 say("nothing stands for what is gone or comes after it: no steps of healing")
                 return best
             _train(student, loaded, texts, best.healed, touched, steps)
-            best = _better(best, student, best.healed, str(steps), texts, say)
+            best = _better(best, replace(best, cut=student, how=str(steps), loss=_loss(student, texts)), say)
     except KeyboardInterrupt:
         return replace(best, interrupted=True)
     return best
 
 
-def _better(
-    best: Best, cut: PreTrainedModel, healed: Healed, how: str, texts: Texts, say: Callable[[str], None]
-) -> Best:
+def _closed(loaded: Pretrained, texts: Texts, found: Found, step: Step) -> Best:
+    """A choice, healed in closed form."""
+    healed = heal(loaded.decoder, found.table.sub_blocks, step.choice, texts.fit)
+    cut = built(loaded.model, healed)
+    return Best(cut, healed, step, "closed", _loss(cut, texts))
+
+
+def _better(best: Best, other: Best, say: Callable[[str], None]) -> Best:
     """Which of both loses less: text unlike the model's own may harm it. The text that reports is not asked."""
-    loss = _loss(cut, texts)
-    if loss < best.loss:
-        return Best(cut, healed, how, loss)
-    say(f"healing ({how}) costs more on the text that chooses: left out")
+    if other.loss < best.loss:
+        return other
+    say(f"healing ({other.how}) costs more on the text that chooses: left out")
     return best
 
 

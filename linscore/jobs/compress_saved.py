@@ -16,8 +16,9 @@ from linscore.compression.measured import stand_ins
 from linscore.compression.trials import Replaced, Trials
 from linscore.decoder.find import find_decoder
 from linscore.files.json_file import json_text
-from linscore.jobs.compress_heal import heal_cut, replacements
-from linscore.jobs.compress_search import Found, Texts
+from linscore.jobs.compress_heal import Best, replacements
+from linscore.jobs.compress_search import Found
+from linscore.jobs.compress_texts import Texts
 from linscore.jobs.cut import check_finite
 from linscore.machine.versions import versions
 from linscore.models.cost import sizes
@@ -94,13 +95,11 @@ def save_found(
     loaded: Pretrained,
     texts: Texts | None,
     found: Found,
-    heals: str,
+    best: Best,
     result: Callable[..., Result],
     out: str,
-    say: Callable[[str], None],
-) -> tuple[Compressed, bool]:
-    """Heal, build and save the choice, measured on text that nobody has seen; and whether healing was interrupted."""
-    best = heal_cut(loaded, texts, found, heals, say)
+) -> Compressed:
+    """Save the choice as it was healed, measured on text that nobody has seen."""
     losses = {} if texts is None else _losses(loaded, texts, found, best.cut)
     latency = _latency(loaded, found, best.cut)
     if loaded.stored is torch.float16 and best.cut.dtype is torch.float32:  # which a CPU has loaded so
@@ -109,6 +108,7 @@ def save_found(
     save_checkpoint(folder, best.cut, loaded.tokenizer)
     trials = found.table.trials
     done = result(
+        found,
         losses=losses,
         tokens=_tokens(texts, trials),
         trials=0 if trials is None else trials.trials,
@@ -119,7 +119,7 @@ def save_found(
     (folder / RESULT).write_text(json_text(asdict(done), out), encoding="utf-8")
     record = _record(loaded, best.cut, best.healed, done, found)
     record.save(folder, becomes=out)
-    return Compressed(Path(out), record, done), best.interrupted
+    return Compressed(Path(out), record, done)
 
 
 def _losses(loaded: Pretrained, texts: Texts, found: Found, cut: PreTrainedModel) -> dict[str, float]:

@@ -1,17 +1,14 @@
-"""The search of `linscore compress`: a text dealt into what fits, what chooses and what reports, and what was found."""
+"""The search of `linscore compress`: what it chooses from, under which budget, and what was found."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from linscore.compression.budget import Budget, Task, task
-from linscore.compression.choices import Choice, forms_of
+from linscore.compression.choices import DROP, Choice, Form, forms_of
 from linscore.compression.expected import Expected
 from linscore.compression.figures import Figures
 from linscore.compression.forms import Row
@@ -24,31 +21,10 @@ from linscore.decoder.find import Decoder
 from linscore.decoder.states import SubBlocks
 from linscore.decoder.sub_blocks import find_sub_blocks
 from linscore.errors import LinscoreError
-from linscore.evaluation.windows import Window, batch_of
+from linscore.jobs.compress_texts import FIT, Texts
 from linscore.models.load import Pretrained
 from linscore.progress import ShareProgress
 from linscore.spans import Unit
-from linscore.text.packing import texts_within
-from linscore.text.source import Text
-from linscore.text.tokens import special_tokens
-
-FIT, CHOOSE, REPORT = (0, 1), 2, 3  # folds of the text
-
-Batches = list[dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A text in three: maps are fitted on the first, in two folds, cuts measured on the second, the third reports."""
-
-    fit: Batches
-    choose: Batches
-    report: Batches
-
-    @property
-    def fitted(self) -> int:
-        """Tokens that maps are fitted on."""
-        return sum(batch["input_ids"].numel() for batch in self.fit)
 
 
 @dataclass(frozen=True)
@@ -114,6 +90,10 @@ class Table:
         """A search from the whole decoder on."""
         return Search(dict.fromkeys(self.rows, forms_of(width)), goal.saves, self.cost, self.expected())
 
+    def begin_dropping(self, goal: Task) -> Search:
+        """The same of whole blocks, which are dropped."""
+        return Search({unit: [DROP] for unit in self.rows if not unit.part}, goal.saves, self.cost, self.expected())
+
 
 @dataclass(frozen=True)
 class Found:
@@ -126,6 +106,8 @@ class Found:
         whole: of what is saved, all that there is.
         stopped: by Ctrl-C, before the budget was met.
         latency: of units, where the time is bounded.
+        dropped: whole blocks that are dropped and save as much, where they were looked for: what stands before them
+            can take over much of what they did, so that they may cost less once they are healed.
     """
 
     table: Table
@@ -134,47 +116,21 @@ class Found:
     whole: float
     stopped: bool
     latency: Latency | None
+    dropped: Step | None = None
 
     @property
     def step(self) -> Step:
         """The choice."""
         return self.steps[-1]
 
+    def ending_with(self, step: Step) -> Found:
+        """The same, where another choice took the last one's place."""
+        return self if step == self.step else replace(self, steps=[*self.steps, step])
+
     @property
     def share(self) -> float:
         """Of what the blocks hold, what is saved."""
         return self.step.saved / self.whole
-
-
-def read_texts(loaded: Pretrained, read: Text, most: int) -> Texts:
-    """The text in folds, `most` tokens at most to choose and to report on.
-
-    Raises:
-        LinscoreError: where it does not fill all of them.
-    """
-    folds: dict[int, Batches] = {}
-    for batch in read.batches(loaded.tokenizer, loaded.context, loaded.model.device, folds=4):
-        folds.setdefault(int(batch["folds"][0]), []).append(batch)
-    fit = [batch for fold in FIT for batch in folds[fold]]
-    before, _ = special_tokens(loaded.tokenizer)
-    return Texts(fit, *(_windows(folds[fold], before, most) for fold in (CHOOSE, REPORT)))
-
-
-def _windows(batches: Batches, before: list[int], most: int) -> Batches:
-    """The first texts that make up no more than so many tokens, one at least, as `window_batches` has them.
-
-    They begin as the model is given texts: a cut that lives off what stands first would look cheap without it.
-    """
-    rows = [row for batch in batches for row in batch["input_ids"].tolist()]
-    texts = [text for row in rows for text in texts_within(row, before)]
-    ends = itertools.accumulate(map(len, texts))
-    count = max(1, sum(end <= most for end in ends))
-    some, device = max(1, len(batches[0]["input_ids"])), batches[0]["input_ids"].device
-    windows = [Window(text, len(text) - 1) for text in sorted(texts[:count], key=len)]
-    return [
-        {name: part.to(device) for name, part in batch_of(windows[start : start + some]).items()}
-        for start in range(0, count, some)
-    ]
 
 
 def search(
@@ -184,6 +140,7 @@ def search(
     *,
     latency: Latency | None,
     whole_curve: bool,
+    heals: bool,
     say: Callable[[str], None],
 ) -> Found:
     """Choose units and forms under a budget.
@@ -194,6 +151,7 @@ def search(
         budget: what is to be reached.
         latency: of its units, where the time is bounded.
         whole_curve: search on to the end, too.
+        heals: what is found is healed: look for whole blocks to drop, too.
         say: takes a line for each step.
 
     Raises:
@@ -201,7 +159,7 @@ def search(
     """
     decoder = loaded.decoder
     goal = task(budget, decoder, table.rows, table.whole, latency)
-    searching, curve, stopped = table.begin(goal, decoder.width), [], False
+    searching, curve, stopped, dropped = table.begin(goal, decoder.width), [], False, None
     if searching.most < goal.enough < math.inf:
         raise _too_much(budget, searching.most / goal.whole)
     try:
@@ -209,6 +167,9 @@ def search(
             for step in searching.run(goal.enough, goal.most_loss):
                 say(_line(step, goal, table.trials))
                 progress.reach(goal.reached(step.saved, step.loss))
+        if heals and table.trials is not None and goal.enough < math.inf:
+            say("whole blocks alone")
+            dropped = _dropped(table.begin_dropping(goal), goal.enough)
         if whole_curve:
             curve = _curve(table.begin(goal, decoder.width), say)
     except KeyboardInterrupt:
@@ -217,7 +178,13 @@ def search(
         stopped = True
     if not stopped and searching.last.saved < goal.enough < math.inf:
         raise _too_much(budget, searching.last.saved / goal.whole)
-    return Found(table, searching.steps, curve, goal.whole, stopped, latency)
+    return Found(table, searching.steps, curve, goal.whole, stopped, latency, dropped)
+
+
+def _dropped(searching: Search, enough: float) -> Step | None:
+    """The blocks that are dropped until enough is saved; None where that is more than can go."""
+    *_, last = [searching.last, *searching.advance(enough)]
+    return last if last.saved >= enough else None
 
 
 def from_measured(
@@ -240,7 +207,15 @@ def from_measured(
         best = max((s for s in steps if s.loss <= goal.most_loss), key=lambda s: s.saved, default=None)
     if best is None:
         return None
-    return Found(table, [Step({}, 0.0, table.whole), best], [], goal.whole, stopped=False, latency=latency)
+    blocks = (
+        s for s in steps if s.saved >= goal.enough and all(u.part == "" and f == DROP for u, f in s.choice.items())
+    )
+    dropped = min(blocks, key=lambda s: s.loss, default=None)
+    return Found(table, [Step({}, 0.0, table.whole), best], [], goal.whole, False, latency, dropped)
+
+
+def _is_dropped(unit: Unit, form: Form) -> bool:
+    return form == DROP and not unit.part
 
 
 def _curve(searching: Search, say: Callable[[str], None]) -> list[Step]:

@@ -95,6 +95,17 @@ def test_a_loss_that_is_allowed_is_kept_and_used():
     assert min(more, default=2) > 1.2
 
 
+def test_whole_blocks_alone_go_in_the_order_of_what_they_cost_and_one_stays():
+    decoder = Additive(5)
+    blocks = [unit for unit in UNITS if not unit.part]
+    missed = Expected(lambda unit, form: decoder.missed[unit, form])
+    search = Search(dict.fromkeys(blocks, FORMS[:1]), decoder.saves, decoder.measure, missed)
+    assert search.most == 2 * SIZES[""]
+    *_, last = search.advance(search.most)
+    cheapest = sorted(blocks, key=lambda unit: decoder.added[unit, FORMS[0]])[:2]
+    assert last.choice == dict.fromkeys(cheapest, FORMS[0])
+
+
 def test_both_parts_of_a_block_dropped_are_the_block_dropped():
     half = with_form({}, Unit.parse("1.mlp"), Form("drop"))
     assert half == {Unit.parse("1.mlp"): Form("drop")}

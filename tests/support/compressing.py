@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 import linscore
 from linscore.embedded.shipped import EMBEDDED_MODEL
 from linscore.jobs.compress import run_compress
-from linscore.jobs.compress_search import read_texts
+from linscore.jobs.compress_texts import read_texts
 from linscore.models.load import load_pretrained
 from linscore.options.cut import CompressOptions, CutOptions
 from linscore.options.place import PlaceOptions

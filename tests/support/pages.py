@@ -19,9 +19,9 @@ from linscore import cli
 
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
-SPARE = re.compile(rf"(?P<number>{NUMBER.pattern})|(?P<any>\.\.\.)|(?P<bar>[▏▎▍▌▋▊▉█]+)|(?P<space>\s+)")
+SPARE = re.compile(rf"(?P<number>{NUMBER.pattern})|(?P<bar>[▏▎▍▌▋▊▉█]+)|(?P<space>\s+)")
 
-STANDS_FOR = {"number": f"({NUMBER.pattern})", "any": ".*?", "bar": "[▏▎▍▌▋▊▉█]*", "space": r"\s*"}
+STANDS_FOR = {"number": f"({NUMBER.pattern})", "bar": "[▏▎▍▌▋▊▉█]*", "space": r"\s*"}
 
 
 class Block(NamedTuple):
@@ -109,15 +109,30 @@ def called(words: list[str]) -> str:
 
 
 def alike(shown: str, printed: str) -> bool:
-    """Whether that was printed which is shown."""
+    """Whether that was printed which is shown, where "..." stands for anything.
+
+    What stands between is looked for one after the other: one expression for all would try every way to share out.
+    """
+    *parts, last = shown.strip().split("...")
+    printed, at = printed.strip(), 0
+    for place, part in enumerate([*parts, last]):
+        pattern, wanted = _pattern(part)
+        wanted_at = re.compile(pattern + r"\Z" * (place == len(parts)))
+        found = wanted_at.search(printed, at) if place else wanted_at.match(printed)
+        if found is None or not all(map(near, wanted, found.groups())):
+            return False
+        at = found.end()
+    return True
+
+
+def _pattern(shown: str) -> tuple[str, list[str]]:
+    """What is printed where this is shown, and the numbers of it, which are the groups of the other."""
     pattern, wanted, at = "", [], 0
-    for match in SPARE.finditer(shown := shown.strip()):
-        pattern += re.escape(shown[at : match.start()])
-        pattern += STANDS_FOR[str(match.lastgroup)]
+    for match in SPARE.finditer(shown):
+        pattern += re.escape(shown[at : match.start()]) + STANDS_FOR[str(match.lastgroup)]
         wanted += [match[0]] * (match.lastgroup == "number")
         at = match.end()
-    found = re.fullmatch(pattern + re.escape(shown[at:]), printed.strip(), re.DOTALL)
-    return found is not None and all(map(near, wanted, found.groups()))
+    return pattern + re.escape(shown[at:]), wanted
 
 
 def near(wanted: str, found: str) -> bool:
