@@ -74,7 +74,7 @@ def unit_latency(decoder: Decoder, rows: Mapping[Unit, Row], workload: Workload,
         most = 1.0
         for form in forms_of(decoder.width):  # the one that holds least first: what holds more saves no more
             fitted = {unit: rows[unit].fitted(form) for unit in units[len(units) > 1 :]}  # one block must be left
-            seconds, left = timed(decoder, replace_units(decoder.model, fitted), workload)
+            seconds, left = timed(decoder, replace_units(decoder.model, fitted, share=True), workload)
             wholes.append(seconds)
             most = min(most, max(0.0, 1 - left) / len(fitted))
             shares |= {str(unit): shares[str(unit)] | {str(form): most} for unit in units}
