@@ -13,9 +13,15 @@ from linscore.decoder.find import Decoder
 from linscore.decoder.stand_ins import kinds
 from linscore.decoder.states import first_tensor
 
-__all__ = ["CACHE_NAMES", "block_kv_bytes", "cached_states", "kv_bytes_per_token"]
+__all__ = ["block_kv_bytes", "cache_name", "cached_states", "kv_bytes_per_token"]
 
-CACHE_NAMES = ("cache", "past_key_values", "cache_params")  # what models call the cache that they take and return
+_NAMES = ("cache", "past_key_values", "cache_params")  # what models call the cache that they take and return
+
+
+def cache_name(model: Any) -> str | None:
+    """What a model calls the cache that it takes; None where it takes none."""
+    known = inspect.signature(model.forward).parameters
+    return next((name for name in _NAMES if name in known), None)
 
 
 def cached_states(decoder: Decoder, *pieces: Tensor) -> tuple[list[Tensor], Any]:
@@ -25,7 +31,7 @@ def cached_states(decoder: Decoder, *pieces: Tensor) -> tuple[list[Tensor], Any]
     """
     backbone: Any = decoder.backbone
     known = inspect.signature(backbone.forward).parameters
-    name = next((name for name in CACHE_NAMES if name in known), None)
+    name = cache_name(backbone)
     cache, states = None, []
     if name is None or "use_cache" not in known:
         return [], None

@@ -24,13 +24,12 @@ from linscore.files.curve import append_line, read_curve, write_curve
 from linscore.files.json_file import build
 from linscore.files.parts import remove_leftovers
 from linscore.files.whole import new_folder, sync
+from linscore.surgery.record import CURVE
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["CURVE", "DistilFolder", "DistilLoss", "newest_checkpoint"]
-
-CURVE = "losses.jsonl"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from linscore.files.run_folder import RunFolder
 from linscore.files.whole import new_folder
 from linscore.jobs.compress_figures import figures_table, named_figure
 from linscore.jobs.compress_heal import heal_cut, heal_steps
-from linscore.jobs.compress_saved import RESULT, Compressed, Result, Settings, save_found
+from linscore.jobs.compress_saved import Compressed, Result, Settings, save_found
 from linscore.jobs.compress_search import Found, Table, from_measured, search
 from linscore.jobs.compress_texts import Texts, read_texts
 from linscore.machine.extras import need
@@ -30,6 +30,7 @@ from linscore.models.load import Pretrained, load_pretrained
 from linscore.options.cut import CompressOptions, CutOptions
 from linscore.options.place import PlaceOptions
 from linscore.options.text import TextOptions
+from linscore.surgery.record import RESULT
 from linscore.text.source import Text
 
 LATENCY = "latency.json"  # in the folder of a run

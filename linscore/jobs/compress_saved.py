@@ -25,11 +25,9 @@ from linscore.models.cost import sizes
 from linscore.models.latency import Workload
 from linscore.models.load import Pretrained
 from linscore.surgery.left_out import left_out_losses
-from linscore.surgery.record import Record
+from linscore.surgery.record import RESULT, Record
 from linscore.surgery.save import save_checkpoint
 from linscore.text.batch import read_batch
-
-RESULT = "compress.json"
 
 
 @dataclass(frozen=True, kw_only=True)

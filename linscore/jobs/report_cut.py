@@ -11,9 +11,7 @@ from rich.text import Text
 
 from linscore.files.curve import read_curve
 from linscore.files.json_file import read_json
-from linscore.surgery.record import Record
-
-SEARCH, CURVE = "compress.json", "losses.jsonl"
+from linscore.surgery.record import CURVE, RESULT, Record
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,10 @@ class SavedCut:
             LinscoreError: where something in it is damaged.
         """
         folder, search = path.parent, None
-        if (folder / SEARCH).is_file():
+        if (folder / RESULT).is_file():
             from linscore.jobs.compress import Result  # with transformers, which other folders need not wait for
 
-            search = asdict(read_json(folder / SEARCH, Result, damaged="is damaged: compress the model again"))
+            search = asdict(read_json(folder / RESULT, Result, damaged="is damaged: compress the model again"))
         losses = read_curve(folder / CURVE) if (folder / CURVE).is_file() else []
         return SavedCut(Record.load(folder), search, losses)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from linscore.decoder.cached import CACHE_NAMES
+from linscore.decoder.cached import cache_name
 from linscore.decoder.find import Decoder, token_embedding
 from linscore.errors import LinscoreError
 
@@ -68,7 +68,7 @@ def call_of(decoder: Decoder, workload: Workload) -> Callable[[], None]:
 
     if workload.kind == "prefill":
         return prefill
-    name = next((name for name in CACHE_NAMES if name in known), None)
+    name = cache_name(model)
     cache: Any = None if name is None else getattr(prefill(), name, None)
     if name is None or not hasattr(cache, "crop"):
         raise LinscoreError(f"{decoder.name} keeps no cache that can be cut: time its prefill")

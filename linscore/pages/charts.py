@@ -41,13 +41,7 @@ def chosen(data: Datasets) -> Spec:
 
     rows = data["blocks"]
     there = known(rows)
-    which = alt.param(
-        name="figure",
-        value=next(iter(there)),
-        bind=alt.binding_select(
-            options=list(there), labels=[f"{name}: {meaning}" for name, meaning in there.values()], name="figure "
-        ),
-    )
+    which = draw.choice("figure", {key: f"{name}: {meaning}" for key, (name, meaning) in there.items()}, "figure")
     base = (
         draw.chart("blocks")
         .transform_calculate(value="datum[figure]")

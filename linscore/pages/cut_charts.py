@@ -17,13 +17,9 @@ def costs(data: Datasets) -> Spec:
     import altair as alt
 
     rows = data["cuts"]
-    over = [name for name in OVER if draw.has(rows, name)]
+    over = {name: words for name, words in OVER.items() if draw.has(rows, name)}
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
-    which = alt.param(
-        name="over",
-        value=over[0],
-        bind=alt.binding_select(options=over, labels=[OVER[name] for name in over], name="saved "),
-    )
+    which = draw.choice("over", over, "saved")
     base = (
         draw.chart("cuts")
         .transform_calculate(saved="datum[over]")
@@ -59,12 +55,8 @@ def training(data: Datasets) -> Spec:
     import altair as alt
 
     rows = data["trained"]
-    there = [name for name in LOSSES if draw.has(rows, name)]
-    which = alt.param(
-        name="loss",
-        value=there[0],
-        bind=alt.binding_select(options=there, labels=[LOSSES[name] for name in there], name="loss "),
-    )
+    there = {name: words for name, words in LOSSES.items() if draw.has(rows, name)}
+    which = draw.choice("loss", there, "loss")
     base = (
         draw.chart("trained")
         .transform_calculate(value="datum[loss]")

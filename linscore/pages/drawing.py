@@ -54,6 +54,15 @@ def has(rows: list[Row], name: str) -> bool:
     return any(row.get(name) is not None for row in rows)
 
 
+def choice(name: str, labels: dict[str, str], words: str) -> alt.Parameter:
+    """A list to choose from, the first of it to begin with: `labels` by the values that the parameter `name` takes."""
+    import altair as alt
+
+    options = [*labels]
+    bind = alt.binding_select(options=options, labels=[*labels.values()], name=f"{words} ")
+    return alt.param(name=name, value=options[0], bind=bind)
+
+
 def literal(names: dict[str, str]) -> str:
     """A table of words, as an expression of Vega."""
     return "{" + ", ".join(f"'{key}': '{word}'" for key, word in names.items()) + "}"

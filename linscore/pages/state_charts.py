@@ -79,11 +79,7 @@ def alike(model: str) -> Spec:
     """How alike the states of a model are at any two depths, by the measure that is chosen."""
     import altair as alt
 
-    which = alt.param(
-        name="measure",
-        value=SIMILAR[0],
-        bind=alt.binding_select(options=[*SIMILAR], labels=[FIGURES[name][0] for name in SIMILAR], name="measure "),
-    )
+    which = draw.choice("measure", {name: FIGURES[name][0] for name in SIMILAR}, "measure")
     base = (
         draw.chart("pairs")
         .transform_filter(alt.FieldEqualPredicate(field="model", equal=model))

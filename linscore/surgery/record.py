@@ -12,6 +12,7 @@ from linscore.spans import Unit
 from linscore.surgery.same_cut import SameCut
 
 RECORD = "linscore.json"
+RESULT, CURVE = "compress.json", "losses.jsonl"  # what a search, and a distillation, leave beside it
 
 Operation = Literal["drop", "linearize", "fuse", "compress"]
 Form = Literal["dropped", "linear", "fused"]

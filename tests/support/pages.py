@@ -113,12 +113,11 @@ def alike(shown: str, printed: str) -> bool:
 
     What stands between is looked for one after the other: one expression for all would try every way to share out.
     """
-    *parts, last = shown.strip().split("...")
-    printed, at = printed.strip(), 0
-    for place, part in enumerate([*parts, last]):
+    parts, printed, at = shown.strip().split("..."), printed.strip(), 0
+    for nth, part in enumerate(parts, 1):
         pattern, wanted = _pattern(part)
-        wanted_at = re.compile(pattern + r"\Z" * (place == len(parts)))
-        found = wanted_at.search(printed, at) if place else wanted_at.match(printed)
+        piece = re.compile(pattern + (r"\Z" if nth == len(parts) else ""))
+        found = piece.match(printed) if nth == 1 else piece.search(printed, at)
         if found is None or not all(map(near, wanted, found.groups())):
             return False
         at = found.end()
